@@ -1,0 +1,41 @@
+# make demo   sets everything up in .venv and runs the main job
+# make test   sets everything up and runs lint, types and tests; `make test-all` adds the slow ones
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP := .venv/.ready
+REFERENCE := .venv-reference/.ready
+
+.PHONY: demo test test-all lint clean
+.DELETE_ON_ERROR:
+
+demo: $(SETUP)
+	$(BIN)/fastclip demo
+
+test: lint $(REFERENCE)
+	$(BIN)/pytest -q -m "not slow"
+
+test-all: lint $(REFERENCE)
+	$(BIN)/pytest -q
+
+lint: $(SETUP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# uv installs torch and DALI, 6 GB, in under a minute; pip needs several.
+$(BIN)/uv:
+	$(PYTHON) -m venv .venv || { echo "Debian keeps venv apart: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+
+$(SETUP): $(BIN)/uv pyproject.toml constraints.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# OpenAI's own CLIP and CLIP_benchmark, which the tests compare with: never a dependency of fastclip.
+$(REFERENCE): $(SETUP) tests/reference/requirements.txt
+	$(PYTHON) -m venv .venv-reference
+	$(BIN)/uv pip install --quiet --python .venv-reference/bin/python --requirement tests/reference/requirements.txt
+	touch $@
+
+clean:
+	rm -rf .venv .venv-reference

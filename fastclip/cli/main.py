@@ -1,0 +1,66 @@
+"""The `fastclip` program: its commands, and how every error ends as two lines and an exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from fastclip import __version__
+from fastclip.cli import demo, evaluate, shard
+from fastclip.errors import EXIT_USAGE, FastclipError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(demo.command)
+app.command("shard")(shard.command)
+app.command("eval")(evaluate.command)
+
+
+@app.callback()
+def fastclip(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Score CLIP models on labelled image sets: embed once, ask anything.
+
+    Shard a folder of images, embed it with any number of backbones and processes, score it under any prompts.
+    """
+    if version:
+        typer.echo(f"fastclip {__version__}")
+        raise typer.Exit
+
+
+def run() -> NoReturn:
+    """Run the program with the command line's arguments, and exit with the code that `fastclip.errors` lists."""
+    try:
+        code = app(standalone_mode=False)
+    except FastclipError as error:
+        code = fail(str(error), error.fix, error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = fail("Interrupted.", "The same command goes on where it was.", 128 + signal.SIGINT)
+    except Exception as error:
+        # Typer's own errors about the command line; which package defines them differs between its versions.
+        if not hasattr(error, "format_message"):
+            raise
+        path = getattr(getattr(error, "ctx", None), "command_path", "fastclip").replace("python -m ", "")
+        message = " ".join(error.format_message().split()) or "A command is missing."
+        code = fail(message, f"{path} --help", EXIT_USAGE)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def fail(message: str, fix: str, code: int) -> int:
+    """Print an error and how to mend it, a line each, and return the exit code."""
+    typer.echo(f"Error: {printable(message)}\nFix:   {printable(fix)}", err=True)
+    return code
+
+
+def printable(text: str) -> str:
+    """`text` on one line and without control characters: names of files may hold escape sequences."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

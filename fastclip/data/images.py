@@ -1,0 +1,60 @@
+"""What counts as an image: JPEG, PNG or WebP with 8 bits a channel that decodes within the pixel budget."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+from PIL import Image, UnidentifiedImageError
+
+MAX_PIXELS = 1 << 26
+"""The most pixels an image may have (67 million, 201 MB decoded): what lies above is a bomb or a mistake."""
+
+SIXTEEN_BITS = "16 bits a channel; CLIP's preprocessing is defined for 8"
+
+
+def check_image(data: bytes) -> tuple[str, int, int]:
+    """Decode an image: its extension (jpg, png or webp), and height and width in pixels as stored.
+
+    Raises `ValueError` with the reason if it is of another format, has more than `MAX_PIXELS` or does not decode.
+    """
+    extension = sniff_extension(data)
+    image = open_image(data)
+    return extension, image.height, image.width
+
+
+def sniff_extension(data: bytes) -> str:
+    """`jpg`, `png` or `webp` by the first bytes, whatever the file is called; `ValueError` for anything else."""
+    if data[:3] == b"\xff\xd8\xff":
+        return "jpg"
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return "png"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    raise ValueError(f"not JPEG, PNG or WebP: it starts with {bytes(data[:8])!r}" if data else "empty file")
+
+
+def open_image(data: bytes | memoryview) -> Image.Image:
+    """The decoded image, not yet converted to RGB.
+
+    Raises `ValueError` with a reason that depends on the bytes alone, so that it may stand in results.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd EXIF and palettes; what counts is the pixels
+            image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
+            check_size(image.height, image.width)
+            if image.mode.startswith("I"):
+                raise ValueError(SIXTEEN_BITS)
+            image.load()
+            return image
+    except UnidentifiedImageError:
+        raise ValueError("does not decode: no image can be identified") from None  # Pillow's text holds an address
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(f"does not decode: {error}") from error
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise `ValueError` if an image of this size must not be decoded."""
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"{width} × {height} pixels, more than the budget of {MAX_PIXELS:,}")

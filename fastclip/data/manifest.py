@@ -1,0 +1,175 @@
+"""What a sharded dataset holds: `manifest.json`, a row a shard, and beside each tar an index, a row an image.
+
+    NAME/manifest.json        dataset, classes, domains, and per shard: images, bytes, SHA-256, SHA-256 of the index
+    NAME/rejected.jsonl       each file of the source that is in no shard, with its reason
+    NAME/DOMAIN/0.tar         images as they were, `KEY.jpg` (or png, webp) and `KEY.cls` (the label) side by side
+    NAME/DOMAIN/0.index.jsonl per image: key, label, path in the source, offset, size, height, width
+
+`classnames.txt` and `DOMAIN/nshards.txt` are there for CLIP_benchmark, which then reads a domain as a split.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from fastclip.errors import IntegrityError, UserError
+from fastclip.files import canonical_json
+
+FORMAT = "fastclip-shards"
+VERSION = 1
+MANIFEST = "manifest.json"
+REJECTED = "rejected.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRecord:
+    """A row of a shard's index. `height` and `width` in pixels as stored (EXIF is not applied), `offset` in bytes."""
+
+    key: str
+    label: int
+    path: str
+    offset: int
+    size: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """A file of the source that is in no shard. An image that cannot be used has its domain and label; others None."""
+
+    path: str
+    reason: str
+    domain: str | None = None
+    label: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One tar. `name` is its path in the dataset's folder, with forward slashes."""
+
+    name: str
+    domain: str
+    images: int
+    bytes: int
+    sha256: str
+    index_sha256: str
+
+    @property
+    def index_name(self) -> str:
+        """Path of the shard's index in the dataset's folder."""
+        return self.name.removesuffix(".tar") + ".index.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain:
+    """`images` are in shards, `unreadable` were rejected when the shards were written; both are of the dataset."""
+
+    name: str
+    images: int
+    unreadable: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A sharded dataset. `classes` are folder names in label order, `names` their readable forms."""
+
+    dataset: str
+    title: str
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    domains: tuple[Domain, ...]
+    shards: tuple[Shard, ...]
+
+    def shards_of(self, domain: str) -> tuple[Shard, ...]:
+        """The shards of one domain, in the manifest's order."""
+        return tuple(shard for shard in self.shards if shard.domain == domain)
+
+    def to_json(self) -> bytes:
+        """The manifest's file; equal manifests give equal bytes."""
+        document = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        return json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def path_name(domain: str) -> str:
+    """A domain's name as a folder and as part of a key: percent-encoded, so no name can leave its folder."""
+    return quote(domain, safe="").replace(".", "%2E")
+
+
+def check_dataset_name(name: str) -> None:
+    """Raise `UserError` unless `name` can be a folder's and a command's word."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(f"{name!r} cannot be a dataset's name.", fix="Use letters, digits, dots, dashes, underscores.")
+
+
+def remove_dataset(folder: Path, *, overwrite: bool) -> None:
+    """Make room for new shards: remove the manifest, then what it lists. Raises `UserError` unless `overwrite`."""
+    if not (folder / MANIFEST).exists():
+        return
+    if not overwrite:
+        raise UserError(f"{folder} is sharded already.", fix="Add --overwrite to write it again.")
+    manifest = read_manifest(folder)
+    (folder / MANIFEST).unlink()
+    for shard in manifest.shards:
+        (folder / shard.name).unlink(missing_ok=True)
+        (folder / shard.index_name).unlink(missing_ok=True)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest in `folder`. Raises `UserError` if there is none, `IntegrityError` if it does not add up."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(
+            f"{folder.name} is not sharded: there is no {path}.", fix=f"fastclip shard {folder.name} --source DIR"
+        )
+    try:
+        document = json.loads(path.read_bytes())
+        if (document["format"], document["version"]) != (FORMAT, VERSION):
+            raise ValueError(f"it is {document['format']} version {document['version']}")
+        manifest = _parse(document)
+        _check(manifest)
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"{path} cannot be used: {error!s}.",
+            fix=f"Write the shards again: fastclip shard {folder.name} --source DIR",
+        ) from error
+    return manifest
+
+
+def read_rejected(folder: Path) -> list[Rejected]:
+    """What was found in the source and is in no shard."""
+    return [Rejected(**json.loads(line)) for line in (folder / REJECTED).read_text("utf-8").splitlines()]
+
+
+def json_lines(rows: list[Any]) -> bytes:
+    """Dataclass rows as JSON lines; equal rows give equal bytes."""
+    return b"".join(canonical_json(asdict(row)) + b"\n" for row in rows)
+
+
+def _parse(document: dict[str, Any]) -> Manifest:
+    return Manifest(
+        dataset=document["dataset"],
+        title=document["title"],
+        classes=tuple(document["classes"]),
+        names=tuple(document["names"]),
+        domains=tuple(Domain(**row) for row in document["domains"]),
+        shards=tuple(Shard(**row) for row in document["shards"]),
+    )
+
+
+def _check(manifest: Manifest) -> None:
+    if len(manifest.classes) != len(manifest.names) or not manifest.classes:
+        raise ValueError(f"{len(manifest.classes)} classes, {len(manifest.names)} readable names")
+    for repeated in ("classes", "domains", "shards"):
+        names = [row if isinstance(row, str) else row.name for row in getattr(manifest, repeated)]
+        if len(set(names)) != len(names):
+            raise ValueError(f"a name stands twice in {repeated}")
+    for domain in manifest.domains:
+        images = sum(shard.images for shard in manifest.shards_of(domain.name))
+        if images != domain.images:
+            raise ValueError(f"{domain.name} has {domain.images} images, its shards have {images}")

@@ -1,0 +1,153 @@
+"""The inner loop: for each batch decode once, for each tower embed, hand over to the store.
+
+Every worker thread decodes and embeds whole batches; torch and the decoders release the GIL. On a CPU that uses all
+cores with one intra-op thread each; on a GPU the next batch decodes while this one is embedded.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastclip.data.reader import OpenShard
+from fastclip.embed.plan import Unit
+from fastclip.embed.store import Part, PartStore, part_identity
+from fastclip.errors import IntegrityError
+from fastclip.models.tower import ImageTower
+from fastclip.pixels.decoder import Decoder, EncodedImage, Unreadable
+
+
+@dataclass
+class StageSeconds:
+    """Seconds in each stage, summed over worker threads, for the `images` that went through all of them."""
+
+    images: int = 0
+    read: float = 0.0
+    decode: float = 0.0
+    embed: float = 0.0
+    write: float = 0.0
+
+
+@dataclass(frozen=True)
+class _EmbeddedBatch:
+    """What a worker hands over: embeddings by backbone, a row a real image, on the CPU."""
+
+    embeddings: Mapping[str, np.ndarray]
+    unreadable: Sequence[Unreadable]
+    decode_s: float
+    embed_s: float
+
+
+@dataclass(frozen=True)
+class _OpenUnit:
+    """A unit being embedded: its shard, the towers that it owes, and the batches that came back, in order."""
+
+    unit: Unit
+    shard: OpenShard
+    towers: Mapping[str, ImageTower]
+    done: list[_EmbeddedBatch] = field(default_factory=list)
+
+
+@dataclass
+class EmbeddingLoop:
+    """Embeds units with `towers` (by backbone) and publishes their parts."""
+
+    towers: Mapping[str, ImageTower]
+    recipes: Mapping[str, Mapping[str, Any]]
+    """Backbone → all of its parts' identity but the shard."""
+    make_decoder: Callable[[], Decoder]
+    store: PartStore
+    batch_size: int
+    workers: int
+    storage: torch.dtype
+    on_images: Callable[[int], None] = lambda images: None
+    """Called with the number of images whenever a batch is embedded."""
+
+    def __post_init__(self) -> None:
+        self.seconds = StageSeconds()
+        self._local = threading.local()
+
+    def run(self, units: Iterable[Unit]) -> None:
+        """Embed what is not published when its turn comes. Batches never span shards; work in flight does."""
+        with ThreadPoolExecutor(
+            self.workers, "embed", lambda: setattr(self._local, "decoder", self.make_decoder())
+        ) as pool:
+            in_flight: deque[tuple[_OpenUnit, Future[_EmbeddedBatch]]] = deque()
+            try:
+                for opened, first_row in self._batches(units):
+                    in_flight.append((opened, pool.submit(self._embed, opened, first_row)))
+                    if len(in_flight) > 3 * self.workers:
+                        self._collect(*in_flight.popleft())
+                while in_flight:
+                    self._collect(*in_flight.popleft())
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _batches(self, units: Iterable[Unit]) -> Iterator[tuple[_OpenUnit, int]]:
+        for unit in units:
+            if owed := self._owed(unit, self.towers):
+                started = time.perf_counter()
+                opened = _OpenUnit(unit, OpenShard(unit.folder, unit.shard), owed)
+                self.seconds.read += time.perf_counter() - started
+                for first_row in range(0, unit.shard.images, self.batch_size):
+                    if not self._owed(unit, owed):
+                        break  # another process was faster
+                    yield opened, first_row
+
+    def _owed(self, unit: Unit, towers: Mapping[str, ImageTower]) -> dict[str, ImageTower]:
+        return {name: tower for name, tower in towers.items() if not self.store.has(unit.keys[name])}
+
+    def _embed(self, opened: _OpenUnit, first_row: int) -> _EmbeddedBatch:
+        """Decode one batch, once, and embed it with every tower that is owed. Runs in a worker thread."""
+        records = opened.shard.records[first_row : first_row + self.batch_size]
+        images = [
+            EncodedImage(opened.shard.image_bytes(first_row + row), record.height, record.width)
+            for row, record in enumerate(records)
+        ]
+        started = time.perf_counter()
+        decoded = self._local.decoder.decode(images)
+        decoded_at = time.perf_counter()
+        embeddings = {
+            name: tower(decoded.crops[tower.side])[: len(images)].to("cpu", self.storage).numpy()
+            for name, tower in opened.towers.items()
+        }
+        unreadable = [Unreadable(first_row + row, reason) for row, reason in decoded.unreadable]
+        return _EmbeddedBatch(embeddings, unreadable, decoded_at - started, time.perf_counter() - decoded_at)
+
+    def _collect(self, opened: _OpenUnit, future: Future[_EmbeddedBatch]) -> None:
+        """Take the oldest batch; with the last one of its unit, publish the unit's parts."""
+        batch = future.result()
+        opened.done.append(batch)
+        images = len(next(iter(batch.embeddings.values())))
+        self.on_images(images)
+        self.seconds.images += images
+        self.seconds.decode += batch.decode_s
+        self.seconds.embed += batch.embed_s
+        if len(opened.done) * self.batch_size >= opened.unit.shard.images:
+            started = time.perf_counter()
+            for name in opened.towers:
+                self.store.publish(self._part(opened, name))
+            self.seconds.write += time.perf_counter() - started
+
+    def _part(self, opened: _OpenUnit, name: str) -> Part:
+        embeddings = np.concatenate([batch.embeddings[name] for batch in opened.done])
+        unreadable = tuple(row for batch in opened.done for row in batch.unreadable)
+        embeddings[[row for row, _ in unreadable]] = 0
+        bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+        if len(bad):
+            record = opened.shard.records[bad[0]]
+            raise IntegrityError(
+                f"{name} gives no finite embedding for {len(bad)} images of {opened.unit.shard.name}, the first "
+                f"{record.key} ({record.path}).",
+                fix="Try --precision fp32; if that fails too, the weights are damaged.",
+            )
+        return Part(part_identity(self.recipes[name], opened.unit.shard), embeddings, unreadable)

@@ -1,0 +1,46 @@
+"""Who does what: a pure function of the units and the number of processes. No torch, no files, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastclip.data.manifest import Shard
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One shard and its part's key for each backbone: the grain of work, failure and resume."""
+
+    folder: Path
+    """The dataset's folder."""
+    shard: Shard
+    keys: Mapping[str, str]
+    """Backbone's name → key of the part."""
+
+
+def shares(units: Sequence[Unit], world_size: int) -> list[list[Unit]]:
+    """The units of every process, largest first, each unit in one share, shares as equal as that allows.
+
+    Made from all units, not from those that are left: when each process looked for itself which were finished, a
+    resumed run lost 43 of 203 images.
+    """
+    result: list[list[Unit]] = [[] for _ in range(world_size)]
+    images = [0] * world_size
+    for unit in sorted(units, key=lambda unit: (-unit.shard.images, str(unit.folder), unit.shard.name)):
+        least = images.index(min(images))
+        result[least].append(unit)
+        images[least] += unit.shard.images
+    return result
+
+
+def work_order(units: Sequence[Unit], rank: int, world_size: int) -> Iterator[Unit]:
+    """All units in the order in which process `rank` takes them: its own share, then the others' from their far ends.
+
+    What is published by then is skipped by the caller, so a unit is done twice only while nobody has published it.
+    """
+    parts = shares(units, world_size)
+    yield from parts[rank]
+    for other in range(1, world_size):
+        yield from reversed(parts[(rank + other) % world_size])

@@ -1,0 +1,47 @@
+"""Which of how many processes this one is. Read from the environment; nothing is connected and nobody is waited for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fastclip.errors import UserError
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among those that the launcher started: ranks count from 0, `local` within this machine."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+
+    @property
+    def reports(self) -> bool:
+        """Whether this process prints and writes the results."""
+        return self.rank == 0
+
+    @property
+    def cores(self) -> int:
+        """CPU cores for this process: an equal share of those that the machine's processes may use."""
+        return max(1, len(os.sched_getaffinity(0)) // self.local_world_size)
+
+
+def find_process(environment: Mapping[str, str]) -> Process:
+    """The process that `accelerate launch` or `torchrun` describes in the environment; alone without them."""
+    try:
+        process = Process(
+            rank=int(environment.get("RANK", 0)),
+            world_size=int(environment.get("WORLD_SIZE", 1)),
+            local_rank=int(environment.get("LOCAL_RANK", 0)),
+            local_world_size=int(environment.get("LOCAL_WORLD_SIZE", environment.get("WORLD_SIZE", 1))),
+        )
+    except ValueError as error:
+        raise UserError(f"RANK, WORLD_SIZE or LOCAL_RANK is no number: {error}.", fix="Unset them.") from None
+    if not 0 <= process.rank < process.world_size:
+        raise UserError(
+            f"RANK is {process.rank} and WORLD_SIZE {process.world_size}.", fix="Let the launcher set both, or neither."
+        )
+    return process

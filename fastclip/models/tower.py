@@ -1,0 +1,136 @@
+"""Image and text towers: one backbone's weights, ready to turn batches into unit vectors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float32, Int64, UInt8
+from torch import Tensor, nn
+
+from fastclip.errors import IntegrityError, UserError
+from fastclip.models.backbones import TINY, Backbone
+from fastclip.models.weights import RANDOM_SEED, Weights, read_weights
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class ImageTower:
+    """The image half of a backbone on its device and in its precision."""
+
+    def __init__(self, visual: Any, backbone: Backbone, precision: str, device: torch.device) -> None:
+        self.side = backbone.side
+        self._dtype = DTYPES[precision]
+        self._visual = visual.to(device, memory_format=torch.channels_last).eval()
+        self._mean = torch.tensor(backbone.mean, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(backbone.std, device=device).view(1, 3, 1, 1)
+
+    @torch.inference_mode()
+    def __call__(self, crops: UInt8[Tensor, "batch 3 side side"]) -> Float32[Tensor, "batch dim"]:
+        """Unit vectors of RGB crops. Normalised in fp32 as `ToTensor` and `Normalize` do, computed in the precision."""
+        pixels = ((crops.float() / 255) - self._mean) / self._std
+        features = self._visual(pixels.to(self._dtype, memory_format=torch.channels_last)).float()
+        return features / features.norm(dim=-1, keepdim=True)
+
+
+class TextTower:
+    """The text half of a backbone, always fp32: prototypes are computed once, and every precision shares them."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, device: torch.device) -> None:
+        self._model: Any = model.to(device).eval()
+        self._tokenizer = tokenizer
+        self._device = device
+
+    def tokenize(self, prompts: Sequence[str]) -> Int64[Tensor, "prompts length"]:
+        """Token ids, padded with zeros. Raises `UserError` for a prompt that does not fit instead of cutting it."""
+        room = self._tokenizer.context_length - 2  # start and end tokens
+        for prompt in prompts if hasattr(self._tokenizer, "encode") else ():
+            if (length := len(self._tokenizer.encode(prompt))) > room:
+                raise UserError(f"The prompt {prompt!r} has {length} tokens; {room} fit.", fix="Shorten the template.")
+        return self._tokenizer(list(prompts))
+
+    @torch.inference_mode()
+    def __call__(self, tokens: Int64[Tensor, "prompts length"]) -> Float32[Tensor, "prompts dim"]:
+        """Unit vectors of tokenized prompts, on the CPU."""
+        features = self._model.encode_text(tokens.to(self._device)).float().cpu()
+        return features / features.norm(dim=-1, keepdim=True)
+
+
+def load_image_tower(backbone: Backbone, weights: Weights, precision: str, device: torch.device) -> ImageTower:
+    """The image tower of `backbone` in `precision` (fp32, bf16 or fp16) on `device`."""
+    model = load_model(backbone, weights, precision)
+    return ImageTower(model.visual, backbone, precision, device)
+
+
+def load_text_tower(backbone: Backbone, weights: Weights, device: torch.device) -> TextTower:
+    """The text tower of `backbone` in fp32 on `device`."""
+    import open_clip
+
+    model = load_model(backbone, weights, "fp32")
+    model.visual = nn.Identity()  # frees the larger half
+    _register_tiny(open_clip)
+    return TextTower(model, open_clip.get_tokenizer(backbone.architecture), device)
+
+
+def load_model(backbone: Backbone, weights: Weights, precision: str) -> Any:
+    """open_clip's model of `backbone` with `weights`, on the CPU, in `precision`."""
+    if weights.path is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_SEED)
+            return _convert(build_model(backbone, precision, meta=False), precision)
+    tensors = read_weights(backbone, weights.path, weights.digest)
+    model = build_model(backbone, precision, meta=True)
+    try:
+        # `assign` takes the tensors as they are, mapped from the file, instead of copying them over random ones.
+        model.load_state_dict(tensors, strict=True, assign=True)
+    except RuntimeError as error:
+        difference = str(error).split("\n")[1].strip()[:200]
+        raise IntegrityError(
+            f"{weights.path} does not hold {backbone.name}: {difference}",
+            fix="Check that the file belongs to this backbone.",
+        ) from error
+    return _convert(model, precision)
+
+
+def build_model(backbone: Backbone, precision: str, *, meta: bool) -> Any:
+    """open_clip's model without weights: on the meta device (buffers are real), or drawn at random."""
+    import open_clip
+    from accelerate import init_empty_weights
+
+    _register_tiny(open_clip)
+    with _quiet():
+        if not meta:
+            return open_clip.create_model(backbone.architecture, precision=precision)
+        with init_empty_weights(include_buffers=False):
+            # No device: `.to` would refuse meta tensors.
+            return open_clip.create_model(backbone.architecture, precision=precision, device=None)
+
+
+def _convert(model: Any, precision: str) -> Any:
+    """Convolutions and products in `precision`; normalisations stay in fp32, as in OpenAI's own fp16 models."""
+    if precision != "fp32":
+        from open_clip.model import convert_weights_to_lp
+
+        convert_weights_to_lp(model, dtype=DTYPES[precision])
+    return model.requires_grad_(False).eval()
+
+
+def _register_tiny(open_clip: Any) -> None:
+    if TINY.architecture not in open_clip.list_models():
+        open_clip.add_model_config(Path(str(resources.files("fastclip.models") / "tiny" / "fastclip-tiny.json")))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without open_clip's warning that a model has no weights yet."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)

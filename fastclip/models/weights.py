@@ -1,0 +1,154 @@
+"""Finds a backbone's weights, proves what they are, and reads them without running anything that they contain."""
+
+from __future__ import annotations
+
+import os
+import socket
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor
+
+from fastclip.errors import IntegrityError, UserError
+from fastclip.files import digest_file
+from fastclip.models.backbones import PUBLISHED_ARCHIVES, TINY, Backbone
+
+HUB_FILE = "open_clip_model.safetensors"
+RANDOM_SEED = 0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A weights file and its SHA-256; without a file, weights drawn at random, for benchmarks only."""
+
+    path: Path | None
+    digest: str
+
+    @property
+    def random(self) -> bool:
+        """Whether no accuracy from these weights means anything."""
+        return self.path is None
+
+
+def random_weights(backbone: Backbone) -> Weights:
+    """Weights drawn with a fixed seed: the speed of the real ones, the answers of none."""
+    return Weights(None, f"random, seed {RANDOM_SEED}, {backbone.architecture}")
+
+
+def find_weights(backbone: Backbone, given: Path | None) -> Weights:
+    """The weights of `backbone`: the file `given`, else the hub's cache or OpenAI's, else a download.
+
+    Raises `UserError` that says which file is missing and where it was looked for.
+    """
+    if given is not None:
+        if not given.is_file():
+            raise UserError(f"{backbone.name}: there is no weights file {given}.", fix="--weights FILE.safetensors")
+        return Weights(given, digest_file(given))
+    path = _in_package(backbone) or _in_caches(backbone) or _download(backbone)
+    return Weights(path, digest_file(path))
+
+
+def read_weights(backbone: Backbone, path: Path, sha256: str) -> dict[str, Tensor]:
+    """Tensors by open_clip's names, fp32, from a safetensors file or one of OpenAI's nine archives.
+
+    An archive is TorchScript, which can hold code, so it is opened only if `sha256` is one that OpenAI published.
+    """
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start[8:9] == b"{":  # the length of a safetensors header is followed by the header, JSON
+        tensors = _read_safetensors(path)
+    elif start[:4] == b"PK\x03\x04":
+        tensors = _read_archive(backbone, path, sha256)
+    else:
+        raise UserError(
+            f"{path} is neither a safetensors file nor one of OpenAI's archives.",
+            fix="Convert it to safetensors with the program that wrote it; fastclip opens no pickled file.",
+        )
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def _in_package(backbone: Backbone) -> Path | None:
+    if backbone is not TINY:
+        return None
+    return Path(str(resources.files("fastclip.models") / "tiny" / "tiny.safetensors"))
+
+
+def _in_caches(backbone: Backbone) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    if backbone.hub and isinstance(found := try_to_load_from_cache(backbone.hub, HUB_FILE), str):
+        return Path(found)
+    if backbone.archive and (archive := _openai_cache() / backbone.archive).is_file():
+        return archive
+    return None
+
+
+def _openai_cache() -> Path:
+    """Where OpenAI's own package keeps its downloads."""
+    return Path("~/.cache/clip").expanduser()
+
+
+def _download(backbone: Backbone) -> Path:
+    from huggingface_hub import constants, hf_hub_download
+
+    if not backbone.hub:
+        raise UserError(
+            f"{backbone.name}: open_clip names no hub repository with safetensors for it.",
+            fix="Get the weights as a safetensors file and pass --weights FILE.",
+        )
+    try:
+        if not _hub_is_near(constants.ENDPOINT):
+            raise ConnectionError("no network")
+        return Path(hf_hub_download(backbone.hub, HUB_FILE))
+    except Exception as error:  # offline, refused, moved, full disk: whatever it is, the cure is the file
+        places = f"{HUB_FILE} of {backbone.hub} is not in {constants.HF_HUB_CACHE}"
+        if backbone.archive:
+            places += f", nor {backbone.archive} in {_openai_cache()}"
+        raise UserError(
+            f"No weights for {backbone.name}: {places}; the download failed ({type(error).__name__}).",
+            fix=f"hf download {backbone.hub} {HUB_FILE} where there is a network, or --weights FILE",
+        ) from error
+
+
+def _hub_is_near(endpoint: str) -> bool:
+    """Whether a download is worth trying: the hub's client would retry for half a minute, aloud."""
+    if any(name.lower() in ("https_proxy", "all_proxy") for name in os.environ):
+        return True  # only the proxy can tell
+    address = urlsplit(endpoint)
+    try:
+        socket.create_connection((address.hostname, address.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise IntegrityError(f"{path} is damaged: {error}.", fix="Copy or download the file again.") from error
+
+
+def _read_archive(backbone: Backbone, path: Path, sha256: str) -> Mapping[str, Tensor]:
+    published = PUBLISHED_ARCHIVES.get(sha256)
+    if published is None:
+        raise IntegrityError(
+            f"{path} has SHA-256 {sha256[:16]}…, which is none of OpenAI's nine archives; it was not opened.",
+            fix="Download it again, or pass a safetensors file: an unknown archive could run code.",
+        )
+    if published.name != backbone.name:
+        raise UserError(f"{path} holds {published.name}, not {backbone.name}.", fix=f"-b {published.name}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated; it is what OpenAI published
+        tensors = dict(torch.jit.load(path, map_location="cpu").state_dict())
+    for number in ("input_resolution", "context_length", "vocab_size"):
+        tensors.pop(number, None)
+    return tensors

@@ -1,0 +1,96 @@
+"""DALI decoder: the same pipeline on a GPU (`mixed`, nvJPEG) and on a CPU, fed from our own reader."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from nvidia.dali import fn, pipeline_def, types
+from torch import Tensor
+
+from fastclip.data.images import MAX_PIXELS
+from fastclip.pixels.decoder import DecodedBatch, EncodedImage
+from fastclip.pixels.geometry import crop_regions
+from fastclip.pixels.torchvision import TorchvisionDecoder
+
+
+class DaliDecoder:
+    """See `fastclip.pixels.decoder.Decoder`."""
+
+    def __init__(self, sides: Sequence[int], batch_size: int, device: torch.device, threads: int) -> None:
+        self._sides = sides
+        self._batch_size = batch_size
+        self._device = device
+        self._threads = threads
+        self._one_by_one = TorchvisionDecoder(sides, batch_size, device)
+        self._pipeline = self._build()
+
+    def decode(self, images: Sequence[EncodedImage]) -> DecodedBatch:
+        """Decode the batch in one pipeline run; if DALI refuses any image, the whole batch one by one on the CPU.
+
+        The whole batch, so that which image takes which route depends on the shard's bytes alone.
+        """
+        if any(image.height * image.width > MAX_PIXELS for image in images):
+            return self._one_by_one.decode(images)
+        self._feed(images)
+        try:
+            outputs = self._pipeline.run()
+            return DecodedBatch(
+                {side: self._crops(output) for side, output in zip(self._sides, outputs, strict=True)}, []
+            )
+        except RuntimeError:
+            self._pipeline = self._build()  # after an error DALI declares a pipeline invalid
+            return self._one_by_one.decode(images)
+
+    def _feed(self, images: Sequence[EncodedImage]) -> None:
+        shapes = [(image.height, image.width) for image in images]
+        self._pipeline.feed_input("encoded", [np.frombuffer(image.data, np.uint8) for image in images])
+        for side in self._sides:
+            start, end = crop_regions(shapes, side)
+            self._pipeline.feed_input(f"start{side}", list(start))
+            self._pipeline.feed_input(f"end{side}", list(end))
+
+    def _crops(self, output: Any) -> UInt8[Tensor, "batch 3 side side"]:
+        """A DALI batch [n, side, side, 3] as a padded channels-last tensor that outlives the pipeline's buffers."""
+        found = torch.from_dlpack(output.as_tensor()).permute(0, 3, 1, 2)
+        batch = torch.zeros((self._batch_size, *found.shape[1:]), dtype=torch.uint8, device=self._device).to(
+            memory_format=torch.channels_last
+        )
+        batch[: len(found)] = found
+        return batch
+
+    def _build(self) -> Any:
+        on_gpu = self._device.type == "cuda"
+        pipeline = _crops_of_every_side(
+            self._sides,
+            "mixed" if on_gpu else "cpu",
+            batch_size=self._batch_size,
+            num_threads=self._threads,
+            device_id=(self._device.index or 0) if on_gpu else None,
+            exec_pipelined=False,
+            exec_async=False,
+            prefetch_queue_depth=1,
+        )
+        pipeline.build()
+        return pipeline
+
+
+@pipeline_def
+def _crops_of_every_side(sides: Sequence[int], decode_on: str) -> tuple[Any, ...]:
+    encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True)
+    # CLIP's own preprocessing does not rotate by EXIF; DALI would.
+    images = fn.decoders.image(encoded, device=decode_on, output_type=types.RGB, adjust_orientation=False)
+    return tuple(
+        fn.resize(
+            images,
+            size=[side, side],
+            roi_start=fn.external_source(name=f"start{side}", dtype=types.FLOAT, ndim=1),
+            roi_end=fn.external_source(name=f"end{side}", dtype=types.FLOAT, ndim=1),
+            interp_type=types.INTERP_CUBIC,
+            antialias=True,
+        )
+        for side in sides
+    )

@@ -1,0 +1,71 @@
+"""The seam between shards and towers: a batch of encoded images in, square crops of every needed side out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from fastclip.errors import UserError
+
+DECODERS = ("torchvision", "dali")
+
+
+class EncodedImage(NamedTuple):
+    """A JPEG, PNG or WebP file, and the height and width of its pixels as stored (EXIF is not applied)."""
+
+    data: memoryview
+    height: int
+    width: int
+
+
+class Unreadable(NamedTuple):
+    """An image of a batch that gave no pixels, and why."""
+
+    row: int
+    reason: str
+
+
+class DecodedBatch(NamedTuple):
+    """RGB crops by side, on the device that computes. Rows of unreadable images and of padding are zero."""
+
+    crops: dict[int, UInt8[Tensor, "batch 3 side side"]]
+    unreadable: list[Unreadable]
+
+
+class Decoder(Protocol):
+    """Decodes batch after batch; not to be shared between threads."""
+
+    def decode(self, images: Sequence[EncodedImage]) -> DecodedBatch:
+        """Crop every image at every side. `images` may be shorter than the batch size; the crops are not."""
+        ...
+
+
+def make_decoder(name: str, sides: Sequence[int], batch_size: int, device: torch.device, threads: int) -> Decoder:
+    """The decoder called `name`; DALI decodes on `device` and uses `threads` CPU threads, torchvision one."""
+    if name == "torchvision":
+        from fastclip.pixels.torchvision import TorchvisionDecoder
+
+        return TorchvisionDecoder(sides, batch_size, device)
+    from fastclip.pixels.dali import DaliDecoder
+
+    return DaliDecoder(sides, batch_size, device, threads)
+
+
+def decoder_spec(name: str, device: torch.device) -> str:
+    """Everything about a decoder that can change a pixel, as text: it is part of every embedding's key."""
+    if name == "torchvision":
+        import torchvision
+
+        return f"torchvision {torchvision.__version__.split('+')[0]}, pillow fallback"
+    try:
+        from nvidia import dali
+    except ImportError:
+        raise UserError(
+            "The DALI decoder needs the package nvidia-dali-cuda130, which is not installed.",
+            fix="pip install nvidia-dali-cuda130, or choose --decoder torchvision",
+        ) from None
+    return f"dali {dali.__version__} {'mixed' if device.type == 'cuda' else 'cpu'}"

@@ -1,0 +1,42 @@
+"""Where CLIP's square crop lies in an image: the one piece of arithmetic that both decoders share.
+
+CLIP resizes the shorter side to `side` (bicubic, antialiased) and crops the centre. Resizing just the region of the
+image that ends up in the crop gives the same pixels: DALI's `resize_shorter` + crop differed by 3.9 grey levels on
+average (half-pixel shifts), one `fn.resize` of this region by 0.17.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32
+
+
+def resized_shape(height: int, width: int, side: int) -> tuple[int, int]:
+    """Height and width, in pixels, after the shorter one became `side`: torchvision's `Resize`, in exact integers."""
+    short = min(height, width)
+    return side * height // short, side * width // short
+
+
+def crop_offset(length: int, side: int) -> int:
+    """First pixel of the centre crop in a resized edge: torchvision's `CenterCrop`, half rounded to even."""
+    return round((length - side) / 2)
+
+
+def crop_region(height: int, width: int, side: int) -> tuple[float, float, float, float]:
+    """The crop in coordinates of the original image: top, left, bottom, right, in pixels."""
+    new_height, new_width = resized_shape(height, width, side)
+    top, left = crop_offset(new_height, side), crop_offset(new_width, side)
+    return (
+        top * height / new_height,
+        left * width / new_width,
+        (top + side) * height / new_height,
+        (left + side) * width / new_width,
+    )
+
+
+def crop_regions(
+    shapes: list[tuple[int, int]], side: int
+) -> tuple[Float32[np.ndarray, "n 2"], Float32[np.ndarray, "n 2"]]:
+    """`crop_region` of (height, width) pairs as the start (y, x) and end (y, x) rows that DALI takes."""
+    regions = np.array([crop_region(height, width, side) for height, width in shapes], np.float32).reshape(-1, 4)
+    return regions[:, :2], regions[:, 2:]

@@ -1,0 +1,79 @@
+"""The table: a row a backbone, a column a domain, percent right at top 1. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from fastclip.report.cells import Cell, Evaluation, mean
+
+NO_NUMBER = "—"
+
+
+def tables(evaluation: Evaluation) -> Iterator[Table]:
+    """One table a dataset; with several prompt sets, a section for each."""
+    for dataset in _unique(cell.dataset for cell in evaluation.cells):
+        cells = [cell for cell in evaluation.cells if cell.dataset == dataset]
+        yield _table(dataset, cells, evaluation)
+
+
+def _table(dataset: str, cells: list[Cell], evaluation: Evaluation) -> Table:
+    domains = _unique(cell.domain for cell in cells)
+    random = any(facts.random_weights for facts in evaluation.backbones)
+    title = f"{dataset}: accuracy, %" + (" — RANDOM WEIGHTS, NOT A RESULT" if random else "")
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    table.add_column("backbone", no_wrap=True)
+    for domain in domains:
+        table.add_column(domain, justify="right", overflow="fold")
+    if len(domains) > 1:
+        table.add_column("average", justify="right", style="bold")
+    for prompts in _unique(cell.prompts for cell in cells):
+        table.add_section()
+        table.add_row(Text(f"prompts: {prompts}", style="dim"))
+        for backbone in _unique(cell.backbone for cell in cells):
+            row = {c.domain: c for c in cells if (c.prompts, c.backbone) == (prompts, backbone)}
+            table.add_row(backbone, *_numbers([row[domain] for domain in domains], evaluation.unreadable_policy))
+    return table
+
+
+def _numbers(cells: list[Cell], policy: str) -> list[str]:
+    accuracies = [cell.accuracy(policy) for cell in cells]
+    shown = [_shown(cell, accuracy) for cell, accuracy in zip(cells, accuracies, strict=True)]
+    return shown if len(cells) == 1 else [*shown, _percent(mean(accuracies))]
+
+
+def _shown(cell: Cell, accuracy: Fraction | None) -> str:
+    if cell.missing_shards:
+        return f"{cell.shards - cell.missing_shards} of {cell.shards} shards"
+    return _percent(accuracy)
+
+
+def _percent(accuracy: Fraction | None) -> str:
+    return NO_NUMBER if accuracy is None else f"{float(accuracy * 100):.2f}"
+
+
+def footnotes(evaluation: Evaluation) -> list[str]:
+    """What a reader must know beside the numbers, a sentence a line."""
+    facts = evaluation.backbones
+    how = sorted({f"{f.precision}, decoded by {f.decoder.split(',')[0]}, batches of {f.batch_size}" for f in facts})
+    images = {(cell.dataset, cell.domain): cell.images for cell in evaluation.cells}
+    lines = [f"{sum(images.values()):,} images; {'; '.join(how)}."]
+    if count := len(evaluation.unreadable):
+        meaning = {
+            "stop": "their cells have no number; choose --unreadable wrong or exclude",
+            "wrong": "each counts as wrong",
+            "exclude": "left out of the counts",
+        }[evaluation.unreadable_policy]
+        first = evaluation.unreadable[0]
+        lines.append(f"{count:,} unreadable: {meaning}. The first: {first.domain}/{first.path}: {first.reason}.")
+    if not evaluation.complete:
+        lines.append("Incomplete: run the same command again to go on.")
+    return lines
+
+
+def _unique(values: Iterator[str]) -> list[str]:
+    return list(dict.fromkeys(values))

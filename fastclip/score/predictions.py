@@ -1,0 +1,83 @@
+"""The answers image by image, as a Parquet file: what every count can be traced back to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Int64
+
+from fastclip.data.manifest import Shard
+from fastclip.data.reader import read_index
+from fastclip.files import publish, write_temporary
+from fastclip.score.zero_shot import Predictions
+
+SCHEMA = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("domain", pa.string()),
+        ("key", pa.string()),
+        ("path", pa.string()),
+        ("label", pa.int32()),
+        ("backbone", pa.string()),
+        ("prompts", pa.string()),
+        ("predicted", pa.int32()),  # null where the image is unreadable, and so are the next two
+        ("rank", pa.int32()),
+        ("margin", pa.float32()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ShardPredictions:
+    """The answers for one shard of the dataset in `folder`. `rows` of its index have one; the others are unreadable."""
+
+    folder: Path
+    shard: Shard
+    backbone: str
+    prompts: str
+    rows: Int64[np.ndarray, " answers"]
+    predictions: Predictions
+
+
+def write_predictions(path: Path, answers: Iterable[ShardPredictions]) -> None:
+    """Write a row per image, backbone and prompt set to a Parquet file, replacing it."""
+
+    def write(file: Any) -> None:
+        with pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
+            for answer in answers:
+                writer.write_table(pa.Table.from_pylist(list(_rows(answer)), SCHEMA))
+
+    publish(write_temporary(path, write), path)
+
+
+def _rows(answer: ShardPredictions) -> Iterator[dict[str, Any]]:
+    found = {
+        row: (int(predicted), int(rank), float(margin))
+        for row, predicted, rank, margin in zip(
+            answer.rows.tolist(),
+            answer.predictions.predicted,
+            answer.predictions.rank,
+            answer.predictions.margin,
+            strict=True,
+        )
+    }
+    for row, record in enumerate(read_index(answer.folder, answer.shard)):
+        predicted, rank, margin = found.get(row, (None, None, None))
+        yield {
+            "dataset": answer.folder.name,
+            "domain": answer.shard.domain,
+            "key": record.key,
+            "path": record.path,
+            "label": record.label,
+            "backbone": answer.backbone,
+            "prompts": answer.prompts,
+            "predicted": predicted,
+            "rank": rank,
+            "margin": margin,
+        }

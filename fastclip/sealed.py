@@ -1,0 +1,39 @@
+"""Safetensors files that know their own digest: every flipped, missing or added byte is noticed when they are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from fastclip.errors import IntegrityError
+from fastclip.files import canonical_json, digest
+
+_NO_DIGEST = "0" * 64
+
+
+def seal(tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> bytes:
+    """A safetensors file of `tensors` whose metadata holds `facts` (JSON) and the SHA-256 of the file.
+
+    The digest is taken with zeros in its own place. One metadata entry: safetensors writes several in random order.
+    """
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    text = canonical_json({"digest": _NO_DIGEST, "facts": facts}).decode()
+    data = save(tensors, metadata={"fastclip": text})
+    return data.replace(_NO_DIGEST.encode(), digest(data).encode(), 1)
+
+
+def unseal(data: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Tensors and facts of a sealed file; `name` is for the message of the `IntegrityError` that damage raises."""
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        sealed = json.loads(header["__metadata__"]["fastclip"])
+        if digest(data.replace(sealed["digest"].encode(), _NO_DIGEST.encode(), 1)) != sealed["digest"]:
+            raise ValueError("its digest does not match its bytes")
+        return load(data), sealed["facts"]
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError, RecursionError) as error:
+        raise IntegrityError(f"{name} is damaged: {error}.", fix="Delete it; the next run makes it again.") from error
