@@ -5,6 +5,9 @@ BIN := .venv/bin
 SETUP := .venv/.ready
 REFERENCE := .venv-reference/.ready
 
+# Some machines forbid compiled files; every process that a test starts would compile torch again, for seconds.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-all lint clean
 .DELETE_ON_ERROR:
 

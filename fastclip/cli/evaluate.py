@@ -117,6 +117,9 @@ def evaluate_and_print(options: EvalOptions, *, json: Path | None = None, predic
     errors = Console(stderr=True, highlight=False)
     _embed(run, errors)
     evaluation, answers = run.score(keep_predictions=predictions is not None)
+    if not evaluation.complete:  # a part was damaged and is now moved aside
+        _embed(run, errors)
+        evaluation, answers = run.score(keep_predictions=predictions is not None)
     if json:
         write_whole(json, evaluation.to_json())
     if predictions:

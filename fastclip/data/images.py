@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 MAX_PIXELS = 1 << 26
 """The most pixels an image may have (67 million, 201 MB decoded): what lies above is a bomb or a mistake."""
 
-SIXTEEN_BITS = "16 bits a channel; CLIP's preprocessing is defined for 8"
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def check_image(data: bytes) -> tuple[str, int, int]:
@@ -27,7 +27,7 @@ def sniff_extension(data: bytes) -> str:
     """`jpg`, `png` or `webp` by the first bytes, whatever the file is called; `ValueError` for anything else."""
     if data[:3] == b"\xff\xd8\xff":
         return "jpg"
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
+    if data[:8] == PNG:
         return "png"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
@@ -43,9 +43,7 @@ def open_image(data: bytes | memoryview) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd EXIF and palettes; what counts is the pixels
             image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
-            check_size(image.height, image.width)
-            if image.mode.startswith("I"):
-                raise ValueError(SIXTEEN_BITS)
+            check_header(data, image.height, image.width)
             image.load()
             return image
     except UnidentifiedImageError:
@@ -54,7 +52,12 @@ def open_image(data: bytes | memoryview) -> Image.Image:
         raise ValueError(f"does not decode: {error}") from error
 
 
-def check_size(height: int, width: int) -> None:
-    """Raise `ValueError` if an image of this size must not be decoded."""
+def check_header(data: bytes | memoryview, height: int, width: int) -> None:
+    """Raise `ValueError` if this image must not be decoded: too many pixels, or 16 bits a channel.
+
+    Pillow clips 16 bits to white, DALI scales them, torchvision returns them: no decoder may see them.
+    """
     if height * width > MAX_PIXELS:
         raise ValueError(f"{width} × {height} pixels, more than the budget of {MAX_PIXELS:,}")
+    if data[:8] == PNG and data[24:25] == b"\x10":  # the depth in the header chunk, which always comes first
+        raise ValueError("16 bits a channel; CLIP's preprocessing is defined for 8")

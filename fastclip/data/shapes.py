@@ -182,6 +182,16 @@ def _strokes(size: Size, outlines: Sequence[Points], width: float) -> Image.Imag
     return canvas.reduce(_SUPERSAMPLING)
 
 
+def _hatching(scene: _Scene, width: float, rng: np.random.Generator) -> Image.Image:
+    """Parallel strokes across the shape."""
+    offsets = np.arange(-1.2, 1.2, rng.uniform(0.12, 0.3))
+    angle = rng.uniform(0, 3.1)
+    centre = scene.outlines[0].mean(axis=0)
+    ends = [np.array([[-1.5, offset], [1.5, offset + rng.normal(0, 0.05)]]) for offset in offsets]
+    lines = [_turn(line, angle) * scene.radius + centre for line in ends]
+    return ImageChops.multiply(_strokes(scene.size, lines, 0.6 * width), _shape(scene))
+
+
 def _by_hand(outline: Points, wobble: float, rng: np.random.Generator) -> Points:
     """`outline` drawn by an unsteady hand: 48 points along it, each off by about `wobble` pixels, smoothly."""
     closed = np.concatenate([outline, outline[:1]])
@@ -234,13 +244,15 @@ def _paint_flat(scene: _Scene, rng: np.random.Generator) -> Image.Image:
 
 def _paint_outline(scene: _Scene, rng: np.random.Generator) -> Image.Image:
     paper = Image.new("RGB", scene.size, _colour(rng, 205, 250))
-    width = rng.uniform(1.2, 2.6) * min(scene.size) / 110
-    passes = [_by_hand(line, 0.035 * scene.radius, rng) for line in scene.outlines for _ in range(2)]
+    width = rng.uniform(1.0, 2.4) * min(scene.size) / 110
+    passes = [_by_hand(line, 0.055 * scene.radius, rng) for line in scene.outlines for _ in range(2)]
     pencil = _strokes(scene.size, passes, width)
     pencil.paste(0, mask=_bar(scene))  # the bar is where the rubber went
-    scribbles = _strokes(scene.size, [_by_hand(shard, 1.5, rng) for shard in scene.shards[::2]], width * 0.7)
+    if rng.random() < 0.7:
+        pencil = ImageChops.lighter(pencil, _hatching(scene, width, rng))
+    scribbles = _strokes(scene.size, [_by_hand(shard, 1.5, rng) for shard in scene.shards], width * 0.8)
     marks = ImageChops.lighter(pencil, scribbles)
-    grain = rng.integers(110, 256, (scene.size[1], scene.size[0]), dtype=np.uint8)
+    grain = rng.integers(70, 256, (scene.size[1], scene.size[0]), dtype=np.uint8)
     marks = ImageChops.multiply(marks, Image.fromarray(grain))
     paper.paste(_colour(rng, 20, 110), mask=marks)
     return _noisy(paper, int(rng.integers(3, 14)), rng)

@@ -14,14 +14,13 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """One CLIP with its weights. `side` in pixels, `dim` of the embedding, mean and std of RGB in 0–1."""
+    """One CLIP with its weights. `side` in pixels, mean and std of RGB in 0–1."""
 
     name: str
     architecture: str
     """open_clip's name. OpenAI's weights need the `-quickgelu` ones; the others load and are silently wrong."""
     pretrained: str
     side: int
-    dim: int
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
     hub: str | None = None
@@ -31,13 +30,12 @@ class Backbone:
     archive_sha256: str | None = None
 
 
-def _openai(name: str, architecture: str, side: int, dim: int, hub: str, archive_sha256: str) -> Backbone:
+def _openai(name: str, architecture: str, side: int, hub: str, archive_sha256: str) -> Backbone:
     return Backbone(
         name=name,
         architecture=f"{architecture}-quickgelu",
         pretrained="openai",
         side=side,
-        dim=dim,
         hub=f"timm/{hub}.openai",
         archive=name.replace("/", "-").replace("@", "-") + ".pt",
         archive_sha256=archive_sha256,
@@ -46,27 +44,27 @@ def _openai(name: str, architecture: str, side: int, dim: int, hub: str, archive
 
 # The SHA-256 of each archive stands in the address that OpenAI published it under.
 _NINE = (
-    _openai("RN50", "RN50", 224, 1024, "resnet50_clip",
+    _openai("RN50", "RN50", 224, "resnet50_clip",
             "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"),
-    _openai("RN101", "RN101", 224, 512, "resnet101_clip",
+    _openai("RN101", "RN101", 224, "resnet101_clip",
             "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599"),
-    _openai("RN50x4", "RN50x4", 288, 640, "resnet50x4_clip",
+    _openai("RN50x4", "RN50x4", 288, "resnet50x4_clip",
             "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd"),
-    _openai("RN50x16", "RN50x16", 384, 768, "resnet50x16_clip",
+    _openai("RN50x16", "RN50x16", 384, "resnet50x16_clip",
             "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa"),
-    _openai("RN50x64", "RN50x64", 448, 1024, "resnet50x64_clip",
+    _openai("RN50x64", "RN50x64", 448, "resnet50x64_clip",
             "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c"),
-    _openai("ViT-B/32", "ViT-B-32", 224, 512, "vit_base_patch32_clip_224",
+    _openai("ViT-B/32", "ViT-B-32", 224, "vit_base_patch32_clip_224",
             "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"),
-    _openai("ViT-B/16", "ViT-B-16", 224, 512, "vit_base_patch16_clip_224",
+    _openai("ViT-B/16", "ViT-B-16", 224, "vit_base_patch16_clip_224",
             "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"),
-    _openai("ViT-L/14", "ViT-L-14", 224, 768, "vit_large_patch14_clip_224",
+    _openai("ViT-L/14", "ViT-L-14", 224, "vit_large_patch14_clip_224",
             "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"),
-    _openai("ViT-L/14@336px", "ViT-L-14-336", 336, 768, "vit_large_patch14_clip_336",
+    _openai("ViT-L/14@336px", "ViT-L-14-336", 336, "vit_large_patch14_clip_336",
             "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"),
 )  # fmt: skip
 
-TINY = Backbone(name="tiny", architecture="fastclip-tiny", pretrained="tiny", side=96, dim=512)
+TINY = Backbone(name="tiny", architecture="fastclip-tiny", pretrained="tiny", side=64)
 """The CLIP that comes with fastclip, for drawn shapes: see `fastclip/models/tiny/`."""
 
 OPENAI_BACKBONES = {backbone.name: backbone for backbone in _NINE}
@@ -119,7 +117,6 @@ def _from_open_clip(name: str, architecture: str, pretrained: str) -> Backbone |
         architecture=architecture,
         pretrained=pretrained,
         side=side if isinstance(side, int) else side[0],
-        dim=config["embed_dim"],
         mean=source.get("mean", OPENAI_MEAN),
         std=source.get("std", OPENAI_STD),
         hub=(source.get("hf_hub") or "").rstrip("/") or None,

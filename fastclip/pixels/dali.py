@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import Pipeline, fn, types
 from torch import Tensor
 
-from fastclip.data.images import MAX_PIXELS
+from fastclip.data.images import check_header
 from fastclip.pixels.decoder import DecodedBatch, EncodedImage
 from fastclip.pixels.geometry import crop_regions
 from fastclip.pixels.torchvision import TorchvisionDecoder
@@ -33,15 +33,15 @@ class DaliDecoder:
 
         The whole batch, so that which image takes which route depends on the shard's bytes alone.
         """
-        if any(image.height * image.width > MAX_PIXELS for image in images):
-            return self._one_by_one.decode(images)
-        self._feed(images)
         try:
+            for image in images:
+                check_header(*image)
+            self._feed(images)
             outputs = self._pipeline.run()
             return DecodedBatch(
                 {side: self._crops(output) for side, output in zip(self._sides, outputs, strict=True)}, []
             )
-        except RuntimeError:
+        except (RuntimeError, ValueError):
             self._pipeline = self._build()  # after an error DALI declares a pipeline invalid
             return self._one_by_one.decode(images)
 
@@ -62,11 +62,9 @@ class DaliDecoder:
         batch[: len(found)] = found
         return batch
 
-    def _build(self) -> Any:
+    def _build(self) -> Pipeline:
         on_gpu = self._device.type == "cuda"
-        pipeline = _crops_of_every_side(
-            self._sides,
-            "mixed" if on_gpu else "cpu",
+        pipeline = Pipeline(
             batch_size=self._batch_size,
             num_threads=self._threads,
             device_id=(self._device.index or 0) if on_gpu else None,
@@ -74,16 +72,18 @@ class DaliDecoder:
             exec_async=False,
             prefetch_queue_depth=1,
         )
+        with pipeline:
+            pipeline.set_outputs(*_crops_of_every_side(self._sides, "mixed" if on_gpu else "cpu"))
         pipeline.build()
         return pipeline
 
 
-@pipeline_def
-def _crops_of_every_side(sides: Sequence[int], decode_on: str) -> tuple[Any, ...]:
+def _crops_of_every_side(sides: Sequence[int], decode_on: str) -> list[Any]:
+    """The graph: one decode, one resize of the region that CLIP keeps for each side."""
     encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True)
     # CLIP's own preprocessing does not rotate by EXIF; DALI would.
     images = fn.decoders.image(encoded, device=decode_on, output_type=types.RGB, adjust_orientation=False)
-    return tuple(
+    return [
         fn.resize(
             images,
             size=[side, side],
@@ -93,4 +93,4 @@ def _crops_of_every_side(sides: Sequence[int], decode_on: str) -> tuple[Any, ...
             antialias=True,
         )
         for side in sides
-    )
+    ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import UInt8
@@ -36,6 +37,7 @@ class DecodedBatch(NamedTuple):
     unreadable: list[Unreadable]
 
 
+@runtime_checkable  # the tests check annotations
 class Decoder(Protocol):
     """Decodes batch after batch; not to be shared between threads."""
 
@@ -57,15 +59,13 @@ def make_decoder(name: str, sides: Sequence[int], batch_size: int, device: torch
 
 def decoder_spec(name: str, device: torch.device) -> str:
     """Everything about a decoder that can change a pixel, as text: it is part of every embedding's key."""
+    # Versions from the packages' metadata: importing torchvision takes seconds, and a run that only scores needs none.
     if name == "torchvision":
-        import torchvision
-
-        return f"torchvision {torchvision.__version__.split('+')[0]}, pillow fallback"
+        return f"torchvision {version('torchvision')}, pillow fallback"
     try:
-        from nvidia import dali
-    except ImportError:
+        return f"dali {version('nvidia-dali-cuda130')} {'mixed' if device.type == 'cuda' else 'cpu'}"
+    except PackageNotFoundError:
         raise UserError(
             "The DALI decoder needs the package nvidia-dali-cuda130, which is not installed.",
             fix="pip install nvidia-dali-cuda130, or choose --decoder torchvision",
         ) from None
-    return f"dali {dali.__version__} {'mixed' if device.type == 'cuda' else 'cpu'}"

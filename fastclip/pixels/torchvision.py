@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 
-from fastclip.data.images import SIXTEEN_BITS, check_size, open_image
+from fastclip.data.images import check_header, open_image
 from fastclip.pixels.decoder import DecodedBatch, EncodedImage, Unreadable
 from fastclip.pixels.geometry import crop_offset, crop_region, resized_shape
 
@@ -41,7 +41,7 @@ class TorchvisionDecoder:
         unreadable = []
         for row, image in enumerate(images):
             try:
-                check_size(image.height, image.width)
+                check_header(image.data, image.height, image.width)
                 pixels = decode_rgb(image.data)
             except ValueError as error:
                 unreadable.append(Unreadable(row, str(error)))
@@ -60,8 +60,6 @@ def decode_rgb(data: memoryview) -> UInt8[Tensor, "3 height width"]:
         pixels = decode_image(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.RGB)
     except (RuntimeError, ValueError):
         return torch.from_numpy(np.array(open_image(data).convert("RGB"))).permute(2, 0, 1)
-    if pixels.dtype != torch.uint8:
-        raise ValueError(SIXTEEN_BITS)
     return pixels if pixels.ndim == 3 else pixels[0]  # an animation: its first frame, as Pillow's
 
 

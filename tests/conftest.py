@@ -1,0 +1,80 @@
+"""What the tests share: real images where they are at hand, small sharded datasets, and the program itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import REPOSITORY, Program, Sharded, shard
+
+from fastclip.data.shapes import SCORED_SEED, draw_shapes
+from fastclip.models.numerics import fix_numerics
+
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+REFERENCE_PYTHON = REPOSITORY / ".venv-reference" / "bin" / "python"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _numerics() -> None:
+    fix_numerics()
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[Path]:
+    """Photos of ImageNet size."""
+    return _shared("photos", "*")
+
+
+@pytest.fixture(scope="session")
+def pacs_mini() -> Path:
+    """448 images of PACS in `domain/class/image` folders."""
+    _shared("pacs-mini", "*/*/*")
+    return SHARED_DATA / "pacs-mini"
+
+
+def _shared(name: str, pattern: str) -> list[Path]:
+    files = sorted((SHARED_DATA / name).glob(pattern))
+    if not files:
+        pytest.skip(f"the real images of shared/data/{name} are not beside this checkout")
+    return files
+
+
+@pytest.fixture(scope="session")
+def reference_python() -> Path:
+    """The interpreter that has OpenAI's CLIP and CLIP_benchmark."""
+    if not REFERENCE_PYTHON.is_file():
+        pytest.skip("no .venv-reference: `make test` sets it up")
+    return REFERENCE_PYTHON
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Sharded:
+    """The dataset that `fastclip demo` scores, smaller: four domains, twelve classes, 240 images in twelve shards."""
+    folder = tmp_path_factory.mktemp("shapes")
+    draw_shapes(folder / "source", seed=SCORED_SEED, images_per_class=5)
+    return shard(folder / "source", folder / "shards", "shapes", shard_images=20)
+
+
+@pytest.fixture(scope="session")
+def pacs(pacs_mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Sharded:
+    """448 real images in twelve shards."""
+    return shard(pacs_mini, tmp_path_factory.mktemp("pacs"), "pacs", shard_images=40)
+
+
+@pytest.fixture
+def fastclip(tmp_path: Path) -> Program:
+    return Program(tmp_path)
+
+
+@pytest.fixture
+def launch() -> Callable[[int], list[str]]:
+    """The prefix that starts n processes with Accelerate, as launch/two_cpu_processes.yaml does for two."""
+
+    def prefix(processes: int) -> list[str]:
+        config = REPOSITORY / "launch" / "two_cpu_processes.yaml"
+        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+        return [*launcher, "--num_processes", str(processes), "--main_process_port", "0", "-m", "fastclip"]
+
+    return prefix

@@ -1,0 +1,86 @@
+"""Plain helpers of the tests: files to write, datasets to shard, the program to run."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from fastclip.data.catalogue import find_card
+from fastclip.data.folders import list_folder
+from fastclip.data.writer import write_shards
+
+REPOSITORY = Path(__file__).parent.parent
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+
+
+def image_bytes(format: str = "PNG", size: tuple[int, int] = (5, 7), mode: str = "RGB") -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, size, 7).save(file, format)
+    return file.getvalue()
+
+
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """A dataset's source folder and the folder of all shards that it was written into."""
+
+    name: str
+    source: Path
+    shards: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.shards / self.name
+
+
+def shard(source: Path, shards: Path, name: str, *, shard_images: int = 50) -> Sharded:
+    card = find_card(name)
+    listing = list_folder(source, card)
+    write_shards(source, listing, shards / name, dataset=name, card=card, shard_images=shard_images)
+    return Sharded(name, source, shards)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of the program ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """Runs fastclip as a user does, in a folder of its own, 80 columns wide, without a network."""
+
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, *arguments: object, prefix: Sequence[str] = ()) -> Outcome:
+        process = self.start(*arguments, prefix=prefix)
+        out, err = process.communicate(timeout=300)
+        return Outcome(process.returncode, out, err)
+
+    def start(self, *arguments: object, prefix: Sequence[str] = ()) -> subprocess.Popen[str]:
+        command = [*prefix, *(() if "-m" in prefix else (sys.executable, "-m", "fastclip")), *map(str, arguments)]
+        environment = {**os.environ, "COLUMNS": "80", "HF_HUB_OFFLINE": "1", **self.environment}
+        environment = {name: value for name, value in environment.items() if name not in ("RANK", "WORLD_SIZE")}
+        return subprocess.Popen(
+            command, cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )

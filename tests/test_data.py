@@ -1,0 +1,186 @@
+"""From a folder to shards and back: nothing lost, nothing changed, every damage noticed."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from helpers import Program, Sharded, image_bytes, shard, write
+from PIL import Image
+
+from fastclip.data.folders import list_folder
+from fastclip.data.manifest import path_name, read_manifest, read_rejected
+from fastclip.data.reader import OpenShard, read_index
+from fastclip.data.shapes import CLASSES, DOMAINS, draw_shapes
+from fastclip.errors import IntegrityError, UserError
+
+
+def all_bytes(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_drawn_shapes_are_the_same_every_time_and_other_with_another_seed(tmp_path: Path):
+    for name, seed in (("one", 5), ("two", 5), ("three", 6)):
+        assert draw_shapes(tmp_path / name, seed=seed, images_per_class=1) == len(DOMAINS) * len(CLASSES) >= 40
+    assert all_bytes(tmp_path / "one") == all_bytes(tmp_path / "two") != all_bytes(tmp_path / "three")
+
+
+def test_the_same_folder_gives_the_same_bytes(shapes: Sharded, tmp_path: Path):
+    again = shard(shapes.source, tmp_path, "shapes", shard_images=20)
+    assert all_bytes(again.folder) == all_bytes(shapes.folder)
+
+
+def test_webdataset_reads_the_source_files_and_their_labels(shapes: Sharded):
+    manifest = read_manifest(shapes.folder)
+    seen = {}
+    for each in manifest.shards:
+        paths = {record.key: record.path for record in read_index(shapes.folder, each)}
+        dataset = webdataset.WebDataset(str(shapes.folder / each.name), shardshuffle=False)
+        for sample in dataset:
+            (image,) = (sample[extension] for extension in ("jpg", "png") if extension in sample)
+            seen[paths[sample["__key__"]]] = (image, manifest.classes[int(sample["cls"])])
+    source = {path.relative_to(shapes.source).as_posix(): path for path in shapes.source.glob("*/*/*")}
+    assert seen == {name: (path.read_bytes(), path.parent.name) for name, path in source.items()}
+
+
+def test_the_reader_gives_the_source_bytes_and_the_size_that_pillow_sees(shapes: Sharded):
+    for each in read_manifest(shapes.folder).shards:
+        opened = OpenShard(shapes.folder, each)
+        for row, record in enumerate(opened.records):
+            data = bytes(opened.image_bytes(row))
+            assert data == (shapes.source / record.path).read_bytes()
+            assert Image.open(io.BytesIO(data)).size == (record.width, record.height)
+
+
+def test_the_manifest_counts_what_the_tars_hold(shapes: Sharded):
+    manifest = read_manifest(shapes.folder)
+    assert [domain.name for domain in manifest.domains] == sorted(DOMAINS)
+    assert [domain.images for domain in manifest.domains] == [60] * 4
+    assert manifest.classes == tuple(sorted(CLASSES))
+    for each in manifest.shards:
+        with tarfile.open(shapes.folder / each.name) as tar:
+            assert len(tar.getnames()) == 2 * each.images
+        assert (shapes.folder / each.name).stat().st_size == each.bytes
+
+
+def test_every_cut_and_a_flip_in_every_block_of_a_shard_is_noticed(tmp_path: Path):
+    source = write(tmp_path / "source", {f"cat/{number}.png": image_bytes() for number in range(10)})
+    sharded = shard(source, tmp_path / "shards", "cats")
+    (each,) = read_manifest(sharded.folder).shards
+    path = sharded.folder / each.name
+    whole = path.read_bytes()
+    damaged = [whole[:cut] for cut in range(0, len(whole), 512)]
+    for position in range(37, len(whole), 512):
+        flipped = bytearray(whole)
+        flipped[position] ^= 1
+        damaged.append(bytes(flipped))
+    for data in damaged:
+        path.write_bytes(data)
+        with pytest.raises(IntegrityError, match=r"0\.tar"):
+            OpenShard(sharded.folder, each)
+    path.write_bytes(whole)
+    OpenShard(sharded.folder, each)
+
+
+def test_a_changed_index_or_manifest_is_noticed(tmp_path: Path):
+    source = write(tmp_path / "source", {"cat/a.png": image_bytes(), "dog/b.png": image_bytes()})
+    sharded = shard(source, tmp_path / "shards", "pets")
+    (each,) = read_manifest(sharded.folder).shards
+    index = sharded.folder / each.index_name
+    index.write_bytes(index.read_bytes().replace(b'"label":0', b'"label":1'))
+    with pytest.raises(IntegrityError, match="index"):
+        read_index(sharded.folder, each)
+    manifest = sharded.folder / "manifest.json"
+    document = json.loads(manifest.read_text())
+    document["shards"][0]["images"] = 3
+    manifest.write_text(json.dumps(document))
+    with pytest.raises(IntegrityError, match="2 images, its shards have 3"):
+        read_manifest(sharded.folder)
+
+
+BAD = {
+    "truncated.jpg": (image_bytes("JPEG", (64, 64))[:-200], "does not decode"),
+    "empty.png": (b"", "empty file"),
+    "page.jpg": (b"<html>not found</html>", "not JPEG, PNG or WebP"),
+    "moving.gif": (image_bytes("GIF", mode="P"), "not JPEG, PNG or WebP"),
+    "deep.png": (image_bytes(mode="I;16"), "16 bits"),
+    "bomb.png": (image_bytes(size=(8200, 8200), mode="1"), "more than the budget"),
+    "bare.png": (b"\x89PNG\r\n\x1a\n", "does not decode"),
+}
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_what_cannot_be_used_is_listed_with_its_reason_and_the_rest_is_sharded(tmp_path: Path, workers: int):
+    files = {f"sketch/cat/{name}": data for name, (data, _) in BAD.items()}
+    files |= {"sketch/cat/good.jpeg": image_bytes("WEBP"), "sketch/notes.txt": b"", "sketch/cat/Thumbs.db": b""}
+    sharded = shard(write(tmp_path / "source", files), tmp_path / "shards", "pets")
+    (domain,) = read_manifest(sharded.folder).domains
+    assert (domain.images, domain.unreadable) == (1, len(BAD))
+    rejected = {row.path: row for row in read_rejected(sharded.folder)}
+    for name, (_, reason) in BAD.items():
+        row = rejected[f"sketch/cat/{name}"]
+        assert reason in row.reason and (row.domain, row.label) == ("sketch", 0)
+        assert "0x7" not in row.reason, "a memory address would differ from run to run"
+    others = {path for path, row in rejected.items() if row.label is None}
+    assert others == {"sketch/notes.txt", "sketch/cat/Thumbs.db"}
+
+
+def test_a_tree_of_classes_is_one_domain(tmp_path: Path):
+    listing = list_folder(write(tmp_path, {"b_dog/1.png": b"", "a_cat/2.JPG": b""}), None)
+    assert (listing.domains, listing.classes) == (("all",), ("a_cat", "b_dog"))
+    assert [image.path for image in listing.images] == ["a_cat/2.JPG", "b_dog/1.png"]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"readme.txt": b""}, "holds no images"),
+        ({"1.png": b""}, "has no class folder"),
+        ({"cat/1.png": b"", "photo/cat/2.png": b""}, "mixes layouts: cat/1.png lies beside photo/cat/2.png"),
+    ],
+)
+def test_a_folder_that_is_no_dataset_is_refused_with_an_example(tmp_path: Path, files: dict[str, bytes], message: str):
+    with pytest.raises(UserError, match=message):
+        list_folder(write(tmp_path, files), None)
+
+
+def test_no_name_of_a_domain_can_leave_the_folder():
+    for name in ("..", ".", "a/b", "Real World", "é", "."):
+        assert "/" not in path_name(name) and "." not in path_name(name)
+    assert path_name("art_painting") == "art_painting"
+
+
+def test_pacs_takes_its_card_and_says_how_the_copy_differs(pacs_mini: Path, fastclip: Program):
+    outcome = fastclip("shard", "pacs", "--source", pacs_mini)
+    assert outcome.code == 0, outcome.err
+    for domain, published in (("art_painting", "2,048"), ("cartoon", "2,344"), ("photo", "1,670"), ("sketch", "3,929")):
+        (line,) = (line for line in outcome.out.splitlines() if line.strip().startswith(domain))
+        assert line.split() == [domain, "1", "112", "0", published]
+    assert max(map(len, outcome.out.splitlines())) <= 80
+    again = fastclip("shard", "pacs", "--source", pacs_mini)
+    assert (again.code, again.err.count("\n")) == (2, 2) and "--overwrite" in again.err
+
+
+def test_a_folder_unknown_to_the_card_is_named(tmp_path: Path, fastclip: Program):
+    write(tmp_path, {"copy/sketch/dog/1.png": image_bytes(), "copy/sketch/zebra/1.png": image_bytes()})
+    outcome = fastclip("shard", "pacs", "--source", tmp_path / "copy")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 2) and "zebra" in outcome.err
+
+
+def test_an_unreadable_image_ends_sharding_with_exit_code_3(tmp_path: Path, fastclip: Program):
+    write(tmp_path, {"copy/dog/1.png": image_bytes(), "copy/dog/2.png": b"\x1b[31mred"})
+    outcome = fastclip("shard", "dogs", "--source", tmp_path / "copy")
+    assert outcome.code == 3 and "dog/2.png: not JPEG, PNG or WebP" in outcome.out
+    assert "\x1b" not in outcome.out, "the terminal must not see bytes of a file"
+
+
+def test_labels_fit_any_number_of_classes(tmp_path: Path):
+    source = write(tmp_path / "source", {f"c{number:03d}/1.png": image_bytes() for number in range(120)})
+    sharded = shard(source, tmp_path / "shards", "many", shard_images=200)
+    (each,) = read_manifest(sharded.folder).shards
+    assert np.array_equal([record.label for record in read_index(sharded.folder, each)], np.arange(120))

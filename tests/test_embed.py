@@ -1,0 +1,147 @@
+"""Shares, parts and their keys: who does what, and what may be used again."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import Sharded
+
+from fastclip.cli import evaluate as eval_command
+from fastclip.data.manifest import Shard, read_manifest
+from fastclip.embed.plan import Unit, shares, work_order
+from fastclip.embed.processes import find_process
+from fastclip.embed.store import Part, PartStore, part_identity, part_key
+from fastclip.errors import IntegrityError, UserError
+from fastclip.evaluate import EvalOptions, Run
+from fastclip.pixels.decoder import Unreadable
+
+
+def units(*images: int) -> list[Unit]:
+    return [
+        Unit(Path("d"), Shard(name=f"a/{i}.tar", domain="a", images=n, bytes=1, sha256="", index_sha256=""), {})
+        for i, n in enumerate(images)
+    ]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 16])
+def test_every_unit_is_in_exactly_one_share_and_shares_are_level(world_size: int):
+    rng = np.random.default_rng(world_size)
+    work = units(*rng.integers(1, 1000, 60).tolist())
+    parts = shares(work, world_size)
+    names = [unit.shard.name for share in parts for unit in share]
+    assert sorted(names) == sorted(unit.shard.name for unit in work)
+    images = [sum(unit.shard.images for unit in share) for share in parts]
+    assert max(images) - min(images) <= 1000
+    assert shares(list(reversed(work)), world_size) == parts, "the order of the manifest must not matter"
+
+
+def test_a_process_takes_its_own_share_largest_first_and_then_all_the_others():
+    work = units(5, 9, 1, 7)
+    orders = [[unit.shard.images for unit in work_order(work, rank, 2)] for rank in (0, 1)]
+    assert orders == [[9, 1, 5, 7], [7, 5, 1, 9]]
+
+
+def test_the_process_is_read_from_the_environment():
+    process = find_process({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"})
+    assert (process.rank, process.world_size, process.local_rank, process.reports) == (5, 8, 1, False)
+    assert find_process({}).reports
+    for environment in ({"RANK": "x"}, {"RANK": "2", "WORLD_SIZE": "2"}):
+        with pytest.raises(UserError):
+            find_process(environment)
+
+
+def part(**changes: object) -> Part:
+    rows = np.arange(6, dtype=np.float16).reshape(2, 3)
+    return Part({"weights": "w", **changes}, rows, (Unreadable(1, "why"),))
+
+
+def test_a_part_comes_back_as_it_was_published(tmp_path: Path):
+    store = PartStore(tmp_path)
+    key = part_key(part().identity)
+    assert store.read(key) is None and not store.has(key)
+    store.publish(part())
+    store.publish(part())
+    found = store.read(key)
+    assert found is not None and store.has(key)
+    assert np.array_equal(found.embeddings, part().embeddings) and found.unreadable == part().unreadable
+    with pytest.raises(IntegrityError, match="other bytes"):
+        store.publish(dataclasses.replace(part(), embeddings=part().embeddings + 1))
+
+
+def test_a_damaged_or_misplaced_part_is_moved_aside(tmp_path: Path):
+    store = PartStore(tmp_path)
+    store.publish(part())
+    store.publish(part(weights="v"))
+    first, second = (part_key(part(weights=w).identity) for w in "wv")
+    (a,) = tmp_path.rglob(f"{first}*")
+    (b,) = tmp_path.rglob(f"{second}*")
+    b.write_bytes(a.read_bytes())
+    a.write_bytes(a.read_bytes()[:-1])
+    assert store.read(first) is None and store.read(second) is None
+    assert not store.has(first) and not store.has(second)
+    assert len(list((tmp_path / "damaged").iterdir())) == 2
+
+
+def test_every_option_says_whether_it_changes_an_embedding():
+    undeclared = [
+        f.name for f in dataclasses.fields(EvalOptions) if f.metadata.get("changes") not in ("identity", "runtime")
+    ]
+    assert not undeclared
+    shown_only = {"all_backbones", "json", "predictions"}  # the first is a way to write `backbones`
+    typed = set(inspect.signature(eval_command.command).parameters)
+    assert typed - shown_only == {field.name for field in dataclasses.fields(EvalOptions)}
+
+
+ANOTHER = {
+    "targets": ("shapes/flat",),
+    "backbones": ("ViT-B/32",),
+    "prompts": ("photo", "openai80"),
+    "random_weights": True,
+    "precision": "fp16",
+    "decoder": "dali",
+    "batch_size": 8,
+    "workers": 5,
+    "unreadable": "exclude",
+}
+"""An other value of every option that can be tried without a GPU, a copy of the shards or other weights."""
+
+
+@pytest.mark.parametrize("name", sorted({f.name for f in dataclasses.fields(EvalOptions)} - {"device"}))
+def test_identity_options_change_every_key_and_runtime_options_none(name: str, shapes: Sharded, tmp_path: Path):
+    usual = EvalOptions(backbones=("tiny",), shards=shapes.shards, store=tmp_path / "store", precision="fp32")
+    value = ANOTHER.get(name)
+    if name == "weights":
+        from fastclip.models.weights import find_weights
+
+        path = find_weights(Run(usual).candidates[0].backbone, None).path
+        assert path is not None
+        (tmp_path / "other.safetensors").write_bytes(path.read_bytes() + b"\0")
+        value = {"tiny": tmp_path / "other.safetensors"}
+    elif name == "shards":
+        (tmp_path / "elsewhere").symlink_to(shapes.shards)
+        value = tmp_path / "elsewhere"
+    elif name == "store":
+        value = tmp_path / "another"
+    changes = {name: value, **({"random_weights": True} if name == "backbones" else {})}
+    keys = {key for unit in Run(usual).units() for key in unit.keys.values()}
+    changed = {key for unit in Run(dataclasses.replace(usual, **changes)).units() for key in unit.keys.values()}
+    (field,) = (field for field in dataclasses.fields(EvalOptions) if field.name == name)
+    assert changed
+    if field.metadata["changes"] == "identity":
+        assert not changed & keys
+    else:
+        assert changed <= keys
+
+
+def test_a_key_changes_with_a_byte_of_the_shard_or_its_index(shapes: Sharded):
+    shard = read_manifest(shapes.folder).shards[0]
+    recipe = {"weights": "w"}
+    others = [dataclasses.replace(shard, sha256="0" * 64), dataclasses.replace(shard, index_sha256="0" * 64)]
+    keys = {part_key(part_identity(recipe, each)) for each in (shard, *others)}
+    assert len(keys) == 3
+    renamed = dataclasses.replace(shard, name="b/9.tar", domain="b")
+    assert part_key(part_identity(recipe, renamed)) in keys, "the same bytes elsewhere are the same images"

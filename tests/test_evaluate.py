@@ -1,0 +1,238 @@
+"""The numbers: equal to independent programs, the same for any number of processes, none that is not accounted for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pyarrow.parquet as pq
+import pytest
+from helpers import Program, Sharded, image_bytes, shard, write
+
+from fastclip.data.manifest import read_manifest
+from fastclip.text.prompts import BUILT_IN, find_prompt_set
+
+ALL_PROMPTS = [word for name in BUILT_IN for word in ("--prompts", name)]
+
+
+def evaluate(fastclip: Program, sharded: Sharded, *arguments: object, **options: object) -> dict:
+    """Run `fastclip eval` and return its record."""
+    path = fastclip.folder / "record.json"
+    command = ("eval", sharded.name, "--shards", sharded.shards, "--json", path, *arguments)
+    outcome = fastclip(*command, **options)
+    assert outcome.code == 0, outcome.err
+    return json.loads(path.read_text())
+
+
+def answers(path: Path) -> dict[str, dict[str, dict]]:
+    """Prompt set → path → row of a predictions file."""
+    found: dict[str, dict[str, dict]] = {}
+    for row in pq.read_table(path).to_pylist():
+        found.setdefault(row["prompts"], {})[row["path"]] = row
+    return found
+
+
+def assert_same_answers(ours: dict[str, dict], theirs: dict[str, tuple[int, float]], scale: float = 1.0) -> None:
+    """Every image has the other program's answer, but for ties: closer than twice what pixels move a margin by.
+
+    `theirs`: path → (answer, margin of the two best scores, `scale` times a cosine). The exceptions are printed.
+    """
+    assert ours.keys() == theirs.keys()
+    agreeing = [path for path in ours if ours[path]["predicted"] == theirs[path][0]]
+    moved = max(abs(ours[path]["margin"] - theirs[path][1] / scale) for path in agreeing)
+    assert moved < 0.05, "the two programs do not see the same images"
+    for path in ours.keys() - set(agreeing):
+        print(f"{path}: {ours[path]['predicted']} against {theirs[path]}, a tie within {moved:.2g}")
+        assert theirs[path][1] / scale <= 2 * moved, f"{path} differs and is no tie"
+    assert len(ours) - len(agreeing) <= max(1, len(ours) // 100)
+
+
+@pytest.mark.parametrize("dataset", ["shapes", "pacs"])
+def test_every_cell_equals_an_independent_loop(dataset: str, fastclip: Program, request: pytest.FixtureRequest):
+    sharded: Sharded = request.getfixturevalue(dataset)
+    predictions = fastclip.folder / "predictions.parquet"
+    arguments = ("-b", "tiny", *ALL_PROMPTS, "--precision", "fp32", "--predictions", predictions)
+    record = evaluate(fastclip, sharded, *arguments)
+    manifest = read_manifest(sharded.folder)
+    rows = answers(predictions)
+    for name in BUILT_IN:
+        prompts = [
+            find_prompt_set(name).prompts(*names) for names in zip(manifest.classes, manifest.names, strict=True)
+        ]
+        paths, labels, scores = oracle.score(sharded.source, prompts)
+        best = np.sort(scores, axis=1)[:, ::-1]
+        theirs = {p: (int(s.argmax()), float(b[0] - b[1])) for p, s, b in zip(paths, scores, best, strict=True)}
+        assert_same_answers(rows[name], theirs)
+        differing = {path for path in paths if rows[name][path]["predicted"] != theirs[path][0]}
+        for cell in (cell for cell in record["cells"] if cell["prompts"] == name):
+            mine = [i for i, path in enumerate(paths) if path.startswith(cell["domain"] + "/")]
+            right = sum(int(scores[i].argmax() == labels[i]) for i in mine)
+            assert cell["images"] == cell["classified"] == len(mine)
+            assert abs(cell["top1"] - right) <= sum(path.startswith(cell["domain"] + "/") for path in differing)
+
+
+@pytest.mark.parametrize("dataset", ["shapes", "pacs"])
+def test_every_image_has_the_answer_that_clip_benchmark_gives_on_the_same_shards(
+    dataset: str, fastclip: Program, reference_python: Path, request: pytest.FixtureRequest
+):
+    sharded: Sharded = request.getfixturevalue(dataset)
+    predictions = fastclip.folder / "predictions.parquet"
+    evaluate(fastclip, sharded, "-b", "tiny", "--prompts", "photo", "--precision", "fp32", "--predictions", predictions)
+    rows = answers(predictions)["photo"]
+    manifest = read_manifest(sharded.folder)
+    (fastclip.folder / "templates.json").write_text('["a photo of a {c}."]')
+    (fastclip.folder / "names.json").write_text(json.dumps(manifest.names))
+    script = Path(__file__).parent / "reference" / "peer.py"
+    command = [reference_python, "-W", "ignore", script, "--config", oracle.TINY / "fastclip-tiny.json"]
+    command += ["--weights", oracle.TINY / "tiny.safetensors", "--shards", sharded.folder, "--out", "out.json"]
+    command += ["--templates", "templates.json", "--classnames", "names.json"]
+    command += [word for domain in manifest.domains for word in ("--split", domain.name)]
+    subprocess.run([str(word) for word in command], cwd=fastclip.folder, check=True, capture_output=True)
+    for domain, theirs in json.loads((fastclip.folder / "out.json").read_text()).items():
+        ours = {path: row for path, row in rows.items() if row["domain"] == domain}
+        in_order = sorted(ours, key=lambda path: ours[path]["key"])
+        assert [ours[path]["label"] for path in in_order] == theirs["labels"]
+        pairs = zip(theirs["predictions"], theirs["margin"], strict=True)
+        assert_same_answers(ours, dict(zip(in_order, pairs, strict=True)), scale=100)
+
+
+def all_parts(store: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*.safetensors")}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_any_number_of_processes_and_cores_gives_the_same_bytes(
+    precision: str, shapes: Sharded, fastclip: Program, launch: Callable[[int], list[str]]
+):
+    results = {}
+    runs = {"one": (), "one core": ("taskset", "-c", "0", sys.executable, "-m", "fastclip")}
+    runs |= {"two": launch(2), "three": launch(3)}
+    for name, prefix in runs.items():
+        store, record = fastclip.folder / name / "store", fastclip.folder / name / "record.json"
+        record.parent.mkdir()
+        command = ["eval", "shapes/flat", "-b", "tiny", "-b", "ViT-B/32", "--random-weights", "--precision", precision]
+        command += ["--shards", shapes.shards, "--store", store, "--json", record, "--prompts", "photo"]
+        command += ["--batch-size", 8]
+        outcome = fastclip(*command, prefix=prefix)
+        assert outcome.code == 0, outcome.err
+        results[name] = (all_parts(store), record.read_bytes(), outcome.out)
+        assert len(results[name][0]) == 2 * 3 + 2, "a part for each shard and backbone, prototypes for each backbone"
+    assert results["one"] == results["one core"] == results["two"] == results["three"]
+
+
+def test_a_second_run_embeds_nothing_and_a_new_prompt_set_is_only_scored(shapes: Sharded, fastclip: Program):
+    first = evaluate(fastclip, shapes, "-b", "tiny")
+    store = fastclip.folder / "embeddings"
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*.safetensors")}
+    assert evaluate(fastclip, shapes, "-b", "tiny") == first
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*.safetensors")} == before
+    outcome = fastclip("eval", "--shards", shapes.shards, "-b", "tiny", "--prompts", "openai80")
+    assert outcome.code == 0 and "Embedded" not in outcome.err
+    assert len(list(store.rglob("*.safetensors"))) == len(before) + 1
+
+
+def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(pacs: Sharded, fastclip: Program):
+    command = ["eval", "pacs", "-b", "tiny", "--shards", pacs.shards, "--precision", "fp32", "--prompts", "photo"]
+    whole = fastclip(*command, "--store", "whole")
+    assert whole.code == 0, whole.err
+    killed = fastclip.start(*command, "--store", "killed")
+    store = fastclip.folder / "killed"
+    deadline = time.monotonic() + 120
+    while len(all_parts(store)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    left = all_parts(store)
+    assert left.items() <= all_parts(fastclip.folder / "whole").items()
+    again = fastclip(*command, "--store", "killed")
+    assert (again.code, again.out) == (0, whole.out)
+    assert all_parts(store) == all_parts(fastclip.folder / "whole")
+
+
+def test_a_damaged_part_is_made_again(shapes: Sharded, fastclip: Program):
+    first = evaluate(fastclip, shapes, "-b", "tiny")
+    part = next((fastclip.folder / "embeddings" / "parts").rglob("*.safetensors"))
+    data = bytearray(part.read_bytes())
+    data[-1] ^= 1
+    part.write_bytes(data)
+    assert evaluate(fastclip, shapes, "-b", "tiny") == first
+    assert part.read_bytes() != bytes(data)
+
+
+def test_a_damaged_shard_stops_the_run_with_exit_code_5(shapes: Sharded, fastclip: Program):
+    shutil.copytree(shapes.shards, fastclip.folder / "copy")
+    tar = fastclip.folder / "copy" / "shapes" / "flat" / "0.tar"
+    data = bytearray(tar.read_bytes())
+    data[len(data) // 2] ^= 1
+    tar.write_bytes(data)
+    outcome = fastclip("eval", "shapes", "-b", "tiny", "--shards", "copy")
+    assert (outcome.code, outcome.out) == (5, "")
+    assert "flat/0.tar" in outcome.err and outcome.err.count("\n") == 2
+
+
+@pytest.fixture
+def partly_broken(tmp_path: Path) -> Sharded:
+    """Ten images a class; one of each is unreadable: in the source, or behind a header that Pillow accepts."""
+    good = [image_bytes("JPEG", (40 + n, 50)) for n in range(10)]
+    files = {f"{name}/{n}.jpg": data for name in ("circle", "star") for n, data in enumerate(good)}
+    files["star/3.jpg"] = b"<html>"
+    return shard(write(tmp_path / "source", files), tmp_path / "shards", "broken")
+
+
+@pytest.mark.parametrize("decoder", ["torchvision", "dali"])
+def test_an_unreadable_image_counts_as_the_user_says_and_is_named(
+    decoder: str, partly_broken: Sharded, fastclip: Program
+):
+    command = [
+        "eval",
+        "broken",
+        "-b",
+        "tiny",
+        "--shards",
+        partly_broken.shards,
+        "--decoder",
+        decoder,
+        "--json",
+        "r.json",
+    ]
+    for policy, code, images in (("stop", 3, None), ("wrong", 0, 20), ("exclude", 0, 19)):
+        outcome = fastclip(*command, "--unreadable", policy)
+        assert outcome.code == code, outcome.err
+        assert "1 unreadable" in outcome.out and "star/3.jpg" in outcome.out
+        (cell,) = json.loads((fastclip.folder / "r.json").read_text())["cells"]
+        assert (cell["images"], cell["classified"], cell["unreadable"]) == (20, 19, 1)
+        assert cell["accuracy"] == (None if images is None else cell["top1"] / images)
+        assert ("—" in outcome.out) == (policy == "stop")
+
+
+def test_other_precisions_flip_few_answers_and_the_flips_are_counted(pacs: Sharded, fastclip: Program):
+    rows = {}
+    for precision in ("fp32", "bf16", "fp16"):
+        path = fastclip.folder / f"{precision}.parquet"
+        evaluate(fastclip, pacs, "-b", "tiny", "--precision", precision, "--predictions", path)
+        rows[precision] = answers(path)["transferlearning"]
+    for precision in ("bf16", "fp16"):
+        flipped = [p for p, row in rows["fp32"].items() if rows[precision][p]["predicted"] != row["predicted"]]
+        widest = max((rows["fp32"][path]["margin"] for path in flipped), default=0.0)
+        print(f"{precision}: {len(flipped)} of {len(rows['fp32'])} flipped, margins up to {widest:.2g}")
+        assert len(flipped) <= len(rows["fp32"]) // 20 and widest < 0.05
+
+
+def test_precision_follows_accelerate_and_stands_in_the_table(shapes: Sharded, fastclip: Program, launch):
+    told = dataclasses.replace(fastclip, environment={"ACCELERATE_MIXED_PRECISION": "fp16"})
+    outcome = told("eval", "shapes/flat", "-b", "tiny", "--shards", shapes.shards)
+    assert outcome.code == 0 and "fp16" in outcome.out
+    prefix = launch(2)
+    prefix.insert(prefix.index("--num_processes"), "--mixed_precision=bf16")
+    outcome = fastclip("eval", "shapes/flat", "-b", "tiny", "--shards", shapes.shards, prefix=prefix)
+    assert outcome.code == 0 and "bf16" in outcome.out, outcome.err

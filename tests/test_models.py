@@ -1,0 +1,232 @@
+"""Backbones and weights: the published architectures, OpenAI's own numbers, and no file that could run code."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import Program
+from safetensors.torch import load_file, save_file
+
+from fastclip.errors import FastclipError, IntegrityError, UserError
+from fastclip.files import digest_file
+from fastclip.models import backbones, weights
+from fastclip.models.backbones import OPENAI_BACKBONES, TINY, find_backbone
+from fastclip.models.numerics import find_precision
+from fastclip.models.tower import ImageTower, TextTower, build_model, load_model, load_text_tower
+from fastclip.models.weights import Weights, find_weights, random_weights, read_weights
+
+CPU = torch.device("cpu")
+
+# Of the published models: the tensors of OpenAI's archives, counted.
+PARAMETERS = {
+    "RN50": 102_007_137,
+    "RN101": 119_688_033,
+    "RN50x4": 178_300_601,
+    "RN50x16": 290_979_217,
+    "RN50x64": 623_258_305,
+    "ViT-B/32": 151_277_313,
+    "ViT-B/16": 149_620_737,
+    "ViT-L/14": 427_616_513,
+    "ViT-L/14@336px": 427_944_193,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_nine_have_the_published_sides_and_parameters(name: str):
+    model = build_model(OPENAI_BACKBONES[name], "fp32", meta=True)
+    assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
+    assert model.visual.image_size in (OPENAI_BACKBONES[name].side, (OPENAI_BACKBONES[name].side,) * 2)
+    assert all(parameter.is_meta for parameter in model.parameters()), "memory was spent on random weights"
+
+
+def test_backbones_are_found_by_every_familiar_spelling():
+    assert list(OPENAI_BACKBONES) == list(PARAMETERS)
+    for name, backbone in OPENAI_BACKBONES.items():
+        for spelling in (name, name.replace("/", "-"), name.lower()):
+            assert find_backbone(spelling) is backbone
+    assert find_backbone("ViT-L-14-336").name == "ViT-L/14@336px"
+    assert find_backbone("tiny") is TINY
+    with pytest.raises(UserError, match="Did you mean ViT-B/16"):
+        find_backbone("ViT-B16x")
+
+
+def test_any_backbone_of_open_clip_can_be_named_and_another_preprocessing_is_refused():
+    laion = find_backbone("ViT-B-32/laion2b_s34b_b79k")
+    assert (laion.side, laion.architecture, laion.hub) == (224, "ViT-B-32", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
+    assert find_backbone("ViT-B-32/metaclip_400m").architecture == "ViT-B-32-quickgelu"
+    with pytest.raises(UserError, match="squash"):
+        find_backbone("ViT-B-16-SigLIP/webli")
+    with pytest.raises(UserError, match="no backbone"):
+        find_backbone("ViT-B-32/no-such-weights")
+
+
+def lively(model: torch.nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Random weights under which `pixels` differ: fresh ones put every image into one place."""
+    generator = torch.Generator().manual_seed(1)
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for name, tensor in tensors.items():
+        if name.endswith("bn3.weight"):
+            tensor.uniform_(0.5, 1, generator=generator)
+        elif "attnpool" in name and name.endswith(("q_proj.weight", "k_proj.weight")):
+            tensor.mul_(4)
+        elif name.endswith(".bias"):
+            tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.05)
+    model.load_state_dict(tensors)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # statistics of these very images, so that none of their differences is flattened
+    with torch.no_grad():
+        model.train().encode_image(pixels)
+    return model.eval().state_dict()
+
+
+@pytest.mark.parametrize("name", ["RN50", "ViT-B/32"])
+def test_embeddings_equal_those_of_openais_own_implementation(name: str, tmp_path: Path, reference_python: Path):
+    backbone = find_backbone(name)
+    crops = torch.randint(0, 256, (4, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    crops[1:] //= torch.arange(2, 5, dtype=torch.uint8).view(3, 1, 1, 1)  # other images, not only other noise
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))
+    pixels = (crops / 255 - mean) / std
+    tensors = lively(load_model(backbone, random_weights(backbone), "fp32"), pixels)
+    save_file(tensors, tmp_path / "weights.safetensors")
+    texts = ["a photo of a dog.", "a picture of a Alarm_Clock", "x"]
+    inputs = {f"weights/{key}": tensor for key, tensor in tensors.items()} | {"pixels": pixels}
+    save_file(inputs, tmp_path / "in.safetensors", metadata={"texts": json.dumps(texts)})
+    script = Path(__file__).parent / "reference" / "openai_clip.py"
+    command = [reference_python, "-W", "ignore", script, tmp_path / "in.safetensors", tmp_path / "out.safetensors"]
+    subprocess.run([str(word) for word in command], check=True)
+    expected = load_file(tmp_path / "out.safetensors")
+    assert int(expected["parameters"]) == PARAMETERS[name]
+
+    found = Weights(tmp_path / "weights.safetensors", "")
+    image_tower = ImageTower(load_model(backbone, found, "fp32").visual, backbone, "fp32", CPU)
+    text_tower = load_text_tower(backbone, found, CPU)
+    for kind, ours in (("images", image_tower(crops)), ("texts", text_tower(text_tower.tokenize(texts)))):
+        theirs = torch.nn.functional.normalize(expected[kind], dim=1)
+        assert torch.pdist(theirs).min() > 1e-3, "vectors that hardly differ prove nothing"
+        assert (ours - theirs).abs().max() < 2e-6, kind
+
+
+def test_the_same_weights_in_fp16_and_bf16_point_the_same_way():
+    crops = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = find_weights(TINY, None)
+    vectors = {p: ImageTower(load_model(TINY, found, p).visual, TINY, p, CPU)(crops) for p in ("fp32", "bf16", "fp16")}
+    for precision, least in (("bf16", 0.999), ("fp16", 0.99999)):
+        assert (vectors[precision] * vectors["fp32"]).sum(1).min() > least, precision
+        assert not torch.equal(vectors[precision], vectors["fp32"])
+
+
+def test_precision_is_the_users_then_accelerates_then_this_machines():
+    assert find_precision("fp32", CPU, {"ACCELERATE_MIXED_PRECISION": "bf16"}) == "fp32"
+    assert find_precision(None, CPU, {"ACCELERATE_MIXED_PRECISION": "fp16"}) == "fp16"
+    assert find_precision(None, CPU, {"ACCELERATE_MIXED_PRECISION": "no"}) == find_precision(None, CPU, {})
+    assert find_precision(None, torch.device("cuda", 0), {}) == "fp16"
+    with pytest.raises(UserError, match="fp8"):
+        find_precision(None, CPU, {"ACCELERATE_MIXED_PRECISION": "fp8"})
+
+
+class Archive(torch.nn.Module):
+    """What OpenAI's archives are: a TorchScript module whose state has three numbers beside the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.arange(4.0).half())
+        for number in ("input_resolution", "context_length", "vocab_size"):
+            self.register_buffer(number, torch.tensor(7))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.weight
+
+
+def test_an_archive_opens_only_under_a_published_digest_and_for_its_backbone(tmp_path: Path, monkeypatch):
+    path = tmp_path / "RN50.pt"
+    torch.jit.save(torch.jit.script(Archive()), path)
+    sha256 = digest_file(path)
+    rn50 = find_backbone("RN50")
+    with pytest.raises(IntegrityError, match="none of OpenAI's nine"):
+        read_weights(rn50, path, sha256)
+    monkeypatch.setitem(backbones.PUBLISHED_ARCHIVES, sha256, rn50)
+    tensors = read_weights(rn50, path, sha256)
+    assert list(tensors) == ["weight"] and tensors["weight"].tolist() == [0, 1, 2, 3]
+    assert tensors["weight"].dtype == torch.float32
+    with pytest.raises(UserError, match="holds RN50, not ViT-B/32"):
+        read_weights(find_backbone("ViT-B/32"), path, sha256)
+
+
+def test_the_published_digests_are_those_in_open_clips_addresses():
+    import open_clip
+
+    assert len(backbones.PUBLISHED_ARCHIVES) == 9
+    for backbone in OPENAI_BACKBONES.values():
+        source = open_clip.get_pretrained_cfg(backbone.architecture, "openai")
+        assert source["url"].split("/")[-2:] == [backbone.archive_sha256, backbone.archive]
+        assert source["hf_hub"].rstrip("/") == backbone.hub
+
+
+def test_a_pickled_file_is_refused_unopened(tmp_path: Path):
+    canary = tmp_path / "canary"
+
+    class Evil:
+        def __reduce__(self):
+            return (canary.touch, ())
+
+    torch.save({"weight": Evil()}, tmp_path / "new.pt")
+    torch.save({"weight": Evil()}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    for name in ("new.pt", "old.pt"):
+        with pytest.raises(FastclipError):
+            read_weights(TINY, tmp_path / name, digest_file(tmp_path / name))
+    assert not canary.exists()
+
+
+def test_damaged_or_other_weights_are_refused_with_the_tensor_named(tmp_path: Path):
+    path = find_weights(TINY, None).path
+    assert path is not None
+    (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(IntegrityError, match="damaged"):
+        read_weights(TINY, tmp_path / "cut.safetensors", "")
+    tensors = load_file(path)
+    del tensors["text_projection"]
+    save_file(tensors, tmp_path / "less.safetensors")
+    with pytest.raises(IntegrityError, match="text_projection"):
+        load_model(TINY, Weights(tmp_path / "less.safetensors", ""), "fp32")
+
+
+def test_weights_are_found_in_the_hubs_cache_and_in_openais(tmp_path: Path, monkeypatch):
+    rn50 = find_backbone("RN50")
+    monkeypatch.setattr(weights, "_openai_cache", lambda: tmp_path)
+    (tmp_path / "RN50.pt").write_bytes(b"archive")
+    assert find_weights(rn50, None).path == tmp_path / "RN50.pt"
+    hub = tmp_path / "hub" / "models--timm--resnet50_clip.openai"
+    snapshot = hub / "snapshots" / "0123456789012345678901234567890123456789"
+    snapshot.mkdir(parents=True)
+    (hub / "refs").mkdir()
+    (hub / "refs" / "main").write_text(snapshot.name)
+    (snapshot / weights.HUB_FILE).write_bytes(b"tensors")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path / "hub"), raising=False)
+    assert find_weights(rn50, None).path == snapshot / weights.HUB_FILE
+
+
+def test_without_weights_two_lines_say_which_file_is_missing_and_how_to_get_it(
+    shapes, fastclip: Program, tmp_path: Path
+):
+    offline = dataclasses.replace(fastclip, environment={"HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf")})
+    outcome = offline("eval", "shapes", "-b", "ViT-B/32", "--shards", shapes.shards)
+    assert (outcome.code, outcome.out) == (2, "")
+    what, how = outcome.err.splitlines()
+    for part in ("ViT-B/32", "open_clip_model.safetensors", str(tmp_path / "hf"), "ViT-B-32.pt", ".cache/clip"):
+        assert part in what
+    assert "hf download timm/vit_base_patch32_clip_224.openai" in how and "--weights" in how
+
+
+def test_a_prompt_that_does_not_fit_is_refused_instead_of_cut():
+    tower: TextTower = load_text_tower(TINY, find_weights(TINY, None), CPU)
+    with pytest.raises(UserError, match="40 tokens; 30 fit"):
+        tower.tokenize(["star " * 40])
+    assert np.array_equal(tower.tokenize(["star"]).shape, (1, 32))

@@ -1,0 +1,195 @@
+"""Pixels against CLIP's own preprocessing: Pillow, torchvision's `Resize` and `CenterCrop` on PIL images."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import image_bytes, needs_gpu
+from PIL import Image
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+from fastclip.data.images import open_image
+from fastclip.pixels.decoder import EncodedImage, make_decoder
+from fastclip.pixels.geometry import crop_region, resized_shape
+
+SIDES = (224, 288, 336, 384, 448)
+CPU = torch.device("cpu")
+DECODERS = ("torchvision", "dali")
+
+MEAN_LEVELS = {"torchvision": 0.02, "dali": 0.25}
+"""Largest mean difference over a set of images, in grey levels of 255."""
+
+WORST_LEVELS = {"torchvision": 0.5, "dali": 0.5}
+"""Largest mean difference of one image; 1.0 where its short side is under 16 pixels."""
+
+
+def reference(data: bytes, side: int) -> np.ndarray:
+    """CLIP's crop [3, side, side]. RGB first, as ImageFolder's loader: a resized palette takes the nearest pixel."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    crop = Compose([Resize(side, InterpolationMode.BICUBIC), CenterCrop(side)])
+    return np.asarray(crop(image)).transpose(2, 0, 1)
+
+
+def encoded(data: bytes) -> EncodedImage:
+    width, height = Image.open(io.BytesIO(data)).size
+    return EncodedImage(memoryview(bytearray(data)), height, width)
+
+
+def mean_differences(decoder: str, device: torch.device, images: list[bytes], side: int) -> np.ndarray:
+    """Per image, in grey levels."""
+    decoded = make_decoder(decoder, [side], len(images), device, 2).decode([encoded(data) for data in images])
+    assert decoded.unreadable == []
+    crops = decoded.crops[side].cpu().numpy().astype(np.int16)
+    return np.array([np.abs(crop - reference(data, side)).mean() for crop, data in zip(crops, images, strict=True)])
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_photos_come_out_as_clip_preprocesses_them(decoder: str, side: int, photos: list[Path]):
+    # All 200 at the side of most backbones, every fourth at the others: two cores want their time back.
+    chosen = photos if side == 224 else photos[::4]
+    differences = mean_differences(decoder, CPU, [path.read_bytes() for path in chosen], side)
+    assert differences.mean() <= MEAN_LEVELS[decoder], differences.mean()
+    assert differences.max() <= WORST_LEVELS[decoder], differences.max()
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("side", SIDES)
+def test_photos_decoded_on_a_gpu_come_out_as_clip_preprocesses_them(side: int, photos: list[Path]):
+    differences = mean_differences("dali", torch.device("cuda", 0), [path.read_bytes() for path in photos], side)
+    assert differences.mean() <= MEAN_LEVELS["dali"], differences.mean()
+    assert differences.max() <= WORST_LEVELS["dali"], differences.max()
+
+
+def picture(height: int, width: int) -> Image.Image:
+    """Something with edges, slopes and noise."""
+    rng = np.random.default_rng([height, width])
+    y, x = np.mgrid[0:height, 0:width]
+    waves = np.stack([np.sin(x / 9) * 80, np.cos(y / 7) * 80, (x + y) % 64], axis=2) + 120
+    noisy = waves + rng.normal(0, 12, waves.shape)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def save(image: Image.Image, format: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def with_alpha(image: Image.Image) -> Image.Image:
+    image = image.copy()
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image
+
+
+def rotated_by_exif() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return save(picture(120, 200), "JPEG", exif=exif)
+
+
+ODD: dict[str, Callable[[], bytes]] = {
+    "1x1": lambda: save(picture(1, 1), "PNG"),
+    "3x1000": lambda: save(picture(3, 1000), "PNG"),
+    "1000x3": lambda: save(picture(1000, 3), "PNG"),
+    "5000x40": lambda: save(picture(5000, 40), "JPEG"),
+    "40x5000": lambda: save(picture(40, 5000), "JPEG"),
+    "already 224": lambda: save(picture(224, 224), "PNG"),
+    "grey": lambda: save(picture(150, 201).convert("L"), "JPEG"),
+    "grey PNG": lambda: save(picture(150, 201).convert("L"), "PNG"),
+    "CMYK": lambda: save(picture(150, 201).convert("CMYK"), "JPEG"),
+    "palette": lambda: save(picture(150, 201).convert("P"), "PNG"),
+    "palette with transparency": lambda: save(picture(150, 201).convert("P"), "PNG", transparency=3),
+    "alpha": lambda: save(with_alpha(picture(150, 201)), "PNG"),
+    "grey and alpha": lambda: save(with_alpha(picture(150, 201)).convert("LA"), "PNG"),
+    "EXIF-rotated": rotated_by_exif,
+    "progressive": lambda: save(picture(333, 217), "JPEG", progressive=True),
+    "no subsampling": lambda: save(picture(333, 217), "JPEG", subsampling=0),
+    "WebP": lambda: save(picture(333, 217), "WEBP"),
+    "WebP with alpha": lambda: save(with_alpha(picture(333, 217)), "WEBP"),
+    "animated WebP": lambda: save(
+        picture(90, 120), "WEBP", save_all=True, append_images=[picture(90, 120).rotate(90)], lossless=True
+    ),
+}
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_odd_kinds_come_out_as_clip_preprocesses_them(decoder: str, kind: str, side: int):
+    data = ODD[kind]()
+    (difference,) = mean_differences(decoder, CPU, [data], side)
+    assert difference <= (1.0 if min(Image.open(io.BytesIO(data)).size) < 16 else WORST_LEVELS[decoder])
+
+
+def test_a_dithered_image_shows_how_far_the_two_resizers_can_differ():
+    """Noise of full contrast, black or white at every pixel: nothing in a photo comes near."""
+    data = save(picture(150, 201).convert("1"), "PNG")
+    assert mean_differences("torchvision", CPU, [data], 224)[0] <= WORST_LEVELS["torchvision"]
+    assert mean_differences("dali", CPU, [data], 224)[0] <= 3.0
+
+
+BROKEN = {
+    "truncated": image_bytes("JPEG", (64, 64))[:-200],
+    "empty": b"",
+    "a web page": b"<html>not found</html>",
+    "16 bits": image_bytes(mode="I;16"),
+}
+
+
+@pytest.mark.parametrize("where", [[0], [3], [7], list(range(8))])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_broken_images_are_named_and_the_rest_of_the_batch_is_unharmed(decoder: str, where: list[int]):
+    good = save(picture(100, 130), "JPEG")
+    kinds = list(BROKEN)
+    files = [BROKEN[kinds[row % len(kinds)]] if row in where else good for row in range(8)]
+    batch = [EncodedImage(memoryview(bytearray(data)), 100, 130) for data in files]
+    machine = make_decoder(decoder, [224], 10, CPU, 1)
+    for _ in range(2):  # a second batch, for a pipeline that an error made invalid
+        decoded = machine.decode(batch)
+        assert [row for row, _ in decoded.unreadable] == where
+        crops = decoded.crops[224].numpy().astype(int)
+        assert crops.shape == (10, 3, 224, 224)
+        assert not crops[where].any() and not crops[8:].any()
+        for row in set(range(8)) - set(where):
+            assert np.abs(crops[row] - reference(good, 224)).mean() < 0.5
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_an_image_beyond_the_pixel_budget_is_not_decoded(decoder: str):
+    small = save(picture(20, 20), "PNG")
+    batch = [EncodedImage(memoryview(bytearray(small)), 20_000, 20_000), encoded(small)]
+    decoded = make_decoder(decoder, [224], 2, CPU, 1).decode(batch)
+    assert [row for row, _ in decoded.unreadable] == [0]
+    assert "20000 × 20000" in decoded.unreadable[0].reason
+
+
+def test_a_side_that_nobody_needs_is_not_made():
+    for decoder in DECODERS:
+        decoded = make_decoder(decoder, [288], 2, CPU, 1).decode([encoded(save(picture(50, 60), "PNG"))])
+        assert set(decoded.crops) == {288} and decoded.crops[288].shape == (2, 3, 288, 288)
+
+
+def test_the_region_is_the_crop_of_torchvision_for_every_size():
+    rng = np.random.default_rng(0)
+    for height, width in rng.integers(1, 5000, (500, 2)).tolist():
+        for side in SIDES:
+            new_height, new_width = resized_shape(height, width, side)
+            long, short = max(height, width), min(height, width)
+            assert sorted((new_height, new_width)) == [side, int(side * long / short)]
+            top, left, bottom, right = crop_region(height, width, side)
+            assert 0 <= top < bottom <= height + 1e-9 and 0 <= left < right <= width + 1e-9
+
+
+def test_the_reason_for_an_unreadable_image_depends_on_its_bytes_alone():
+    with pytest.raises(ValueError) as first:
+        open_image(BROKEN["a web page"])
+    with pytest.raises(ValueError) as second:
+        open_image(BROKEN["a web page"])
+    assert str(first.value) == str(second.value) and "0x" not in str(first.value)

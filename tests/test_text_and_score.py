@@ -1,0 +1,141 @@
+"""Prompt sets, prototypes and counts, against answers that are known without our code."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastclip.errors import UserError
+from fastclip.models.backbones import TINY
+from fastclip.models.tower import load_text_tower
+from fastclip.models.weights import find_weights
+from fastclip.report.cells import Cell, mean
+from fastclip.score.zero_shot import IMAGES_PER_BLOCK, classify
+from fastclip.text.prompts import PromptSet, find_prompt_set
+from fastclip.text.prototypes import cached_prototypes, compute_prototypes, prototype_identity
+
+CLASSES = [("Alarm_Clock", "Alarm Clock"), ("TV", "television")]
+
+
+def test_the_published_tables_prompt_keeps_underscores_and_has_no_full_stop():
+    assert find_prompt_set("transferlearning").prompts(*CLASSES[0]) == ["a picture of a Alarm_Clock"]
+    assert find_prompt_set("photo").prompts(*CLASSES[1]) == ["a photo of a television."]
+
+
+def test_openai80_are_open_clips_templates():
+    import open_clip
+
+    expected = [template("Alarm Clock") for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
+    assert find_prompt_set("openai80").prompts(*CLASSES[0]) == expected and len(expected) == 80
+
+
+def test_a_users_file_is_a_prompt_set(tmp_path: Path):
+    (tmp_path / "mine.txt").write_text("\ufeffa {} on a table\r\n\r\n {folder}!\n", "utf-8")
+    assert find_prompt_set(str(tmp_path / "mine.txt")) == PromptSet("mine", ("a {} on a table", "{folder}!"))
+    (tmp_path / "more.json").write_text('["a {}"]')
+    assert find_prompt_set(str(tmp_path / "more.json")) == PromptSet("more", ("a {}",))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a photo", "exactly one placeholder"),
+        (b"{} and {}", "exactly one placeholder"),
+        (b"{0.__class__}", "exactly one placeholder"),
+        (b"\n\n", "no template"),
+        (b"\xff\xfe", "cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_prompt_set_is_refused(tmp_path: Path, content: bytes, message: str):
+    (tmp_path / "bad.txt").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        find_prompt_set(str(tmp_path / "bad.txt"))
+
+
+def test_a_name_is_text_and_never_a_template():
+    assert PromptSet("x", ("a {}",)).prompts("{folder}", "{}") == ["a {}"]
+
+
+def test_a_prototype_is_the_mean_direction_of_its_prompts_with_any_number_of_threads():
+    tower = load_text_tower(TINY, find_weights(TINY, None), torch.device("cpu"))
+    prompts = PromptSet("several", tuple(f"{word} {{}}" for word in "abcdefghijklmnopqrstuvwxyzabcdefghijklmno"))
+    one, two = (compute_prototypes(tower, prompts, CLASSES, workers) for workers in (1, 2))
+    assert one.tobytes() == two.tobytes()
+    for row, names in enumerate(CLASSES):
+        vectors = tower(tower.tokenize(prompts.prompts(*names))).numpy().astype(np.float64)
+        expected = vectors.mean(axis=0) / np.linalg.norm(vectors.mean(axis=0))
+        assert np.abs(one[row] - expected).max() < 1e-6
+
+
+def test_prototypes_are_kept_under_all_that_they_depend_on(tmp_path: Path):
+    weights = find_weights(TINY, None)
+    prompts = find_prompt_set("photo")
+    rows = np.eye(2, dtype=np.float32)
+    identity = prototype_identity(TINY, weights, "numerics", prompts, CLASSES)
+    assert cached_prototypes(tmp_path, identity, lambda: rows) is rows
+    refuse = pytest.fail
+    assert np.array_equal(cached_prototypes(tmp_path, identity, lambda: refuse("computed twice")), rows)
+    others = [
+        prototype_identity(TINY, weights, "other numerics", prompts, CLASSES),
+        prototype_identity(TINY, weights, "numerics", find_prompt_set("transferlearning"), CLASSES),
+        prototype_identity(TINY, weights, "numerics", prompts, CLASSES[::-1]),
+        prototype_identity(TINY, type(weights)(weights.path, "other"), "numerics", prompts, CLASSES),
+    ]
+    for other in others:
+        assert np.array_equal(cached_prototypes(tmp_path, other, lambda: rows + 1), rows + 1)
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+    assert np.array_equal(cached_prototypes(tmp_path, identity, lambda: rows + 2), rows + 2)
+
+
+def test_ranks_equal_those_of_a_loop_with_ties_by_class_index():
+    rng = np.random.default_rng(0)
+    images, classes = IMAGES_PER_BLOCK + 77, 9
+    # Small integers make exact products, and so exact ties.
+    embeddings = rng.integers(-2, 3, (images, 4)).astype(np.float16)
+    prototypes = rng.integers(-2, 3, (classes, 4)).astype(np.float32)
+    labels = rng.integers(0, classes, images)
+    answers = classify(embeddings, prototypes, labels)
+    ties = 0
+    for image in range(images):
+        scores = [float(np.dot(embeddings[image].astype(float), prototypes[c])) for c in range(classes)]
+        order = sorted(range(classes), key=lambda c: (-scores[c], c))
+        assert answers.predicted[image] == order[0]
+        assert answers.rank[image] == order.index(labels[image])
+        assert answers.margin[image] == scores[order[0]] - scores[order[1]]
+        ties += scores[order[0]] == scores[order[1]]
+    assert ties > 10
+
+
+def test_an_answer_does_not_depend_on_its_neighbours():
+    rng = np.random.default_rng(1)
+    embeddings = rng.normal(size=(300, 64)).astype(np.float32)
+    prototypes = rng.normal(size=(10, 64)).astype(np.float32)
+    labels = np.zeros(300, np.int64)
+    whole, tail = classify(embeddings, prototypes, labels), classify(embeddings[290:], prototypes, labels[290:])
+    assert whole.margin[290:].tobytes() == tail.margin.tobytes()
+
+
+def cell(**changes: int) -> Cell:
+    counts = {"images": 10, "classified": 10, "top1": 7, "top5": 9, "unreadable": 0, "shards": 2, "missing_shards": 0}
+    return Cell(dataset="d", domain="a", backbone="b", prompts="p", **{**counts, **changes})
+
+
+def test_an_accuracy_is_one_exact_division_and_never_a_guess():
+    assert cell().accuracy("stop") == Fraction(7, 10)
+    assert cell(classified=8, unreadable=2).accuracy("stop") is None
+    assert cell(classified=8, unreadable=2).accuracy("wrong") == Fraction(7, 10)
+    assert cell(classified=8, unreadable=2).accuracy("exclude") == Fraction(7, 8)
+    assert cell(classified=0, unreadable=10, top1=0).accuracy("exclude") is None
+    for policy in ("stop", "wrong", "exclude"):
+        assert cell(classified=5, missing_shards=1).accuracy(policy) is None
+
+
+def test_an_average_needs_every_domain():
+    assert mean([Fraction(1, 2), Fraction(1, 4)]) == Fraction(3, 8)
+    assert mean([Fraction(1, 2), None]) is None
+    assert mean([]) is None
