@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -17,6 +18,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from fastclip.errors import IntegrityError, UserError
 from fastclip.models.backbones import TINY, Backbone
 from fastclip.models.weights import RANDOM_SEED, Weights, read_weights
+
+# A fixed shape, padded: another shape picks other kernels and moves the last bits.
+PROMPTS_PER_BATCH = 16
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -42,10 +46,16 @@ class ImageTower:
 class TextTower:
     """The text half of a backbone, always fp32: prototypes are computed once, and every precision shares them."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any, device: torch.device) -> None:
-        self._model: Any = model.to(device).eval()
+    def __init__(self, model: Any, tokenizer: Any, device: torch.device) -> None:
+        self._model = model.to(device).eval()
         self._tokenizer = tokenizer
         self._device = device
+        # A causal tower that reads a prompt at its end token; others may look at the padding too.
+        self._trims = (
+            getattr(model, "text_pool_type", None) == "argmax" and getattr(model, "attn_mask", None) is not None
+        )
+        if self._trims:
+            self._positions, self._mask = model.positional_embedding.detach(), model.attn_mask
 
     def tokenize(self, prompts: Sequence[str]) -> Int64[Tensor, "prompts length"]:
         """Token ids, padded with zeros. Raises `UserError` for a prompt that does not fit instead of cutting it."""
@@ -55,9 +65,26 @@ class TextTower:
                 raise UserError(f"The prompt {prompt!r} has {length} tokens; {room} fit.", fix="Shorten the template.")
         return self._tokenizer(list(prompts))
 
+    def __call__(self, prompts: Sequence[str], workers: int) -> Float32[Tensor, "prompts dim"]:
+        """Unit vectors on the CPU. `workers` threads; how many changes no bit. Not to be called from two threads."""
+        tokens = self._trim(self.tokenize(prompts))
+        padding = -len(tokens) % PROMPTS_PER_BATCH
+        batches = nn.functional.pad(tokens, (0, 0, 0, padding)).split(PROMPTS_PER_BATCH)
+        with ThreadPoolExecutor(workers) as pool:
+            return torch.cat(list(pool.map(self._encode, batches)))[: len(tokens)]
+
+    def _trim(self, tokens: Int64[Tensor, "prompts length"]) -> Int64[Tensor, "prompts shorter"]:
+        """Without padding that no prompt uses: nothing looks past the end token, and 16 tokens cost a fifth of 77."""
+        if self._positions is None or self._mask is None:
+            return tokens
+        used = int(tokens.argmax(dim=1).max()) + 1  # the end token has the highest number
+        length = min(-(-used // 8) * 8, tokens.shape[1])
+        self._model.positional_embedding = nn.Parameter(self._positions[:length], requires_grad=False)
+        self._model.attn_mask = self._mask[:length, :length]
+        return tokens[:, :length]
+
     @torch.inference_mode()
-    def __call__(self, tokens: Int64[Tensor, "prompts length"]) -> Float32[Tensor, "prompts dim"]:
-        """Unit vectors of tokenized prompts, on the CPU."""
+    def _encode(self, tokens: Int64[Tensor, "batch length"]) -> Float32[Tensor, "batch dim"]:
         features = self._model.encode_text(tokens.to(self._device)).float().cpu()
         return features / features.norm(dim=-1, keepdim=True)
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float32
 from torch import Tensor
 
@@ -19,9 +17,6 @@ from fastclip.models.tower import TextTower
 from fastclip.models.weights import Weights
 from fastclip.sealed import seal, unseal
 from fastclip.text.prompts import PromptSet
-
-# A fixed shape, padded: another shape picks other kernels and moves the last bits.
-PROMPTS_PER_BATCH = 64
 
 
 def prototype_identity(
@@ -60,11 +55,7 @@ def compute_prototypes(
 ) -> Float32[np.ndarray, "classes dim"]:
     """Mean of each class's unit prompt vectors, normalised again. `workers` threads; they change no bit."""
     texts = [prompt for folder, readable in classes for prompt in prompts.prompts(folder, readable)]
-    tokens = tower.tokenize(texts)
-    padding = -len(tokens) % PROMPTS_PER_BATCH
-    batches = torch.nn.functional.pad(tokens, (0, 0, 0, padding)).split(PROMPTS_PER_BATCH)
-    with ThreadPoolExecutor(workers) as pool:
-        vectors = torch.cat(list(pool.map(tower, batches)))[: len(tokens)]
+    vectors = tower(texts, workers)
     means: Tensor = vectors.view(len(classes), len(prompts.templates), -1).mean(dim=1)
     prototypes = (means / means.norm(dim=-1, keepdim=True)).numpy()
     if not np.isfinite(prototypes).all():
