@@ -1,5 +1,5 @@
 # make demo   sets everything up in .venv and runs the main job
-# make test   sets everything up and runs lint, types and tests; `make test-all` adds the slow ones
+# make test   sets everything up and runs lint, types and tests
 PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.ready
@@ -8,17 +8,14 @@ REFERENCE := .venv-reference/.ready
 # Some machines forbid compiled files; every process that a test starts would compile torch again, for seconds.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test lint clean
 .DELETE_ON_ERROR:
 
 demo: $(SETUP)
 	$(BIN)/fastclip demo
 
 test: lint $(REFERENCE)
-	$(BIN)/pytest -q -m "not slow"
-
-test-all: lint $(REFERENCE)
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -rs
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

@@ -40,7 +40,7 @@ class Measurement:
     """The median of `rounds`."""
     all_seconds: list[float]
     peak_gib: float
-    """Of the largest process, the largest of all rounds."""
+    """Of the process that was started, the largest of all rounds."""
     settings: dict[str, str]
     machine: dict[str, str] = field(default_factory=dict)
 
@@ -71,12 +71,17 @@ def whole_process(command: Sequence[object], folder: Path) -> tuple[float, float
     started = time.perf_counter()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen([str(word) for word in command], cwd=folder, env=environment, stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
+        peak_kib = 0
+        while process.poll() is None:
+            # Not wait4's figure: it starts from the memory of this process, which has held models too.
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            peak_kib = max([peak_kib, *(int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line)])
+            time.sleep(0.02)
         seconds = time.perf_counter() - started
-        if status:
+        if process.returncode:
             log.seek(0)
             sys.exit(f"{' '.join(map(str, command))} failed:\n{log.read().decode()[-2000:]}")
-    return seconds, usage.ru_maxrss / 2**20
+    return seconds, peak_kib / 2**20
 
 
 def copy_photos(photos: Path, count: int, folder: Path) -> None:

@@ -23,7 +23,7 @@ from helpers import REPOSITORY, Program, Sharded
         (["eval", "shapes", "-b", "tiny", "--decoder", "pillow", "--shards", "SHARDS"], "pillow"),
         (["eval", "shapes", "-b", "tiny", "--unreadable", "skip", "--shards", "SHARDS"], "skip"),
         (["eval", "shapes", "-b", "tiny", "--batch-size", "0", "--shards", "SHARDS"], "batch-size"),
-        (["eval", "shapes", "-b", "tiny", "--batch-size", "many", "--shards", "SHARDS"], "many"),
+        (["eval", "shapes", "-b", "tiny", "--batch-size", "many", "--shards", "SHARDS"], "batch-size"),
         (["eval", "shapes", "-b", "tiny", "--device", "tpu", "--shards", "SHARDS"], "tpu"),
         (["eval", "shapes", "-b", "tiny", "--weights", "none.safetensors", "--shards", "SHARDS"], "none.safetensors"),
         (["shard", "pacs", "--source", "nowhere"], "nowhere"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -17,9 +18,12 @@ import numpy as np
 import oracle
 import pyarrow.parquet as pq
 import pytest
-from helpers import Program, Sharded, image_bytes, shard, write
+from helpers import Program, Sharded, image_bytes, needs_gpu, shard, write
+from rich.console import Console
 
 from fastclip.data.manifest import read_manifest
+from fastclip.evaluate import EvalOptions, Run
+from fastclip.report.table import footnotes, tables
 from fastclip.text.prompts import BUILT_IN, find_prompt_set
 
 ALL_PROMPTS = [word for name in BUILT_IN for word in ("--prompts", name)]
@@ -169,6 +173,24 @@ def test_a_damaged_part_is_made_again(shapes: Sharded, fastclip: Program):
     assert part.read_bytes() != bytes(data)
 
 
+def test_what_is_not_embedded_yet_shows_as_incomplete_and_never_as_a_number(shapes: Sharded, tmp_path: Path):
+    run = Run(EvalOptions(targets=("shapes",), backbones=("tiny",), shards=shapes.shards, store=tmp_path, device="cpu"))
+    run.embed()
+    removed = next(unit for unit in run.units() if unit.shard.domain == "night")
+    (part,) = tmp_path.rglob(f"{removed.keys['tiny']}*")
+    part.unlink()
+    evaluation, _ = run.score()
+    console = Console(width=80, record=True, file=io.StringIO())
+    for table in tables(evaluation):
+        console.print(table)
+    (row,) = (line.split() for line in console.export_text().splitlines() if line.startswith(" tiny"))
+    assert row[2:6] == ["2", "of", "3", "shards"] and row[-1] == "—", "neither the domain nor the average has a number"
+    (cell,) = (cell for cell in evaluation.cells if cell.domain == "night")
+    assert (cell.images, cell.classified, cell.missing_shards) == (60, 40, 1)
+    assert cell.accuracy("stop") is None and not evaluation.complete
+    assert "run the same command again" in footnotes(evaluation)[-1]
+
+
 def test_a_damaged_shard_stops_the_run_with_exit_code_5(shapes: Sharded, fastclip: Program):
     shutil.copytree(shapes.shards, fastclip.folder / "copy")
     tar = fastclip.folder / "copy" / "shapes" / "flat" / "0.tar"
@@ -226,6 +248,19 @@ def test_other_precisions_flip_few_answers_and_the_flips_are_counted(pacs: Shard
         widest = max((rows["fp32"][path]["margin"] for path in flipped), default=0.0)
         print(f"{precision}: {len(flipped)} of {len(rows['fp32'])} flipped, margins up to {widest:.2g}")
         assert len(flipped) <= len(rows["fp32"]) // 20 and widest < 0.05
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_gpu_gives_the_answers_of_a_cpu(precision: str, pacs: Sharded, fastclip: Program):
+    rows = {}
+    for device, arguments in (("cpu", ["--precision", "fp32"]), ("cuda", ["--precision", precision])):
+        path = fastclip.folder / f"{device}.parquet"
+        evaluate(fastclip, pacs, "-b", "tiny", "--device", device, *arguments, "--predictions", path)
+        rows[device] = answers(path)["transferlearning"]
+    theirs = {path: (row["predicted"], row["margin"]) for path, row in rows["cpu"].items()}
+    assert_same_answers(rows["cuda"], theirs)
 
 
 def test_precision_follows_accelerate_and_stands_in_the_table(shapes: Sharded, fastclip: Program, launch):

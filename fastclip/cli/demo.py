@@ -22,14 +22,14 @@ def command(
     from fastclip.cli.evaluate import evaluate_and_print
     from fastclip.evaluate import EvalOptions
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not (shards / "shapes" / "manifest.json").exists():
         _draw_and_shard(shards)
     prompts = ("transferlearning", "photo", "openai80")
     options = EvalOptions(targets=("shapes",), backbones=("tiny",), prompts=prompts, shards=shards, store=store)
     if code := evaluate_and_print(options):
         raise typer.Exit(code)
-    console.print(_next_steps(), markup=False)
+    console.print(_next_steps(), soft_wrap=True)
 
 
 def _draw_and_shard(shards: Path) -> None:

@@ -114,7 +114,7 @@ def evaluate_and_print(options: EvalOptions, *, json: Path | None = None, predic
     if not run.process.reports:
         run.embed()
         return 0
-    errors = Console(stderr=True, highlight=False)
+    errors = Console(stderr=True, highlight=False, markup=False)
     _embed(run, errors)
     evaluation, answers = run.score(keep_predictions=predictions is not None)
     if not evaluation.complete:  # a part was damaged and is now moved aside
@@ -124,11 +124,11 @@ def evaluate_and_print(options: EvalOptions, *, json: Path | None = None, predic
         write_whole(json, evaluation.to_json())
     if predictions:
         write_predictions(predictions, answers)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     for table in tables(evaluation):
         console.print(table)
     for line in footnotes(evaluation):
-        console.print(line, style="dim", markup=False)
+        console.print(line, style="dim")
     return EXIT_INCOMPLETE if not evaluation.complete else EXIT_UNREADABLE if evaluation.undecided else 0
 
 
@@ -148,10 +148,10 @@ def _embed(run: Run, errors: Any) -> None:
     if seconds.images:
         elapsed = time.perf_counter() - started
         stages = {name: getattr(seconds, name) for name in ("read", "decode", "embed", "write")}
-        spent = ", ".join(f"{name} {stage_s:.1f} s" for name, stage_s in stages.items())
+        spent = ", ".join(f"{name} {stage_s:.1f}" for name, stage_s in stages.items())
         rate = f"{seconds.images / elapsed:.0f} images/s"
         errors.print(f"Embedded {seconds.images:,} images in {elapsed:.1f} s, models loaded: {rate}.")
-        errors.print(f"In {run.workers} threads: {spent}; bounded by {max(stages, key=stages.__getitem__)}.")
+        errors.print(f"Thread seconds: {spent}; bounded by {max(stages, key=stages.__getitem__)}.")
 
 
 def _weights_by_backbone(given: list[str], backbones: tuple[str, ...]) -> dict[str, Path]:

@@ -43,6 +43,8 @@ def run() -> NoReturn:
         code = app(standalone_mode=False)
     except FastclipError as error:
         code = fail(str(error), error.fix, error.exit_code)
+    except OSError as error:
+        code = fail(f"{error}.", "Check that the file is there and may be read, and the disk.", EXIT_USAGE)
     except (KeyboardInterrupt, typer.Abort):
         code = fail("Interrupted.", "The same command goes on where it was.", 128 + signal.SIGINT)
     except Exception as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,6 +46,7 @@ def write_and_print(name: str, source: Path, folder: Path, *, shard_images: int,
     from fastclip.data.folders import list_folder
     from fastclip.data.manifest import remove_dataset
     from fastclip.data.writer import write_shards
+    from fastclip.embed.processes import available_cores
 
     card = find_card(name)
     listing = list_folder(source, card)
@@ -59,7 +59,7 @@ def write_and_print(name: str, source: Path, folder: Path, *, shard_images: int,
             dataset=name,
             card=card,
             shard_images=shard_images,
-            workers=len(os.sched_getaffinity(0)),
+            workers=available_cores(),
             on_image=lambda: advance(1),
         )
     _print_summary(manifest, rejected, card, folder)
@@ -74,7 +74,7 @@ def _print_summary(manifest: Manifest, rejected: list[Rejected], card: DatasetCa
     from fastclip.cli.main import printable
     from fastclip.data.manifest import REJECTED
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     expected = {domain.name: domain.images for domain in card.domains} if card else {}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{manifest.title} in {folder}", title_justify="left")
     table.add_column("domain")
@@ -89,4 +89,4 @@ def _print_summary(manifest: Manifest, rejected: list[Rejected], card: DatasetCa
     if rejected:
         console.print(f"{len(rejected):,} files are in no shard; {folder / REJECTED} has all. The first:")
         for row in rejected[:5]:
-            console.print(f"  {printable(row.path)}: {printable(row.reason)}", markup=False, soft_wrap=True)
+            console.print(f"  {printable(row.path)}: {printable(row.reason)}", soft_wrap=True)

@@ -77,9 +77,7 @@ class EmbeddingLoop:
 
     def run(self, units: Iterable[Unit]) -> None:
         """Embed what is not published when its turn comes. Batches never span shards; work in flight does."""
-        with ThreadPoolExecutor(
-            self.workers, "embed", lambda: setattr(self._local, "decoder", self.make_decoder())
-        ) as pool:
+        with ThreadPoolExecutor(self.workers, "embed", self._set_up_worker) as pool:
             in_flight: deque[tuple[_OpenUnit, Future[_EmbeddedBatch]]] = deque()
             try:
                 for opened, first_row in self._batches(units):
@@ -91,6 +89,10 @@ class EmbeddingLoop:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+
+    def _set_up_worker(self) -> None:
+        torch.set_num_threads(1)  # OpenMP counts for each thread
+        self._local.decoder = self.make_decoder()
 
     def _batches(self, units: Iterable[Unit]) -> Iterator[tuple[_OpenUnit, int]]:
         for unit in units:

@@ -70,7 +70,7 @@ class TextTower:
         tokens = self._trim(self.tokenize(prompts))
         padding = -len(tokens) % PROMPTS_PER_BATCH
         batches = nn.functional.pad(tokens, (0, 0, 0, padding)).split(PROMPTS_PER_BATCH)
-        with ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(workers, "text", torch.set_num_threads, (1,)) as pool:
             return torch.cat(list(pool.map(self._encode, batches)))[: len(tokens)]
 
     def _trim(self, tokens: Int64[Tensor, "prompts length"]) -> Int64[Tensor, "prompts shorter"]:

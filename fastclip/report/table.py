@@ -28,7 +28,7 @@ def _table(dataset: str, cells: list[Cell], evaluation: Evaluation) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     table.add_column("backbone", no_wrap=True)
     for domain in domains:
-        table.add_column(domain, justify="right", overflow="fold")
+        table.add_column(Text(domain), justify="right", overflow="fold")
     if len(domains) > 1:
         table.add_column("average", justify="right", style="bold")
     for prompts in _unique(cell.prompts for cell in cells):
@@ -36,7 +36,7 @@ def _table(dataset: str, cells: list[Cell], evaluation: Evaluation) -> Table:
         table.add_row(Text(f"prompts: {prompts}", style="dim"))
         for backbone in _unique(cell.backbone for cell in cells):
             row = {c.domain: c for c in cells if (c.prompts, c.backbone) == (prompts, backbone)}
-            table.add_row(backbone, *_numbers([row[domain] for domain in domains], evaluation.unreadable_policy))
+            table.add_row(Text(backbone), *_numbers([row[domain] for domain in domains], evaluation.unreadable_policy))
     return table
 
 
