@@ -32,7 +32,7 @@ $(SETUP): $(BIN)/uv pyproject.toml constraints.txt
 	touch $@
 
 # OpenAI's own CLIP and CLIP_benchmark, which the tests compare with: never a dependency of fastclip.
-$(REFERENCE): $(SETUP) tests/reference/requirements.txt
+$(REFERENCE): tests/reference/requirements.txt | $(SETUP)
 	$(PYTHON) -m venv .venv-reference
 	$(BIN)/uv pip install --quiet --python .venv-reference/bin/python --requirement tests/reference/requirements.txt
 	touch $@

@@ -150,7 +150,7 @@ def compare(name: str, images: int, work: Path, rounds: int, device: str) -> lis
 def measurement(
     what: str, images: int, results: Sequence[tuple[float, float]], settings: dict[str, str]
 ) -> Measurement:
-    seconds = [round(wall_s, 2) for wall_s, _ in results]
+    seconds = [round(wall_s, 5) for wall_s, _ in results]
     peak_gib = round(max(peak_gib for _, peak_gib in results), 2)
     return Measurement(what, images, statistics.median(seconds), seconds, peak_gib, settings)
 
@@ -187,7 +187,7 @@ def stages(name: str, images: int, work: Path, device: str) -> list[Measurement]
         settings = {"program": "fastclip", "backbone": backbone, "precision": run.precision, "device": device}
         settings |= {"decoder": run.decoder, "workers": str(run.workers), "batch": str(run.batch_size)}
         settings["bounded by"] = max(spent, key=spent.__getitem__)
-        measurements += [measurement(stage, images, [(max(s, 0.01), peak_gib)], settings) for stage, s in spent.items()]
+        measurements += [measurement(stage, images, [(s, peak_gib)], settings) for stage, s in spent.items()]
     return measurements
 
 

@@ -36,3 +36,8 @@ class IntegrityError(FastclipError):
     """Bytes differ from what their manifest, their key or a published digest says."""
 
     exit_code = EXIT_INTEGRITY
+
+
+def printable(text: str) -> str:
+    """`text` on one line and without control characters: names of files may hold escape sequences."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

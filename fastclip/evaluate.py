@@ -62,6 +62,8 @@ class EvalOptions:
     def __post_init__(self) -> None:
         if not self.backbones:
             raise UserError("No backbone is chosen.", fix="-b ViT-B/32 (repeat it for more), or --all-backbones")
+        if self.random_weights and self.weights:
+            raise UserError("Weights cannot be random and from a file.", fix="Leave out --random-weights or --weights.")
         if self.unreadable not in POLICIES:
             raise UserError(f"There is no policy {self.unreadable!r}.", fix=f"--unreadable {' | '.join(POLICIES)}")
         if self.decoder not in (None, *DECODERS):
@@ -96,6 +98,15 @@ class Target:
         return (shard for shard in self.manifest.shards if shard.domain in self.domains)
 
 
+@dataclass(frozen=True)
+class ScoredShard:
+    """The answers for one shard by prompt set, none while its part is missing, and its unreadable images."""
+
+    shard: Shard
+    answers: Mapping[str, ShardPredictions]
+    unreadable: Sequence[UnreadableImage]
+
+
 class Run:
     """One evaluation by one process: options resolved against this machine, data and weights found."""
 
@@ -104,7 +115,7 @@ class Run:
         self.options = options
         self.process: Process = find_process(environment)
         self.device = find_device(options.device, self.process.local_rank)
-        fix_numerics()
+        fix_numerics(self.device)
         self.precision = find_precision(options.precision, self.device, environment)
         on_gpu = self.device.type == "cuda"
         self.decoder = options.decoder or ("dali" if on_gpu else "torchvision")
@@ -114,7 +125,13 @@ class Run:
         self.prompts = _distinct([find_prompt_set(name) for name in options.prompts])
         self.numerics = describe_numerics(self.device)
         spec = decoder_spec(self.decoder, self.device)
-        self.candidates = [self._candidate(name, spec) for name in dict.fromkeys(options.backbones)]
+        backbones = dict.fromkeys(map(find_backbone, options.backbones))
+        given = {find_backbone(name): path for name, path in options.weights.items()}
+        if unused := given.keys() - backbones.keys():
+            raise UserError(
+                f"--weights names {min(b.name for b in unused)}, which is not evaluated.", fix="Add -b NAME."
+            )
+        self.candidates = [self._candidate(backbone, given.get(backbone), spec) for backbone in backbones]
         self.store = PartStore(options.store)
         self.seconds = StageSeconds()
 
@@ -166,34 +183,58 @@ class Run:
             for candidate in self.candidates:
                 prototypes = self._prototypes(candidate, target)
                 for domain in target.domains:
-                    parts = self._read_parts(target, domain, candidate)
-                    unreadable.update(dict.fromkeys(_unreadable_images(target, parts)))
-                    for prompts, vectors in prototypes.items():
-                        answers = [
-                            _classify_shard(target, shard, candidate.backbone.name, prompts, part, vectors, labels)
-                            for shard, part in parts.items()
-                            if part is not None
-                        ]
-                        cells.append(_count(target, domain, candidate.backbone.name, prompts, parts, answers))
-                        kept += answers if keep_predictions else []
+                    scored = [
+                        self._score_shard(target, shard, candidate, prototypes, labels[shard.name])
+                        for shard in target.manifest.shards_of(domain)
+                    ]
+                    unreadable.update({image: None for each in scored for image in each.unreadable})
+                    kept += [answer for each in scored for answer in each.answers.values() if keep_predictions]
+                    cells += [_count(target, domain, candidate, prompts, scored) for prompts in prototypes]
         evaluation = Evaluation(
             unreadable_policy=self.options.unreadable,
             backbones=tuple(candidate.facts for candidate in self.candidates),
+            prompts={prompts.name: prompts.templates for prompts in self.prompts},
             cells=tuple(cells),
             unreadable=tuple(unreadable),
         )
         return evaluation, kept
 
-    def _read_parts(self, target: Target, domain: str, candidate: Candidate) -> dict[Shard, Part | None]:
-        return {shard: self.store.read(self._key(candidate, shard)) for shard in target.manifest.shards_of(domain)}
+    def _score_shard(
+        self,
+        target: Target,
+        shard: Shard,
+        candidate: Candidate,
+        prototypes: Mapping[str, np.ndarray],
+        labels: np.ndarray,
+    ) -> ScoredShard:
+        """The answers for one shard under every prompt set; none if its part is missing."""
+        part = self.store.read(self._key(candidate, shard))
+        if part is None:
+            return ScoredShard(shard, {}, [])
+        if len(part.embeddings) != shard.images:
+            raise IntegrityError(
+                f"{shard.name} has {shard.images} images, its part {len(part.embeddings)} embeddings.",
+                fix=f"Delete {self.store.folder}; the next run makes it again.",
+            )
+        rows = np.setdiff1d(np.arange(shard.images), [row for row, _ in part.unreadable])
+        answers = {
+            prompts: ShardPredictions(
+                target.folder,
+                shard,
+                candidate.backbone.name,
+                prompts,
+                rows,
+                classify(part.embeddings[rows], vectors, labels[rows]),
+            )
+            for prompts, vectors in prototypes.items()
+        }
+        return ScoredShard(shard, answers, _unreadable_images(target, shard, part))
 
     @property
     def _decode_threads(self) -> int:
         return max(1, self.process.cores // self.workers)
 
-    def _candidate(self, name: str, decoder: str) -> Candidate:
-        backbone = find_backbone(name)
-        given = {find_backbone(key): path for key, path in self.options.weights.items()}.get(backbone)
+    def _candidate(self, backbone: Backbone, given: Path | None, decoder: str) -> Candidate:
         weights = random_weights(backbone) if self.options.random_weights else find_weights(backbone, given)
         facts = BackboneFacts(
             name=backbone.name,
@@ -275,67 +316,44 @@ def _labels(target: Target, shard: Shard) -> np.ndarray:
     return np.array([record.label for record in read_index(target.folder, shard)], np.int64)
 
 
-def _classify_shard(
-    target: Target,
-    shard: Shard,
-    backbone: str,
-    prompts: str,
-    part: Part,
-    prototypes: np.ndarray,
-    labels: Mapping[str, np.ndarray],
-) -> ShardPredictions:
-    if len(part.embeddings) != shard.images:
-        raise IntegrityError(
-            f"{shard.name} has {shard.images} images, its part for {backbone} {len(part.embeddings)}.",
-            fix="Delete the store's folder; the next run makes it again.",
-        )
-    rows = np.setdiff1d(np.arange(shard.images), [row for row, _ in part.unreadable])
-    predictions = classify(part.embeddings[rows], prototypes, labels[shard.name][rows])
-    return ShardPredictions(target.folder, shard, backbone, prompts, rows, predictions)
-
-
-def _count(
-    target: Target,
-    domain: str,
-    backbone: str,
-    prompts: str,
-    parts: Mapping[Shard, Part | None],
-    answers: Sequence[ShardPredictions],
-) -> Cell:
+def _count(target: Target, domain: str, candidate: Candidate, prompts: str, scored: Sequence[ScoredShard]) -> Cell:
+    """The counts of one cell. Raises `IntegrityError` unless every image is counted exactly once."""
     rejected = next(each.unreadable for each in target.manifest.domains if each.name == domain)
-    missing = [shard for shard, part in parts.items() if part is None]
+    found = [each for each in scored if each.answers]
+    ranks = [each.answers[prompts].predictions.rank for each in found]
     cell = Cell(
-        dataset=target.manifest.dataset,
+        dataset=target.folder.name,
         domain=domain,
-        backbone=backbone,
+        backbone=candidate.backbone.name,
         prompts=prompts,
-        images=rejected + sum(shard.images for shard in parts),
-        classified=sum(len(answer.rows) for answer in answers),
-        top1=sum(int((answer.predictions.rank == 0).sum()) for answer in answers),
-        top5=sum(int((answer.predictions.rank < 5).sum()) for answer in answers),
-        unreadable=rejected + sum(len(part.unreadable) for part in parts.values() if part is not None),
-        shards=len(parts),
-        missing_shards=len(missing),
+        images=rejected + sum(each.shard.images for each in scored),
+        classified=sum(len(rank) for rank in ranks),
+        top1=sum(int((rank == 0).sum()) for rank in ranks),
+        top5=sum(int((rank < 5).sum()) for rank in ranks),
+        unreadable=rejected + sum(len(each.unreadable) for each in found),
+        shards=len(scored),
+        missing_shards=len(scored) - len(found),
     )
-    accounted = cell.classified + cell.unreadable + sum(shard.images for shard in missing)
-    assert cell.images == accounted, f"{cell}: an image is counted twice or not at all"
+    missing = sum(each.shard.images for each in scored if not each.answers)
+    if cell.images != cell.classified + cell.unreadable + missing:
+        raise IntegrityError(
+            f"{cell.dataset}/{domain}: {cell.images} images, but {cell.classified} classified, {cell.unreadable} "
+            f"unreadable and {missing} missing.",
+            fix="Report this: an image is counted twice or not at all.",
+        )
     return cell
 
 
 def _rejected_images(target: Target) -> Iterator[UnreadableImage]:
-    if any(domain.unreadable for domain in target.manifest.domains):
-        for row in read_rejected(target.folder):
-            if row.domain in target.domains:
-                yield UnreadableImage(
-                    dataset=target.manifest.dataset, domain=row.domain, path=row.path, reason=row.reason
-                )
+    """Images of the wanted domains that were rejected when the shards were written."""
+    for row in read_rejected(target.folder, target.manifest):
+        if row.domain in target.domains:
+            yield UnreadableImage(dataset=target.folder.name, domain=row.domain, path=row.path, reason=row.reason)
 
 
-def _unreadable_images(target: Target, parts: Mapping[Shard, Part | None]) -> Iterator[UnreadableImage]:
-    for shard, part in parts.items():
-        if part is not None and part.unreadable:
-            records = read_index(target.folder, shard)
-            for row, reason in part.unreadable:
-                yield UnreadableImage(
-                    dataset=target.manifest.dataset, domain=shard.domain, path=records[row].path, reason=reason
-                )
+def _unreadable_images(target: Target, shard: Shard, part: Part) -> list[UnreadableImage]:
+    records = read_index(target.folder, shard) if part.unreadable else []
+    return [
+        UnreadableImage(dataset=target.folder.name, domain=shard.domain, path=records[row].path, reason=reason)
+        for row, reason in part.unreadable
+    ]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import REPOSITORY, Program, Sharded, shard
 
 from fastclip.data.shapes import SCORED_SEED, draw_shapes
@@ -18,7 +19,7 @@ REFERENCE_PYTHON = REPOSITORY / ".venv-reference" / "bin" / "python"
 
 @pytest.fixture(scope="session", autouse=True)
 def _numerics() -> None:
-    fix_numerics()
+    fix_numerics(torch.device("cpu"))
 
 
 @pytest.fixture(scope="session")

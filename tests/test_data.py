@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from helpers import Program, Sharded, image_bytes, shard, write
 from PIL import Image
 
 from fastclip.data.folders import list_folder
-from fastclip.data.manifest import path_name, read_manifest, read_rejected
+from fastclip.data.manifest import path_name, read_manifest, read_rejected, remove_dataset
 from fastclip.data.reader import OpenShard, read_index
 from fastclip.data.shapes import CLASSES, DOMAINS, draw_shapes
 from fastclip.errors import IntegrityError, UserError
@@ -103,6 +104,41 @@ def test_a_changed_index_or_manifest_is_noticed(tmp_path: Path):
         read_manifest(sharded.folder)
 
 
+def test_no_manifest_can_name_a_file_outside_its_folder(tmp_path: Path):
+    sharded = shard(write(tmp_path / "source", {"cat/a.png": image_bytes()}), tmp_path / "shards", "cats")
+    (tmp_path / "victim.tar").write_bytes(b"")
+    manifest = sharded.folder / "manifest.json"
+    for name in ("../../victim.tar", str(tmp_path / "victim.tar"), "all/../../../victim.tar"):
+        text = json.loads(manifest.read_text())
+        text["shards"][0]["name"] = name
+        (sharded.folder / "manifest.json").write_text(json.dumps(text))
+        with pytest.raises(IntegrityError, match="not the name of a shard"):
+            read_manifest(sharded.folder)
+    remove_dataset(sharded.folder, overwrite=True)
+    assert (tmp_path / "victim.tar").exists() and not manifest.exists(), "a damaged manifest can be written again"
+
+
+def test_writing_again_leaves_no_shard_of_an_earlier_run(tmp_path: Path):
+    source = write(tmp_path / "source", {f"cat/{number}.png": image_bytes() for number in range(6)})
+    shard(source, tmp_path / "shards", "cats", shard_images=2)
+    (tmp_path / "shards" / "cats" / "manifest.json").unlink()  # as an interrupted run leaves it
+    sharded = shard(source, tmp_path / "shards", "cats", shard_images=5)
+    assert sorted(path.name for path in sharded.folder.rglob("*.tar")) == ["0.tar", "1.tar"]
+
+
+def test_a_link_that_leads_in_a_circle_and_a_name_that_is_not_utf8_are_refused(tmp_path: Path):
+    write(tmp_path, {"photo/cat/1.png": image_bytes(), "other/dog/2.png": image_bytes()})
+    (tmp_path / "photo" / "dog").symlink_to(tmp_path / "other" / "dog")
+    assert len(list_folder(tmp_path, None).images) == 3, "a link to elsewhere is a folder like any other"
+    (tmp_path / "photo" / "cat" / "loop").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="loop links to a folder that holds it"):
+        list_folder(tmp_path, None)
+    (tmp_path / "photo" / "cat" / "loop").unlink()
+    (tmp_path / "photo" / "cat" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
+    with pytest.raises(UserError, match="not UTF-8"):
+        list_folder(tmp_path, None)
+
+
 BAD = {
     "truncated.jpg": (image_bytes("JPEG", (64, 64))[:-200], "does not decode"),
     "empty.png": (b"", "empty file"),
@@ -117,17 +153,20 @@ BAD = {
 @pytest.mark.parametrize("workers", [1, 3])
 def test_what_cannot_be_used_is_listed_with_its_reason_and_the_rest_is_sharded(tmp_path: Path, workers: int):
     files = {f"sketch/cat/{name}": data for name, (data, _) in BAD.items()}
-    files |= {"sketch/cat/good.jpeg": image_bytes("WEBP"), "sketch/notes.txt": b"", "sketch/cat/Thumbs.db": b""}
+    files |= {"sketch/cat/good.jpeg": image_bytes("WEBP"), "sketch/notes\u2028.txt": b"", "sketch/cat/Thumbs.db": b""}
     sharded = shard(write(tmp_path / "source", files), tmp_path / "shards", "pets")
     (domain,) = read_manifest(sharded.folder).domains
     assert (domain.images, domain.unreadable) == (1, len(BAD))
-    rejected = {row.path: row for row in read_rejected(sharded.folder)}
+    rejected = {row.path: row for row in read_rejected(sharded.folder, read_manifest(sharded.folder))}
     for name, (_, reason) in BAD.items():
         row = rejected[f"sketch/cat/{name}"]
         assert reason in row.reason and (row.domain, row.label) == ("sketch", 0)
         assert "0x7" not in row.reason, "a memory address would differ from run to run"
     others = {path for path, row in rejected.items() if row.label is None}
-    assert others == {"sketch/notes.txt", "sketch/cat/Thumbs.db"}
+    assert others == {"sketch/notes\u2028.txt", "sketch/cat/Thumbs.db"}
+    (sharded.folder / "rejected.jsonl").write_bytes(b"")
+    with pytest.raises(IntegrityError, match=r"rejected\.jsonl"):
+        read_rejected(sharded.folder, read_manifest(sharded.folder))
 
 
 def test_a_tree_of_classes_is_one_domain(tmp_path: Path):

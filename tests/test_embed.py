@@ -137,6 +137,11 @@ def test_identity_options_change_every_key_and_runtime_options_none(name: str, s
         assert changed <= keys
 
 
+def test_a_backbone_in_two_spellings_is_one(shapes: Sharded, tmp_path: Path):
+    run = Run(EvalOptions(backbones=("tiny", "TINY"), shards=shapes.shards, store=tmp_path))
+    assert [candidate.backbone.name for candidate in run.candidates] == ["tiny"]
+
+
 def test_a_key_changes_with_a_byte_of_the_shard_or_its_index(shapes: Sharded):
     shard = read_manifest(shapes.folder).shards[0]
     recipe = {"weights": "w"}

@@ -58,6 +58,7 @@ def test_a_file_that_is_no_prompt_set_is_refused(tmp_path: Path, content: bytes,
 
 def test_a_name_is_text_and_never_a_template():
     assert PromptSet("x", ("a {}",)).prompts("{folder}", "{}") == ["a {}"]
+    assert PromptSet("x", ("a {folder}",)).prompts("a{}b", "readable") == ["a a{}b"]
 
 
 def test_a_prototype_is_the_mean_direction_of_its_prompts_with_any_number_of_threads():
@@ -109,6 +110,11 @@ def test_ranks_equal_those_of_a_loop_with_ties_by_class_index():
         assert answers.margin[image] == scores[order[0]] - scores[order[1]]
         ties += scores[order[0]] == scores[order[1]]
     assert ties > 10
+
+
+def test_no_image_gives_no_answer():
+    none = classify(np.zeros((0, 4), np.float16), np.eye(4, dtype=np.float32), np.zeros(0, np.int64))
+    assert len(none.predicted) == len(none.rank) == len(none.margin) == 0
 
 
 def test_an_answer_does_not_depend_on_its_neighbours():

@@ -22,7 +22,7 @@ def command(
     from fastclip.cli.evaluate import evaluate_and_print
     from fastclip.evaluate import EvalOptions
 
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not (shards / "shapes" / "manifest.json").exists():
         _draw_and_shard(shards)
     prompts = ("transferlearning", "photo", "openai80")
@@ -49,7 +49,10 @@ def _draw_and_shard(shards: Path) -> None:
 
 def _next_steps() -> str:
     return """\
-Next, the same with images of your own, in folders DOMAIN/CLASS/IMAGE or CLASS/IMAGE:
+
+Next, the same with your own images, DIR/DOMAIN/CLASS/IMAGE or DIR/CLASS/IMAGE:
   fastclip shard NAME --source DIR
   fastclip eval NAME -b ViT-B/32 --prompts photo
-  accelerate launch --config_file launch/two_cpu_processes.yaml -m fastclip eval NAME --all-backbones"""
+or in several processes, with all nine of OpenAI's backbones:
+  accelerate launch --config_file launch/two_cpu_processes.yaml \\
+    -m fastclip eval NAME --all-backbones"""

@@ -114,21 +114,21 @@ def evaluate_and_print(options: EvalOptions, *, json: Path | None = None, predic
     if not run.process.reports:
         run.embed()
         return 0
-    errors = Console(stderr=True, highlight=False, markup=False)
+    errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
     _embed(run, errors)
     evaluation, answers = run.score(keep_predictions=predictions is not None)
     if not evaluation.complete:  # a part was damaged and is now moved aside
         _embed(run, errors)
         evaluation, answers = run.score(keep_predictions=predictions is not None)
-    if json:
-        write_whole(json, evaluation.to_json())
-    if predictions:
-        write_predictions(predictions, answers)
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     for table in tables(evaluation):
         console.print(table)
     for line in footnotes(evaluation):
         console.print(line, style="dim")
+    if json:
+        write_whole(json, evaluation.to_json())
+    if predictions:
+        write_predictions(predictions, answers)
     return EXIT_INCOMPLETE if not evaluation.complete else EXIT_UNREADABLE if evaluation.undecided else 0
 
 
@@ -158,10 +158,12 @@ def _weights_by_backbone(given: list[str], backbones: tuple[str, ...]) -> dict[s
     """`BACKBONE=FILE` pairs; a bare FILE belongs to the only backbone."""
     weights = {}
     for text in given:
-        name, equals, file = text.rpartition("=")
-        if not equals and len(backbones) != 1:
-            raise UserError(
-                f"--weights {text} does not say which backbone it is for.", fix=f"--weights ViT-B/32={text}"
-            )
-        weights[name if equals else backbones[0]] = Path(file)
+        name, equals, file = text.partition("=")
+        if equals and not Path(text).exists():
+            weights[name] = Path(file)
+        elif len(backbones) == 1:
+            weights[backbones[0]] = Path(text)
+        else:
+            fix = f"--weights ViT-B/32={text}"
+            raise UserError(f"--weights {text} does not say which backbone it is for.", fix=fix)
     return weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import Annotated, NoReturn
@@ -10,7 +11,7 @@ import typer
 
 from fastclip import __version__
 from fastclip.cli import demo, evaluate, shard
-from fastclip.errors import EXIT_USAGE, FastclipError
+from fastclip.errors import EXIT_USAGE, FastclipError, printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,17 +25,22 @@ app.command("shard")(shard.command)
 app.command("eval")(evaluate.command)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fastclip {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def fastclip(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
     """Score CLIP models on labelled image sets: embed once, ask anything.
 
     Shard a folder of images, embed it with any number of backbones and processes, score it under any prompts.
     """
-    if version:
-        typer.echo(f"fastclip {__version__}")
-        raise typer.Exit
 
 
 def run() -> NoReturn:
@@ -46,7 +52,9 @@ def run() -> NoReturn:
     except OSError as error:
         code = fail(f"{error}.", "Check that the file is there and may be read, and the disk.", EXIT_USAGE)
     except (KeyboardInterrupt, typer.Abort):
-        code = fail("Interrupted.", "The same command goes on where it was.", 128 + signal.SIGINT)
+        code = fail(
+            "Interrupted.", "Run the same command again; an evaluation goes on where it was.", 128 + signal.SIGINT
+        )
     except Exception as error:
         # Typer's own errors about the command line; which package defines them differs between its versions.
         if not hasattr(error, "format_message"):
@@ -58,11 +66,10 @@ def run() -> NoReturn:
 
 
 def fail(message: str, fix: str, code: int) -> int:
-    """Print an error and how to mend it, a line each, and return the exit code."""
-    typer.echo(f"Error: {printable(message)}\nFix:   {printable(fix)}", err=True)
+    """Print an error and how to mend it, a line each, and return the exit code.
+
+    Of several processes the first one speaks for all: they all find the same mistake.
+    """
+    if os.environ.get("RANK", "0") == "0" or code != EXIT_USAGE:
+        typer.echo(f"Error: {printable(message)}\nFix:   {printable(fix)}", err=True)
     return code
-
-
-def printable(text: str) -> str:
-    """`text` on one line and without control characters: names of files may hold escape sequences."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

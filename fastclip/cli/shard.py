@@ -71,12 +71,13 @@ def _print_summary(manifest: Manifest, rejected: list[Rejected], card: DatasetCa
     from rich.console import Console
     from rich.table import Table
 
-    from fastclip.cli.main import printable
     from fastclip.data.manifest import REJECTED
+    from fastclip.errors import printable
 
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     expected = {domain.name: domain.images for domain in card.domains} if card else {}
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{manifest.title} in {folder}", title_justify="left")
+    console.print(f"{manifest.title} in {folder}", style="bold", soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("domain")
     for column in ("shards", "images", "unreadable", *(["published"] if card else [])):
         table.add_column(column, justify="right")

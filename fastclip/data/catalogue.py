@@ -27,7 +27,6 @@ class DomainCard:
 class DatasetCard:
     """One dataset as published. `classes` are folder names in label order."""
 
-    name: str
     title: str
     classes: tuple[str, ...]
     domains: tuple[DomainCard, ...]
@@ -41,12 +40,6 @@ def find_card(name: str) -> DatasetCard | None:
     return _parse(tomllib.loads(file.read_text("utf-8"))) if file.is_file() else None
 
 
-def card_names() -> list[str]:
-    """Names of all cards, sorted."""
-    folder = resources.files("fastclip.data") / "cards"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
-
-
 def readable_name(folder: str) -> str:
     """A class folder's name as words: `Alarm_Clock` → `Alarm Clock`."""
     return " ".join(folder.replace("_", " ").split())
@@ -57,7 +50,6 @@ def _parse(card: Mapping[str, Any]) -> DatasetCard:
         DomainCard(name=row["name"], folders=tuple(row["folders"]), images=row["images"]) for row in card["domains"]
     )
     return DatasetCard(
-        name=card["name"],
         title=card["title"],
         classes=tuple(card["classes"]),
         domains=domains,

@@ -12,7 +12,9 @@ from fastclip.errors import UserError
 
 # What torchvision's ImageFolder would load, and GIF and AVIF: a file with such a name counts as an image, so if it
 # cannot be used it is an unreadable image of its class and not just another file.
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"))
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
+)
 
 ONLY_DOMAIN = "all"
 """The name of the one domain of a `class/image` tree."""
@@ -64,9 +66,28 @@ def list_folder(source: Path, card: DatasetCard | None) -> FolderListing:
 
 
 def _walk(source: Path) -> Iterator[str]:
-    for folder, _, names in os.walk(source, followlinks=True):
+    """Every file under `source`, through links too. What cannot be listed or named is an error, never left out."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename} cannot be listed: {error.strerror}.", fix="Give yourself access to it.")
+
+    seen = {source.resolve()}
+    for folder, subfolders, names in os.walk(source, followlinks=True, onerror=refuse):
         base = Path(folder).relative_to(source)
-        yield from ((base / name).as_posix() for name in names)
+        for name in subfolders:
+            target = (Path(folder) / name).resolve()
+            if (Path(folder) / name).is_symlink() and any(target == each or target in each.parents for each in seen):
+                raise UserError(
+                    f"{base / name} links to a folder that holds it.", fix="Remove the link: it would repeat images."
+                )
+            seen.add(target)
+        for name in names:
+            path = (base / name).as_posix()
+            try:
+                path.encode()
+            except UnicodeEncodeError:
+                raise UserError(f"The name {path!r} is not UTF-8.", fix="Rename the file or folder.") from None
+            yield path
 
 
 def _domains_of_card(images: list[str], card: DatasetCard, source: Path) -> dict[str, str]:

@@ -10,6 +10,9 @@ from PIL import Image, UnidentifiedImageError
 MAX_PIXELS = 1 << 26
 """The most pixels an image may have (67 million, 201 MB decoded): what lies above is a bomb or a mistake."""
 
+# Pillow warns of odd EXIF and palettes; what counts is the pixels. Set once: `catch_warnings` is not for threads.
+warnings.filterwarnings("ignore", module="PIL")
+
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -40,12 +43,10 @@ def open_image(data: bytes | memoryview) -> Image.Image:
     Raises `ValueError` with a reason that depends on the bytes alone, so that it may stand in results.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd EXIF and palettes; what counts is the pixels
-            image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
-            check_header(data, image.height, image.width)
-            image.load()
-            return image
+        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
+        check_header(data, image.height, image.width)
+        image.load()
+        return image
     except UnidentifiedImageError:
         raise ValueError("does not decode: no image can be identified") from None  # Pillow's text holds an address
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from fastclip.errors import IntegrityError, UserError
-from fastclip.files import canonical_json
+from fastclip.files import canonical_json, digest
 
 FORMAT = "fastclip-shards"
 VERSION = 1
@@ -85,6 +85,7 @@ class Manifest:
     names: tuple[str, ...]
     domains: tuple[Domain, ...]
     shards: tuple[Shard, ...]
+    rejected_sha256: str
 
     def shards_of(self, domain: str) -> tuple[Shard, ...]:
         """The shards of one domain, in the manifest's order."""
@@ -108,16 +109,20 @@ def check_dataset_name(name: str) -> None:
 
 
 def remove_dataset(folder: Path, *, overwrite: bool) -> None:
-    """Make room for new shards: remove the manifest, then what it lists. Raises `UserError` unless `overwrite`."""
+    """Make room for new shards: without its manifest a dataset is none. Raises `UserError` unless `overwrite`."""
     if not (folder / MANIFEST).exists():
         return
     if not overwrite:
         raise UserError(f"{folder} is sharded already.", fix="Add --overwrite to write it again.")
-    manifest = read_manifest(folder)
     (folder / MANIFEST).unlink()
-    for shard in manifest.shards:
-        (folder / shard.name).unlink(missing_ok=True)
-        (folder / shard.index_name).unlink(missing_ok=True)
+
+
+def remove_stale_shards(folder: Path, manifest: Manifest) -> None:
+    """Remove shards that an earlier or interrupted run left and `manifest` does not list: a `*.tar` would read them."""
+    listed = {folder / name for shard in manifest.shards for name in (shard.name, shard.index_name)}
+    for pattern in ("[0-9]*.tar", "[0-9]*.index.jsonl"):
+        for path in set(folder.glob(f"*/{pattern}")) - listed:
+            path.unlink()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -136,14 +141,24 @@ def read_manifest(folder: Path) -> Manifest:
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             f"{path} cannot be used: {error!s}.",
-            fix=f"Write the shards again: fastclip shard {folder.name} --source DIR",
+            fix=f"Write the shards again: {rewrite(folder)}",
         ) from error
     return manifest
 
 
-def read_rejected(folder: Path) -> list[Rejected]:
-    """What was found in the source and is in no shard."""
-    return [Rejected(**json.loads(line)) for line in (folder / REJECTED).read_text("utf-8").splitlines()]
+def read_rejected(folder: Path, manifest: Manifest) -> list[Rejected]:
+    """What was found in the source and is in no shard. Raises `IntegrityError` unless it is what was written."""
+    data = (folder / REJECTED).read_bytes()
+    if digest(data) != manifest.rejected_sha256:
+        raise IntegrityError(
+            f"{folder / REJECTED} is not what was written with the shards.", fix=f"Write them again: {rewrite(folder)}"
+        )
+    return [Rejected(**json.loads(line)) for line in data.splitlines()]
+
+
+def rewrite(folder: Path) -> str:
+    """The command that writes a dataset's shards again."""
+    return f"fastclip shard {folder.name} --source DIR --overwrite"
 
 
 def json_lines(rows: list[Any]) -> bytes:
@@ -159,6 +174,7 @@ def _parse(document: dict[str, Any]) -> Manifest:
         names=tuple(document["names"]),
         domains=tuple(Domain(**row) for row in document["domains"]),
         shards=tuple(Shard(**row) for row in document["shards"]),
+        rejected_sha256=document["rejected_sha256"],
     )
 
 
@@ -169,6 +185,12 @@ def _check(manifest: Manifest) -> None:
         names = [row if isinstance(row, str) else row.name for row in getattr(manifest, repeated)]
         if len(set(names)) != len(names):
             raise ValueError(f"a name stands twice in {repeated}")
+    for shard in manifest.shards:
+        # No path of a manifest may lead out of its folder: `--overwrite` removes what it lists.
+        if not re.fullmatch(re.escape(path_name(shard.domain)) + r"/[0-9]+\.tar", shard.name):
+            raise ValueError(f"{shard.name!r} is not the name of a shard of {shard.domain!r}")
+        if shard.domain not in [domain.name for domain in manifest.domains]:
+            raise ValueError(f"{shard.name} belongs to no domain")
     for domain in manifest.domains:
         images = sum(shard.images for shard in manifest.shards_of(domain.name))
         if images != domain.images:

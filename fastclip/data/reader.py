@@ -7,7 +7,7 @@ import json
 import mmap
 from pathlib import Path
 
-from fastclip.data.manifest import ImageRecord, Shard
+from fastclip.data.manifest import ImageRecord, Shard, rewrite
 from fastclip.errors import FastclipError, IntegrityError, UserError
 from fastclip.files import digest
 
@@ -28,7 +28,7 @@ class OpenShard:
                 self._bytes = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
         except FileNotFoundError:
             raise UserError(
-                f"{path} is missing; the manifest lists it.", fix=f"Write the shards again: {_rewrite(folder)}"
+                f"{path} is missing; the manifest lists it.", fix=f"Write the shards again: {rewrite(folder)}"
             ) from None
         except ValueError:  # mmap of an empty file
             raise _differs(path, folder, "the file is empty") from None
@@ -51,7 +51,7 @@ def read_index(folder: Path, shard: Shard) -> list[ImageRecord]:
         data = path.read_bytes()
     except FileNotFoundError:
         raise UserError(
-            f"{path} is missing; it stands beside {shard.name}.", fix=f"Write the shards again: {_rewrite(folder)}"
+            f"{path} is missing; it stands beside {shard.name}.", fix=f"Write the shards again: {rewrite(folder)}"
         ) from None
     if digest(data) != shard.index_sha256:
         raise _differs(path, folder, "its SHA-256 is not the manifest's")
@@ -61,12 +61,8 @@ def read_index(folder: Path, shard: Shard) -> list[ImageRecord]:
     return records
 
 
-def _rewrite(folder: Path) -> str:
-    return f"fastclip shard {folder.name} --source DIR --overwrite"
-
-
 def _differs(path: Path, folder: Path, how: str) -> FastclipError:
     return IntegrityError(
         f"{path} is not the file that was sharded: {how}.",
-        fix=f"Copy it again from where the shards were made, or write them again: {_rewrite(folder)}",
+        fix=f"Copy it again from where the shards were made, or write them again: {rewrite(folder)}",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,9 +25,10 @@ from fastclip.data.manifest import (
     Shard,
     json_lines,
     path_name,
+    remove_stale_shards,
 )
 from fastclip.errors import UserError
-from fastclip.files import digest, publish, write_temporary, write_whole
+from fastclip.files import digest, digest_file, publish, write_temporary, write_whole
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ def write_shards(
         names=tuple(readable.get(name) or readable_name(name) for name in listing.classes),
         domains=tuple(domains),
         shards=tuple(shards),
+        rejected_sha256=digest(json_lines(rejected)),
     )
     _publish_dataset(folder, manifest, rejected)
     return manifest, rejected
@@ -162,13 +163,12 @@ def _write_shard(folder: Path, name: str, domain: str, images: dict[str, Checked
         for key, image in images.items()
     ]
     index = json_lines(records)
-    data = temporary.read_bytes()
     shard = Shard(
         name=name,
         domain=domain,
         images=len(records),
-        bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
+        bytes=temporary.stat().st_size,
+        sha256=digest_file(temporary),
         index_sha256=digest(index),
     )
     write_whole(folder / shard.index_name, index)
@@ -179,4 +179,5 @@ def _write_shard(folder: Path, name: str, domain: str, images: dict[str, Checked
 def _publish_dataset(folder: Path, manifest: Manifest, rejected: list[Rejected]) -> None:
     write_whole(folder / "classnames.txt", "".join(f"{name}\n" for name in manifest.names).encode())
     write_whole(folder / REJECTED, json_lines(rejected))
+    remove_stale_shards(folder, manifest)
     write_whole(folder / MANIFEST, manifest.to_json())

@@ -77,7 +77,7 @@ class EmbeddingLoop:
 
     def run(self, units: Iterable[Unit]) -> None:
         """Embed what is not published when its turn comes. Batches never span shards; work in flight does."""
-        with ThreadPoolExecutor(self.workers, "embed", self._set_up_worker) as pool:
+        with ThreadPoolExecutor(self.workers, "embed", torch.set_num_threads, (1,)) as pool:
             in_flight: deque[tuple[_OpenUnit, Future[_EmbeddedBatch]]] = deque()
             try:
                 for opened, first_row in self._batches(units):
@@ -89,10 +89,6 @@ class EmbeddingLoop:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-
-    def _set_up_worker(self) -> None:
-        torch.set_num_threads(1)  # OpenMP counts for each thread
-        self._local.decoder = self.make_decoder()
 
     def _batches(self, units: Iterable[Unit]) -> Iterator[tuple[_OpenUnit, int]]:
         for unit in units:
@@ -115,6 +111,8 @@ class EmbeddingLoop:
             EncodedImage(opened.shard.image_bytes(first_row + row), record.height, record.width)
             for row, record in enumerate(records)
         ]
+        if not hasattr(self._local, "decoder"):
+            self._local.decoder = self.make_decoder()
         started = time.perf_counter()
         decoded = self._local.decoder.decode(images)
         decoded_at = time.perf_counter()

@@ -19,7 +19,6 @@ class Backbone:
     name: str
     architecture: str
     """open_clip's name. OpenAI's weights need the `-quickgelu` ones; the others load and are silently wrong."""
-    pretrained: str
     side: int
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
@@ -34,7 +33,6 @@ def _openai(name: str, architecture: str, side: int, hub: str, archive_sha256: s
     return Backbone(
         name=name,
         architecture=f"{architecture}-quickgelu",
-        pretrained="openai",
         side=side,
         hub=f"timm/{hub}.openai",
         archive=name.replace("/", "-").replace("@", "-") + ".pt",
@@ -64,7 +62,7 @@ _NINE = (
             "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"),
 )  # fmt: skip
 
-TINY = Backbone(name="tiny", architecture="fastclip-tiny", pretrained="tiny", side=64)
+TINY = Backbone(name="tiny", architecture="fastclip-tiny", side=64)
 """The CLIP that comes with fastclip, for drawn shapes: see `fastclip/models/tiny/`."""
 
 OPENAI_BACKBONES = {backbone.name: backbone for backbone in _NINE}
@@ -109,15 +107,16 @@ def _from_open_clip(name: str, architecture: str, pretrained: str) -> Backbone |
             f"{name} resizes images in another way ({source.get('interpolation')}, {source.get('resize_mode')}).",
             fix="Choose a backbone with CLIP's own preprocessing: bicubic, shorter side, centre crop.",
         )
+    if "multimodal_cfg" in config or "hf_model_name" in config["text_cfg"]:
+        raise UserError(f"{name} is not a pair of open_clip's own towers.", fix="Choose a CLIP without extra parts.")
     if source.get("quick_gelu", False) and not config.get("quick_gelu", False):
         architecture += "-quickgelu"
     side = config["vision_cfg"]["image_size"]
     return Backbone(
         name=name,
         architecture=architecture,
-        pretrained=pretrained,
         side=side if isinstance(side, int) else side[0],
         mean=source.get("mean", OPENAI_MEAN),
         std=source.get("std", OPENAI_STD),
-        hub=(source.get("hf_hub") or "").rstrip("/") or None,
+        hub="/".join((source.get("hf_hub") or "").split("/")[:2]) or None,  # a file name may follow
     )

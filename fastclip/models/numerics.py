@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -24,6 +28,8 @@ def find_device(asked: str | None, local_rank: int) -> torch.device:
         raise UserError("PyTorch sees no GPU here.", fix="--device cpu, or look at nvidia-smi and the driver.")
     if asked == "cpu" or not found:
         return torch.device("cpu")
+    if torch.cuda.device_count() == 1:
+        return torch.device("cuda", 0)  # the launcher may show each process its own GPU only
     if local_rank >= torch.cuda.device_count():
         raise UserError(
             f"Process {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}.",
@@ -46,7 +52,7 @@ def find_precision(asked: str | None, device: torch.device, environment: Mapping
     return choice
 
 
-def fix_numerics() -> None:
+def fix_numerics(device: torch.device) -> None:
     """Settings under which the same batch gives the same bits in every process of this kind of machine.
 
     One intra-op thread: in bf16 on a CPU, 79 % of ViT-B/32's embedding entries moved when threads went from 1 to 2.
@@ -56,6 +62,8 @@ def fix_numerics() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # no context, and no memory, on another process's GPU
 
 
 def describe_numerics(device: torch.device) -> str:
@@ -64,9 +72,23 @@ def describe_numerics(device: torch.device) -> str:
         hardware = f"cuda {torch.version.cuda} {torch.cuda.get_device_name(device)}"
     else:
         features = [name for name, has in (("bf16", _avx512_bf16()), ("amx", _amx())) if has]
-        hardware = " ".join(["cpu", torch.backends.cpu.get_cpu_capability(), *features])
+        hardware = " ".join(["cpu", torch.backends.cpu.get_cpu_capability(), *features, _cpu_model()])
     libraries = f"torch {torch.__version__.split('+')[0]}, open_clip {version('open_clip_torch')}"
-    return f"numerics {NUMERICS_VERSION}, {libraries}, {hardware}"
+    # Libraries choose other kernels when these are set.
+    switches = sorted(
+        f"{k}={v}" for k, v in os.environ.items() if re.match(r"ONEDNN_|DNNL_|MKL_CBWR|MKL_ENABLE|NVIDIA_TF32", k)
+    )
+    return ", ".join([f"numerics {NUMERICS_VERSION}", libraries, hardware, *switches])
+
+
+def _cpu_model() -> str:
+    """Vendor, family and model: MKL and oneDNN look at them beside the instruction set."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.machine()
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return " ".join(facts.get(name, "?") for name in ("vendor_id", "cpu family", "model"))
 
 
 def _cpu_has_bf16() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,15 +34,17 @@ class DaliDecoder:
 
         The whole batch, so that which image takes which route depends on the shard's bytes alone.
         """
+        if not all(_may_be_decoded(image) for image in images):
+            return self._one_by_one.decode(images)
         try:
-            for image in images:
-                check_header(*image)
             self._feed(images)
             outputs = self._pipeline.run()
             return DecodedBatch(
                 {side: self._crops(output) for side, output in zip(self._sides, outputs, strict=True)}, []
             )
-        except (RuntimeError, ValueError):
+        except RuntimeError as error:
+            if re.search(r"cuda|memory|alloc", str(error), re.IGNORECASE):
+                raise  # a fault of the machine: other pixels because of it would not be a function of the shard
             self._pipeline = self._build()  # after an error DALI declares a pipeline invalid
             return self._one_by_one.decode(images)
 
@@ -78,11 +81,22 @@ class DaliDecoder:
         return pipeline
 
 
+def _may_be_decoded(image: EncodedImage) -> bool:
+    try:
+        check_header(*image)
+    except ValueError:
+        return False
+    return True
+
+
 def _crops_of_every_side(sides: Sequence[int], decode_on: str) -> list[Any]:
     """The graph: one decode, one resize of the region that CLIP keeps for each side."""
     encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True)
     # CLIP's own preprocessing does not rotate by EXIF; DALI would.
-    images = fn.decoders.image(encoded, device=decode_on, output_type=types.RGB, adjust_orientation=False)
+    # Fancy upsampling is what libjpeg does; without it nvJPEG's 4:2:0 chroma differs from the CPU's.
+    images = fn.decoders.image(
+        encoded, device=decode_on, output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True
+    )
     return [
         fn.resize(
             images,

@@ -60,10 +60,12 @@ def make_decoder(name: str, sides: Sequence[int], batch_size: int, device: torch
 def decoder_spec(name: str, device: torch.device) -> str:
     """Everything about a decoder that can change a pixel, as text: it is part of every embedding's key."""
     # Versions from the packages' metadata: importing torchvision takes seconds, and a run that only scores needs none.
+    fallback = f"torchvision {version('torchvision')}, pillow {version('pillow')}"
     if name == "torchvision":
-        return f"torchvision {version('torchvision')}, pillow fallback"
+        return fallback
     try:
-        return f"dali {version('nvidia-dali-cuda130')} {'mixed' if device.type == 'cuda' else 'cpu'}"
+        dali = version("nvidia-dali-cuda130")
+        return f"dali {dali} {'mixed' if device.type == 'cuda' else 'cpu'}, {fallback}"
     except PackageNotFoundError:
         raise UserError(
             "The DALI decoder needs the package nvidia-dali-cuda130, which is not installed.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 
@@ -66,6 +66,8 @@ class Evaluation:
 
     unreadable_policy: str
     backbones: tuple[BackboneFacts, ...]
+    prompts: Mapping[str, tuple[str, ...]]
+    """Prompt set → templates."""
     cells: tuple[Cell, ...]
     unreadable: tuple[UnreadableImage, ...]
 

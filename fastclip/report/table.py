@@ -6,50 +6,47 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from fastclip.errors import printable
 from fastclip.report.cells import Cell, Evaluation, mean
 
 NO_NUMBER = "—"
 
 
-def tables(evaluation: Evaluation) -> Iterator[Table]:
-    """One table a dataset; with several prompt sets, a section for each."""
+def tables(evaluation: Evaluation) -> Iterator[Group]:
+    """One table a dataset under its title; with several prompt sets, a section for each."""
     for dataset in _unique(cell.dataset for cell in evaluation.cells):
         cells = [cell for cell in evaluation.cells if cell.dataset == dataset]
         yield _table(dataset, cells, evaluation)
 
 
-def _table(dataset: str, cells: list[Cell], evaluation: Evaluation) -> Table:
+def _table(dataset: str, cells: list[Cell], evaluation: Evaluation) -> Group:
     domains = _unique(cell.domain for cell in cells)
     random = any(facts.random_weights for facts in evaluation.backbones)
     title = f"{dataset}: accuracy, %" + (" — RANDOM WEIGHTS, NOT A RESULT" if random else "")
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
-    table.add_column("backbone", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    # Where it is narrow the names of backbones fold; a number never does.
+    table.add_column("backbone", overflow="fold")
     for domain in domains:
-        table.add_column(Text(domain), justify="right", overflow="fold")
+        table.add_column(Text(printable(domain)), justify="right", no_wrap=True)
     if len(domains) > 1:
-        table.add_column("average", justify="right", style="bold")
+        table.add_column("average", justify="right", style="bold", no_wrap=True)
     for prompts in _unique(cell.prompts for cell in cells):
         table.add_section()
         table.add_row(Text(f"prompts: {prompts}", style="dim"))
         for backbone in _unique(cell.backbone for cell in cells):
             row = {c.domain: c for c in cells if (c.prompts, c.backbone) == (prompts, backbone)}
             table.add_row(Text(backbone), *_numbers([row[domain] for domain in domains], evaluation.unreadable_policy))
-    return table
+    return Group(Text(title, style="bold"), table)
 
 
 def _numbers(cells: list[Cell], policy: str) -> list[str]:
     accuracies = [cell.accuracy(policy) for cell in cells]
-    shown = [_shown(cell, accuracy) for cell, accuracy in zip(cells, accuracies, strict=True)]
+    shown = [_percent(accuracy) for accuracy in accuracies]
     return shown if len(cells) == 1 else [*shown, _percent(mean(accuracies))]
-
-
-def _shown(cell: Cell, accuracy: Fraction | None) -> str:
-    if cell.missing_shards:
-        return f"{cell.shards - cell.missing_shards} of {cell.shards} shards"
-    return _percent(accuracy)
 
 
 def _percent(accuracy: Fraction | None) -> str:
@@ -69,10 +66,13 @@ def footnotes(evaluation: Evaluation) -> list[str]:
             "exclude": "left out of the counts",
         }[evaluation.unreadable_policy]
         first = evaluation.unreadable[0]
-        lines.append(f"{count:,} unreadable: {meaning}. The first: {first.domain}/{first.path}: {first.reason}.")
-    if not evaluation.complete:
+        lines.append(f"{count:,} unreadable: {meaning}. The first: {first.path}: {first.reason}.")
+    missing = {(cell.domain, cell.backbone): cell for cell in evaluation.cells if cell.missing_shards}
+    for cell in missing.values():
+        lines.append(f"{cell.domain}, {cell.backbone}: {cell.missing_shards} of {cell.shards} shards are missing.")
+    if missing:
         lines.append("Incomplete: run the same command again to go on.")
-    return lines
+    return [printable(line) for line in lines]
 
 
 def _unique(values: Iterator[str]) -> list[str]:

@@ -33,7 +33,7 @@ def classify(
     """
     blocks = []
     transposed = torch.from_numpy(prototypes).T.contiguous()
-    for first in range(0, len(embeddings), IMAGES_PER_BLOCK):
+    for first in range(0, max(1, len(embeddings)), IMAGES_PER_BLOCK):
         block = torch.zeros(IMAGES_PER_BLOCK, embeddings.shape[1])
         rows = torch.from_numpy(embeddings[first : first + IMAGES_PER_BLOCK])
         block[: len(rows)] = rows

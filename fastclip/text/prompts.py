@@ -20,7 +20,10 @@ class PromptSet:
 
     def prompts(self, folder: str, readable: str) -> list[str]:
         """The prompts of one class. Plain replacement: a template is text and runs nothing."""
-        return [template.replace(FOLDER, folder).replace(READABLE, readable) for template in self.templates]
+        return [
+            template.replace(FOLDER, folder) if FOLDER in template else template.replace(READABLE, readable)
+            for template in self.templates
+        ]
 
 
 BUILT_IN = ("transferlearning", "photo", "openai80")
@@ -50,6 +53,8 @@ def _read_prompt_file(name: str) -> PromptSet:
             f"There is no prompt set {name!r}, nor a file of that name.",
             fix=f"Choose from {', '.join(BUILT_IN)}, or write a file with one template a line: a photo of a {{}}.",
         )
+    if path.stem in BUILT_IN:
+        raise UserError(f"{path} would pass for the built-in set {path.stem}.", fix="Rename the file.")
     try:
         text = path.read_text("utf-8-sig")
         lines = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines()]

@@ -42,7 +42,10 @@ def cached_prototypes(
     path = folder / f"{digest(canonical_json(identity))}.safetensors"
     if path.is_file():
         try:
-            return unseal(path.read_bytes(), str(path))[0]["prototypes"]
+            tensors, facts = unseal(path.read_bytes(), str(path))
+            if facts == identity:
+                return tensors["prototypes"]
+            path.unlink()
         except IntegrityError:
             path.unlink()  # a cache: what is damaged is made again
     prototypes = compute()
