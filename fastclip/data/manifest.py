@@ -140,7 +140,7 @@ def read_manifest(folder: Path) -> Manifest:
         _check(manifest)
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
-            f"{path} cannot be used: {error!s}.",
+            f"{path} cannot be used: {f'it has no {error}' if isinstance(error, KeyError) else error}.",
             fix=f"Write the shards again: {rewrite(folder)}",
         ) from error
     return manifest
