@@ -150,7 +150,8 @@ def _embed(run: Run, errors: Any) -> None:
         stages = {name: getattr(seconds, name) for name in ("read", "decode", "embed", "write")}
         spent = ", ".join(f"{name} {stage_s:.1f}" for name, stage_s in stages.items())
         rate = f"{seconds.images / elapsed:.0f} images/s"
-        errors.print(f"Embedded {seconds.images:,} images in {elapsed:.1f} s, models loaded: {rate}.")
+        who = f"Process 1 of {run.process.world_size} embedded" if others else "Embedded"
+        errors.print(f"{who} {seconds.images:,} images in {elapsed:.1f} s, models loaded: {rate}.")
         errors.print(f"Thread seconds: {spent}; bounded by {max(stages, key=stages.__getitem__)}.")
 
 
