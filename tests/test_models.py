@@ -236,6 +236,22 @@ def test_without_weights_two_lines_say_which_file_is_missing_and_how_to_get_it(
     assert "hf download timm/vit_base_patch32_clip_224.openai" in how and "--weights" in how
 
 
+def test_a_text_tower_of_another_make_reads_whole_prompts_and_agrees():
+    """open_clip's other class of CLIP, with the same weights, is not trimmed: the padding changes nothing."""
+    import open_clip
+    from open_clip.model import CustomTextCLIP, convert_to_custom_text_state_dict
+
+    ours = load_text_tower(TINY, find_weights(TINY, None), CPU)
+    path = find_weights(TINY, None).path
+    assert path is not None
+    tensors = convert_to_custom_text_state_dict(read_weights(TINY, path, ""))
+    model = CustomTextCLIP(**open_clip.get_model_config(TINY.architecture))
+    model.load_state_dict(tensors)
+    other = TextTower(model, open_clip.get_tokenizer(TINY.architecture), CPU)
+    texts = ["star", "a photo of a half moon.", "a bad photo of a ring among many other things"]
+    assert (ours(texts, 1) - other(texts, 1)).abs().max() < 1e-6
+
+
 def test_a_prompt_that_does_not_fit_is_refused_instead_of_cut():
     tower: TextTower = load_text_tower(TINY, find_weights(TINY, None), CPU)
     with pytest.raises(UserError, match="40 tokens; 30 fit"):
