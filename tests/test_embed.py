@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import Sharded
 
 from fastclip.cli import evaluate as eval_command
 from fastclip.data.manifest import Shard, read_manifest
+from fastclip.data.reader import OpenShard
+from fastclip.embed.loop import EmbeddingLoop
 from fastclip.embed.plan import Unit, shares, work_order
 from fastclip.embed.processes import find_process
 from fastclip.embed.store import Part, PartStore, part_identity, part_key
 from fastclip.errors import IntegrityError, UserError
 from fastclip.evaluate import EvalOptions, Run
-from fastclip.pixels.decoder import Unreadable
+from fastclip.models.tower import ImageTower
+from fastclip.pixels.decoder import DecodedBatch, EncodedImage, Unreadable, make_decoder
+from fastclip.pixels.torchvision import crop, decode_rgb
+
+CPU = torch.device("cpu")
 
 
 def units(*images: int) -> list[Unit]:
@@ -135,6 +143,46 @@ def test_identity_options_change_every_key_and_runtime_options_none(name: str, s
         assert not changed & keys
     else:
         assert changed <= keys
+
+
+def test_every_batch_is_decoded_once_for_all_towers_and_sides(shapes: Sharded, tmp_path: Path):
+    made: list[CountingDecoder] = []
+
+    class CountingDecoder:
+        def __init__(self) -> None:
+            self.inner, self.batches = make_decoder("torchvision", [32, 64], 8, CPU, 1), 0
+            made.append(self)
+
+        def decode(self, images: Sequence[EncodedImage]) -> DecodedBatch:
+            self.batches += 1
+            return self.inner.decode(images)
+
+    class MeanTower(ImageTower):
+        """Embeds a crop as the mean of each colour: known without any weights."""
+
+        def __init__(self, side: int) -> None:
+            self.side = side
+
+        def __call__(self, crops: torch.Tensor) -> torch.Tensor:
+            return crops.float().mean(dim=(2, 3))
+
+    shards = read_manifest(shapes.folder).shards
+    recipes = {name: {"weights": name} for name in ("small", "large")}
+    work = [
+        Unit(shapes.folder, shard, {name: part_key(part_identity(recipes[name], shard)) for name in recipes})
+        for shard in shards
+    ]
+    towers = {"small": MeanTower(32), "large": MeanTower(64)}
+    store = PartStore(tmp_path)
+    EmbeddingLoop(towers, recipes, CountingDecoder, store, batch_size=8, workers=2, storage=torch.float32).run(work)
+    assert sum(decoder.batches for decoder in made) == sum(-(-shard.images // 8) for shard in shards)
+    for unit in work:
+        opened = OpenShard(unit.folder, unit.shard)
+        for name, side in (("small", 32), ("large", 64)):
+            found = store.read(unit.keys[name])
+            assert found is not None
+            expected = [crop(decode_rgb(opened.image_bytes(row)), side).float().mean(dim=(1, 2)) for row in range(20)]
+            assert np.allclose(found.embeddings, torch.stack(expected).numpy(), atol=1e-3)
 
 
 def test_a_backbone_in_two_spellings_is_one(shapes: Sharded, tmp_path: Path):
