@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 EXIT_USAGE = 2
 EXIT_UNREADABLE = 3
 EXIT_INCOMPLETE = 4
@@ -20,6 +22,14 @@ class FastclipError(Exception):
     def __init__(self, message: str, *, fix: str) -> None:
         super().__init__(message)
         self.fix = fix
+
+    def __reduce__(self) -> tuple[Callable[..., FastclipError], tuple[type[FastclipError], str, str]]:
+        """Errors cross the border between processes."""
+        return _rebuild, (type(self), str(self), self.fix)
+
+
+def _rebuild(kind: type[FastclipError], message: str, fix: str) -> FastclipError:
+    return kind(message, fix=fix)
 
 
 class UserError(FastclipError):

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastclip.data.manifest import MANIFEST, Manifest, Shard, read_manifest, read_rejected
+from fastclip.data.manifest import Manifest, Shard, list_datasets, read_manifest, read_rejected
 from fastclip.data.reader import read_index
+from fastclip.data.storage import Folder, Location, open_folder
 from fastclip.embed.loop import EmbeddingLoop, StageSeconds
 from fastclip.embed.plan import Unit, shares, work_order
 from fastclip.embed.processes import Process, find_process
@@ -55,7 +56,8 @@ class EvalOptions:
     device: str | None = field(default=None, metadata=IDENTITY)
     workers: int | None = field(default=None, metadata=RUNTIME)
     """Threads that decode and embed."""
-    shards: Path = field(default=Path("shards"), metadata=RUNTIME)
+    shards: str | Path = field(default="shards", metadata=RUNTIME)
+    """A folder, or an address: https, s3, gs, hf."""
     store: Path = field(default=Path("embeddings"), metadata=RUNTIME)
     unreadable: str = field(default="stop", metadata=RUNTIME)
 
@@ -88,7 +90,7 @@ class Candidate:
 class Target:
     """A dataset, and those of its domains that are asked for."""
 
-    folder: Path
+    folder: Folder
     manifest: Manifest
     domains: tuple[str, ...]
 
@@ -282,18 +284,19 @@ class Run:
         return {prompts.name: of(prompts) for prompts in self.prompts}
 
 
-def find_targets(shards: Path, names: Sequence[str]) -> list[Target]:
-    """The datasets in `shards` called DATASET or DATASET/DOMAIN; without names, all that are there."""
+def find_targets(location: Location, names: Sequence[str]) -> list[Target]:
+    """The datasets at `location` called DATASET or DATASET/DOMAIN; without names, all that are there."""
+    shards = open_folder(location)
     wanted: dict[str, list[str]] = {}
-    for name in names or sorted(path.parent.name for path in shards.glob(f"*/{MANIFEST}")):
+    for name in names or list_datasets(shards):
         dataset, _, domain = name.partition("/")
         wanted.setdefault(dataset, []).append(domain)
     if not wanted:
         raise UserError(f"{shards} holds no sharded dataset.", fix="fastclip shard NAME --source DIR, or fastclip demo")
-    return [_target(shards / dataset, domains) for dataset, domains in wanted.items()]
+    return [_target(shards.child(dataset), domains) for dataset, domains in wanted.items()]
 
 
-def _target(folder: Path, domains: list[str]) -> Target:
+def _target(folder: Folder, domains: list[str]) -> Target:
     manifest = read_manifest(folder)
     known = [domain.name for domain in manifest.domains]
     for domain in domains:

@@ -35,6 +35,15 @@ def pacs_mini() -> Path:
     return SHARED_DATA / "pacs-mini"
 
 
+@pytest.fixture(scope="session")
+def shared_facts() -> Path:
+    """What is known of the eight datasets."""
+    folder = SHARED_DATA.parent / "facts"
+    if not folder.is_dir():
+        pytest.skip("the facts of shared/facts are not beside this checkout")
+    return folder
+
+
 def _shared(name: str, pattern: str) -> list[Path]:
     files = sorted((SHARED_DATA / name).glob(pattern))
     if not files:

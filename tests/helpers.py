@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from fastclip.data.catalogue import find_card
-from fastclip.data.folders import list_folder
-from fastclip.data.writer import write_shards
+from fastclip.data.layouts import list_source
+from fastclip.data.storage import open_folder
+from fastclip.data.writer import WriteOptions, write_shards
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -49,10 +50,10 @@ class Sharded:
         return self.shards / self.name
 
 
-def shard(source: Path, shards: Path, name: str, *, shard_images: int = 50) -> Sharded:
+def shard(source: Path, shards: Path, name: str, *, shard_images: int = 50, verify: bool = True) -> Sharded:
     card = find_card(name)
-    listing = list_folder(source, card)
-    write_shards(source, listing, shards / name, dataset=name, card=card, shard_images=shard_images)
+    options = WriteOptions(shard_images=shard_images, verify=verify, processes=1)
+    write_shards(list_source(source, card), open_folder(shards / name), dataset=name, card=card, options=options)
     return Sharded(name, source, shards)
 
 

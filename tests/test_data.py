@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tarfile
 from pathlib import Path
 
@@ -14,11 +15,13 @@ import webdataset
 from helpers import Program, Sharded, image_bytes, shard, write
 from PIL import Image
 
-from fastclip.data.folders import list_folder
+from fastclip.data.layouts import list_source
 from fastclip.data.manifest import path_name, read_manifest, read_rejected, remove_dataset
 from fastclip.data.reader import OpenShard, read_index
 from fastclip.data.shapes import CLASSES, DOMAINS, draw_shapes
+from fastclip.data.storage import open_folder
 from fastclip.errors import IntegrityError, UserError
+from fastclip.files import digest
 
 
 def all_bytes(folder: Path) -> dict[str, bytes]:
@@ -44,9 +47,9 @@ def test_webdataset_reads_the_source_files_and_their_labels(shapes: Sharded):
         dataset = webdataset.WebDataset(str(shapes.folder / each.name), shardshuffle=False)
         for sample in dataset:
             (image,) = (sample[extension] for extension in ("jpg", "png") if extension in sample)
-            seen[paths[sample["__key__"]]] = (image, manifest.classes[int(sample["cls"])])
-    source = {path.relative_to(shapes.source).as_posix(): path for path in shapes.source.glob("*/*/*")}
-    assert seen == {name: (path.read_bytes(), path.parent.name) for name, path in source.items()}
+            seen[each.domain, paths[sample["__key__"]]] = (image, manifest.classes[int(sample["cls"])])
+    source = {(path.parts[-3], f"{path.parts[-2]}/{path.name}"): path for path in shapes.source.glob("*/*/*")}
+    assert seen == {place: (path.read_bytes(), path.parent.name) for place, path in source.items()}
 
 
 def test_the_reader_gives_the_source_bytes_and_the_size_that_pillow_sees(shapes: Sharded):
@@ -54,7 +57,8 @@ def test_the_reader_gives_the_source_bytes_and_the_size_that_pillow_sees(shapes:
         opened = OpenShard(shapes.folder, each)
         for row, record in enumerate(opened.records):
             data = bytes(opened.image_bytes(row))
-            assert data == (shapes.source / record.path).read_bytes()
+            assert data == (shapes.source / each.domain / record.path).read_bytes()
+            assert digest(data) == record.sha256
             assert Image.open(io.BytesIO(data)).size == (record.width, record.height)
 
 
@@ -114,7 +118,7 @@ def test_no_manifest_can_name_a_file_outside_its_folder(tmp_path: Path):
         (sharded.folder / "manifest.json").write_text(json.dumps(text))
         with pytest.raises(IntegrityError, match="not the name of a shard"):
             read_manifest(sharded.folder)
-    remove_dataset(sharded.folder, overwrite=True)
+    remove_dataset(open_folder(sharded.folder), overwrite=True)
     assert (tmp_path / "victim.tar").exists() and not manifest.exists(), "a damaged manifest can be written again"
 
 
@@ -129,14 +133,14 @@ def test_writing_again_leaves_no_shard_of_an_earlier_run(tmp_path: Path):
 def test_a_link_that_leads_in_a_circle_and_a_name_that_is_not_utf8_are_refused(tmp_path: Path):
     write(tmp_path, {"photo/cat/1.png": image_bytes(), "other/dog/2.png": image_bytes()})
     (tmp_path / "photo" / "dog").symlink_to(tmp_path / "other" / "dog")
-    assert len(list_folder(tmp_path, None).images) == 3, "a link to elsewhere is a folder like any other"
+    assert len(list_source(tmp_path, None).images) == 3, "a link to elsewhere is a folder like any other"
     (tmp_path / "photo" / "cat" / "loop").symlink_to(tmp_path)
     with pytest.raises(UserError, match="loop links to a folder that holds it"):
-        list_folder(tmp_path, None)
+        list_source(tmp_path, None)
     (tmp_path / "photo" / "cat" / "loop").unlink()
     (tmp_path / "photo" / "cat" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
     with pytest.raises(UserError, match="not UTF-8"):
-        list_folder(tmp_path, None)
+        list_source(tmp_path, None)
 
 
 BAD = {
@@ -170,7 +174,7 @@ def test_what_cannot_be_used_is_listed_with_its_reason_and_the_rest_is_sharded(t
 
 
 def test_a_tree_of_classes_is_one_domain(tmp_path: Path):
-    listing = list_folder(write(tmp_path, {"b_dog/1.png": b"", "a_cat/2.JPG": b""}), None)
+    listing = list_source(write(tmp_path, {"b_dog/1.png": b"", "a_cat/2.JPG": b""}), None)
     assert (listing.domains, listing.classes) == (("all",), ("a_cat", "b_dog"))
     assert [image.path for image in listing.images] == ["a_cat/2.JPG", "b_dog/1.png"]
 
@@ -185,7 +189,7 @@ def test_a_tree_of_classes_is_one_domain(tmp_path: Path):
 )
 def test_a_folder_that_is_no_dataset_is_refused_with_an_example(tmp_path: Path, files: dict[str, bytes], message: str):
     with pytest.raises(UserError, match=message):
-        list_folder(write(tmp_path, files), None)
+        list_source(write(tmp_path, files), None)
 
 
 def test_no_name_of_a_domain_can_leave_the_folder():
@@ -197,10 +201,14 @@ def test_no_name_of_a_domain_can_leave_the_folder():
 def test_pacs_takes_its_card_and_says_how_the_copy_differs(pacs_mini: Path, fastclip: Program):
     outcome = fastclip("shard", "pacs", "--source", pacs_mini)
     assert outcome.code == 0, outcome.err
-    for domain, published in (("art_painting", "2,048"), ("cartoon", "2,344"), ("photo", "1,670"), ("sketch", "3,929")):
-        (line,) = (line for line in outcome.out.splitlines() if line.strip().startswith(domain))
-        assert line.split() == [domain, "1", "112", "0", published]
-    assert max(map(len, outcome.out.splitlines())) <= 80
+    lines = [" ".join(line.split()) for line in outcome.out.splitlines()]
+    assert "No variant of PACS that is known: 448 images, the nearest (kfold) has 9,991." in lines
+    for domain, published in (("art_painting", 2048), ("cartoon", 2344), ("photo", 1670), ("sketch", 3929)):
+        assert any(line.startswith(f"{domain} 1 112 0 ") for line in lines)
+        (line,) = (line for line in lines if line.startswith(f"{domain}: "))
+        assert line.startswith(f"{domain}: {published:,} expected, 112 found; dog ")
+        fewer = [int(number.replace(",", "")) for number in re.findall(r"([\d,]+) fewer", line)]
+        assert len(fewer) == 7 and sum(fewer) == published - 112
     again = fastclip("shard", "pacs", "--source", pacs_mini)
     assert (again.code, again.err.count("\n")) == (2, 2) and "--overwrite" in again.err
 
@@ -223,3 +231,25 @@ def test_labels_fit_any_number_of_classes(tmp_path: Path):
     sharded = shard(source, tmp_path / "shards", "many", shard_images=200)
     (each,) = read_manifest(sharded.folder).shards
     assert np.array_equal([record.label for record in read_index(sharded.folder, each)], np.arange(120))
+
+
+def test_dalis_own_reader_finds_the_same_images_and_labels_by_our_index(shapes: Sharded):
+    dali = pytest.importorskip("nvidia.dali")
+    manifest = read_manifest(shapes.folder)
+    expected, found = [], []
+
+    @dali.pipeline_def(batch_size=1, num_threads=1, device_id=None)
+    def pipeline(paths: list[str], indexes: list[str]):
+        image, label = dali.fn.readers.webdataset(
+            paths=paths, index_paths=indexes, ext=["jpg;png;webp", "cls"], missing_component_behavior="error"
+        )
+        return image, label
+
+    for each in manifest.shards:
+        expected += [(record.sha256, record.label) for record in read_index(shapes.folder, each)]
+        pipe = pipeline([str(shapes.folder / each.name)], [str(shapes.folder / each.dali_index_name)])
+        pipe.build()
+        for _ in range(each.images):
+            image, label = (np.array(tensor[0]) for tensor in pipe.run())
+            found.append((digest(image.tobytes()), int(label.tobytes())))
+    assert found == expected

@@ -39,12 +39,13 @@ def _draw_and_shard(shards: Path) -> None:
 
     from fastclip.cli import shard
     from fastclip.data.shapes import CLASSES, DOMAINS, SCORED_SEED, draw_shapes
+    from fastclip.data.writer import WriteOptions
 
     with tempfile.TemporaryDirectory(prefix="fastclip-") as folder:
         total = len(DOMAINS) * len(CLASSES) * IMAGES_PER_CLASS
         with Console(stderr=True).status(f"drawing {total} images: {len(CLASSES)} shapes in {len(DOMAINS)} domains"):
             draw_shapes(Path(folder), seed=SCORED_SEED, images_per_class=IMAGES_PER_CLASS)
-        shard.write_and_print("shapes", Path(folder), shards / "shapes", shard_images=100)
+        shard.write_and_print("shapes", Path(folder), str(shards), WriteOptions(shard_images=100))
 
 
 def _next_steps() -> str:

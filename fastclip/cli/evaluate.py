@@ -58,9 +58,12 @@ def command(
     workers: Annotated[
         int | None, typer.Option(metavar="N", help="Threads that decode and embed. Default: the cores.", **PLACE)
     ] = None,
-    shards: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all sharded datasets.", **PLACE)] = Path(
-        "shards"
-    ),
+    shards: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR", help="Folder of all sharded datasets; may be https://, s3://, gs:// or hf://.", **PLACE
+        ),
+    ] = "shards",
     store: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder of embeddings, shared by all runs.", **PLACE)
     ] = Path("embeddings"),

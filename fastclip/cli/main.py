@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from fastclip import __version__
-from fastclip.cli import demo, evaluate, shard
+from fastclip.cli import datasets, demo, download, evaluate, shard, shards
 from fastclip.errors import EXIT_USAGE, FastclipError, printable
 
 app = typer.Typer(
@@ -21,7 +21,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("demo")(demo.command)
+app.command("download")(download.command)
+app.add_typer(datasets.app, name="datasets")
 app.command("shard")(shard.command)
+app.add_typer(shards.app, name="shards")
 app.command("eval")(evaluate.command)
 
 
@@ -47,14 +50,14 @@ def run() -> NoReturn:
     """Run the program with the command line's arguments, and exit with the code that `fastclip.errors` lists."""
     try:
         code = app(standalone_mode=False)
+        if code == 128 + signal.SIGINT:  # what Typer makes of Ctrl-C
+            raise KeyboardInterrupt
     except FastclipError as error:
         code = fail(str(error), error.fix, error.exit_code)
     except OSError as error:
         code = fail(f"{error}.", "Check that the file is there and may be read, and the disk.", EXIT_USAGE)
     except (KeyboardInterrupt, typer.Abort):
-        code = fail(
-            "Interrupted.", "Run the same command again; an evaluation goes on where it was.", 128 + signal.SIGINT
-        )
+        code = fail("Interrupted.", "Run the same command again; it goes on where it was.", 128 + signal.SIGINT)
     except Exception as error:
         # Typer's own errors about the command line; which package defines them differs between its versions.
         if not hasattr(error, "format_message"):

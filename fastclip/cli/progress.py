@@ -11,8 +11,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def progress_bar(console: Console, title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar of `total` images with their rate and the time left; what is yielded moves it by some images."""
+def progress_bar(console: Console, title: str, total: int) -> Iterator[Callable[..., None]]:
+    """A bar of `total` images with their rate and the time left.
+
+    What is yielded moves it by some images, and if it is told how many bytes these have, their rate is shown too.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -24,10 +27,14 @@ def progress_bar(console: Console, title: str, total: int) -> Iterator[Callable[
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=total, rate="")
+        done = [0, 0]
 
-        def advance(images: int) -> None:
+        def advance(images: int, size: int = 0) -> None:
+            done[0] += images
+            done[1] += size
             progress.advance(task, images)
             speed = progress.tasks[0].finished_speed or progress.tasks[0].speed
-            progress.update(task, rate=f"{speed:.0f} images/s" if speed else "")
+            megabytes = f", {speed * done[1] / done[0] / 1e6:.0f} MB/s" if speed and done[1] else ""
+            progress.update(task, rate=f"{speed:.0f} images/s{megabytes}" if speed else "")
 
         yield advance

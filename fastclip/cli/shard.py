@@ -1,4 +1,4 @@
-"""`fastclip shard`: a folder of labelled images becomes tar shards."""
+"""`fastclip shard`: any copy of a labelled image set becomes tar shards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from fastclip.errors import EXIT_UNREADABLE
 
 if TYPE_CHECKING:
     from fastclip.data.catalogue import DatasetCard
-    from fastclip.data.manifest import Manifest, Rejected
+    from fastclip.data.listing import Listing
+    from fastclip.data.writer import WriteOptions, Written
 
 
 def command(
@@ -19,75 +20,136 @@ def command(
         str,
         typer.Argument(metavar="NAME", help="What to call the dataset. A known name, such as pacs, takes its card."),
     ],
-    source: Annotated[Path, typer.Option(metavar="DIR", help="Folder with DOMAIN/CLASS/IMAGE or CLASS/IMAGE.")],
-    shards: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all sharded datasets.")] = Path("shards"),
+    source: Annotated[
+        Path,
+        typer.Option(
+            metavar="PATH",
+            help="A folder or archive (zip, tar, tgz) of images, Parquet files, or WebDataset shards.",
+        ),
+    ],
+    out: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder of all sharded datasets; may be s3://, gs:// or hf://.")
+    ] = "shards",
+    protocol: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="full, domainbed[:SEED] (its 80 % in-split), or a file that lists images."),
+    ] = "full",
     shard_images: Annotated[int, typer.Option(metavar="N", min=1, help="Images a shard.")] = 1000,
+    shard_mb: Annotated[int, typer.Option("--shard-mb", metavar="N", min=1, help="Megabytes a shard.")] = 1000,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Read headers only; eval finds what does not decode.")
+    ] = False,
+    processes: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Processes that read and write. Default: one a core.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the dataset's shards.")] = False,
 ) -> None:
-    """Turn a folder of labelled images into tar shards that any WebDataset tool reads.
+    """Turn labelled images into tar shards that any WebDataset tool reads.
 
-    Bytes stay as they are. Every image is decoded once; what cannot be used is listed with its reason.
+    Bytes stay as they are, nothing is unpacked. Every image is decoded once; what cannot be used is listed with its
+    reason. The same command again goes on where an interrupted one was.
     """
     from fastclip.data.manifest import check_dataset_name
+    from fastclip.data.writer import WriteOptions
 
     check_dataset_name(name)
-    if write_and_print(name, source, shards / name, shard_images=shard_images, overwrite=overwrite):
-        typer.echo(f"Next: fastclip eval {name} -b ViT-B/32")
+    options = WriteOptions(
+        shard_images=shard_images, shard_bytes=shard_mb * 10**6, verify=not no_verify, processes=processes
+    )
+    if write_and_print(name, source, out, options, protocol=protocol, overwrite=overwrite):
+        typer.echo(f"Next: fastclip eval {name} -b ViT-B/32" + (f" --shards {out}" if out != "shards" else ""))
     else:
         raise typer.Exit(EXIT_UNREADABLE)
 
 
-def write_and_print(name: str, source: Path, folder: Path, *, shard_images: int, overwrite: bool = False) -> bool:
-    """Shard `source` into `folder` under a progress bar, print what was found; whether every image could be used."""
+def write_and_print(
+    name: str, source: Path, out: str, options: WriteOptions, *, protocol: str = "full", overwrite: bool = False
+) -> bool:
+    """Shard `source` into `out`/`name` under a progress bar, print what was found; whether every image can be used."""
     from rich.console import Console
 
     from fastclip.cli.progress import progress_bar
     from fastclip.data.catalogue import find_card
-    from fastclip.data.folders import list_folder
+    from fastclip.data.layouts import list_source
     from fastclip.data.manifest import remove_dataset
+    from fastclip.data.protocols import apply_protocol
+    from fastclip.data.storage import LocalFolder, open_folder
     from fastclip.data.writer import write_shards
-    from fastclip.embed.processes import available_cores
+    from fastclip.errors import UserError
 
-    card = find_card(name)
-    listing = list_folder(source, card)
+    card = find_card(name, Path(out))
+    console = Console(stderr=True)
+    with console.status(f"looking at {source}"):
+        listing, protocol_name = apply_protocol(list_source(source, card), protocol, card)
+    folder = open_folder(out).child(name)
+    if isinstance(folder, LocalFolder) and folder.path.resolve() == source.resolve():
+        raise UserError(f"{source} is where the shards would go.", fix="Choose another folder: --out DIR")
     remove_dataset(folder, overwrite=overwrite)
-    with progress_bar(Console(stderr=True), f"sharding {name}", len(listing.images)) as advance:
-        manifest, rejected = write_shards(
-            source,
+    with progress_bar(console, f"sharding {name}", len(listing.images)) as advance:
+        written = write_shards(
             listing,
             folder,
             dataset=name,
             card=card,
-            shard_images=shard_images,
-            workers=available_cores(),
-            on_image=lambda: advance(1),
+            protocol=protocol_name,
+            options=options,
+            on_progress=advance,
         )
-    _print_summary(manifest, rejected, card, folder)
-    return not any(domain.unreadable for domain in manifest.domains)
+    _print_summary(written, listing, card, str(folder))
+    return not any(domain.unreadable for domain in written.manifest.domains)
 
 
-def _print_summary(manifest: Manifest, rejected: list[Rejected], card: DatasetCard | None, folder: Path) -> None:
+def _print_summary(written: Written, listing: Listing, card: DatasetCard | None, folder: str) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
+    from fastclip.data.fingerprint import duplicates
     from fastclip.data.manifest import REJECTED
     from fastclip.errors import printable
 
+    manifest = written.manifest
     console = Console(highlight=False, markup=False, emoji=False)
-    expected = {domain.name: domain.images for domain in card.domains} if card else {}
     console.print(f"{manifest.title} in {folder}", style="bold", soft_wrap=True)
+    console.print(f"Found as {printable(listing.layout)}; protocol {manifest.protocol}.", soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("domain")
-    for column in ("shards", "images", "unreadable", *(["published"] if card else [])):
-        table.add_column(column, justify="right")
+    for column in ("shards", "images", "unreadable", "fingerprint"):
+        table.add_column(column, justify="right" if column != "fingerprint" else "left")
     for domain in manifest.domains:
-        numbers = [len(manifest.shards_of(domain.name)), domain.images, domain.unreadable, expected.get(domain.name)]
-        table.add_row(printable(domain.name), *(f"{number:,}" for number in numbers if number is not None))
+        numbers = [len(manifest.shards_of(domain.name)), domain.images, domain.unreadable]
+        table.add_row(printable(domain.name), *(f"{number:,}" for number in numbers), domain.fingerprint[:16])
     console.print(table)
-    for absent in [name for name in expected if name not in [domain.name for domain in manifest.domains]]:
-        console.print(f"Not in this copy: {absent}.")
-    if rejected:
-        console.print(f"{len(rejected):,} files are in no shard; {folder / REJECTED} has all. The first:")
-        for row in rejected[:5]:
+    for line in variant_lines(written, card):
+        console.print(printable(line), soft_wrap=True)
+    if repeated := duplicates(written.images):
+        elsewhere = sum(other_class for _, _, other_class in repeated)
+        first, earlier, _ = next((row for row in repeated if row[2]), repeated[0])
+        console.print(
+            f"{len(repeated):,} images have the bytes of another one, {elsewhere:,} of them in another class; "
+            f"{printable(first)} is {printable(earlier)}.",
+            soft_wrap=True,
+        )
+    if written.rejected:
+        console.print(f"{len(written.rejected):,} files are in no shard; {folder}/{REJECTED} has all. The first:")
+        unusable = sorted(written.rejected, key=lambda row: row.label is None)
+        for row in unusable[:5]:
             console.print(f"  {printable(row.path)}: {printable(row.reason)}", soft_wrap=True)
+
+
+def variant_lines(written: Written, card: DatasetCard | None) -> list[str]:
+    """Which known set of images this is, or how it differs from the nearest one."""
+    from fastclip.data.fingerprint import differences, nearest_variant
+    from fastclip.data.protocols import FULL
+
+    manifest = written.manifest
+    images = sum(domain.images for domain in manifest.domains)
+    if manifest.variant:
+        return [f"This is {manifest.title}, {images:,}, {manifest.variant}."]
+    if card is None or manifest.protocol != FULL or (nearest := nearest_variant(manifest.domains, card)) is None:
+        return []
+    expected = sum(nearest.images.values())
+    return [
+        f"No variant of {card.title} that is known: {images:,} images, the nearest ({nearest.name}) has {expected:,}.",
+        *(f"  {line}" for line in differences(manifest.domains, card)),
+    ]

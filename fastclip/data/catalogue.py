@@ -1,12 +1,16 @@
-"""Dataset cards: the classes, domains and counts that a known dataset must have (`cards/*.toml`)."""
+"""Dataset cards: what a known dataset must hold, and the names its copies go by (`cards/*.toml`, or a user's own)."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import Any
+
+from fastclip.errors import UserError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -16,28 +20,89 @@ else:
 
 @dataclass(frozen=True, kw_only=True)
 class DomainCard:
-    """One domain as published: its name, the folders it goes by in the copies around, its number of images."""
+    """One domain: its name, and the names of folders that it goes by in the copies around (compare `same_name`).
+
+    The first folder is DomainBed's, where that is not the name: the order of its splits' seeds hangs on it.
+    """
 
     name: str
-    folders: tuple[str, ...]
-    images: int
+    folders: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One set of images that bears the dataset's name. The first variant of a card is the published table's."""
+
+    name: str
+    images: Mapping[str, int]
+    """Domain → number of images."""
+    class_images: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Domain → number of images of each class, in label order, where that is known."""
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    """Domain → fingerprint (see `fastclip.data.fingerprint`), where that is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """One file or repository that `fastclip download` gets, or a page where a person must. All rows are needed."""
+
+    url: str
+    """`https://…` of a file, or `hf://datasets/OWNER/NAME[@REVISION]`; a commit as revision stays what it is."""
+    file: str = ""
+    """What to call the file where the URL's last part is not its name; of a file fetched by hand, where to put it."""
+    patterns: tuple[str, ...] = ()
+    """Of a repository, which files to get: "data/*.parquet" (`*` stands for slashes too). Empty: all but dot files."""
+    bytes: int | None = None
+    """Size of the file, or of a repository's files together."""
+    sha256: str | None = None
+    """Of a file, in lower case. Hugging Face tells those of its large files."""
+    note: str = ""
+    """A sentence for who downloads: what is in it, or, if by hand, what to do on that page."""
+    by_hand: bool = False
+    """No program can fetch it: a form, a shared drive."""
+
+    def __post_init__(self) -> None:
+        hub = self.url.startswith("hf://") and not self.by_hand
+        form = r"hf://datasets/[\w.-]+/[\w.-]+(@[\w./-]+)?" if hub else r"https?://[^\s/@?#]+(/[!-~]*)?"
+        if not re.fullmatch(form, self.url):
+            kinds = "https://… (without a log-in, blanks as %20) nor hf://datasets/OWNER/NAME[@REVISION]"
+            raise ValueError(f"the url of a download is neither {kinds}")
+        if self.file and not re.fullmatch(r"[\w+,=@() -][\w.+,=@() -]*", self.file):
+            raise ValueError(f"{self.file!r} is not a plain name of a file")
+        if self.bytes is not None and (not isinstance(self.bytes, int) or self.bytes < 0):
+            raise ValueError(f"bytes of a download must be a number, not {self.bytes!r}")
+        if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise ValueError("sha256 of a download must be 64 hexadecimal digits in lower case")
+        if hub and (self.file or self.sha256):
+            raise ValueError("a repository has many files, so neither file nor sha256")
+        if self.patterns and not hub:
+            raise ValueError("patterns choose among the files of a repository, hf://…")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetCard:
     """One dataset as published. `classes` are folder names in label order."""
 
+    name: str
     title: str
     classes: tuple[str, ...]
     domains: tuple[DomainCard, ...]
     readable_names: Mapping[str, str] = field(default_factory=dict)
     """Class folder → readable name, where replacing underscores by blanks is not enough."""
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Class folder → other names of that folder."""
+    split_lists: tuple[str, ...] = ()
+    """Names of text files that list the images that count, a path a line; `{domain}` stands for a domain's name."""
+    variants: tuple[Variant, ...] = ()
+    downloads: tuple[Download, ...] = ()
+    homepage: str = ""
+    licence: str = ""
+    citation: str = ""
 
-
-def find_card(name: str) -> DatasetCard | None:
-    """The card of the dataset called `name`, or None: a dataset needs no card."""
-    file = resources.files("fastclip.data") / "cards" / f"{name}.toml"
-    return _parse(tomllib.loads(file.read_text("utf-8"))) if file.is_file() else None
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Readable names in label order."""
+        return tuple(self.readable_names.get(folder) or readable_name(folder) for folder in self.classes)
 
 
 def readable_name(folder: str) -> str:
@@ -45,13 +110,100 @@ def readable_name(folder: str) -> str:
     return " ".join(folder.replace("_", " ").split())
 
 
-def _parse(card: Mapping[str, Any]) -> DatasetCard:
+def same_name(name: str) -> str:
+    """What two spellings of one name have in common: `Real World`, `real_world` and `RealWorld` are one domain."""
+    return "".join(char for char in name.casefold() if char.isalnum())
+
+
+def find_card(name: str, shards: Path | None = None) -> DatasetCard | None:
+    """The card of the dataset called `name`: a user's own `shards`/NAME.toml, else the catalogue's, else None."""
+    own = shards / f"{name}.toml" if shards else None
+    if own is not None and own.is_file():
+        return parse_card(name, own.read_bytes(), str(own))
+    file = resources.files("fastclip.data") / "cards" / f"{name}.toml"
+    return parse_card(name, file.read_bytes(), file.name) if file.is_file() else None
+
+
+def list_cards(shards: Path | None = None) -> list[DatasetCard]:
+    """Every card of the catalogue, and the user's own in `shards`."""
+    embedded = {Path(file.name).stem for file in (resources.files("fastclip.data") / "cards").iterdir()}
+    own = {path.stem for path in shards.glob("*.toml")} if shards else set()
+    return [card for name in sorted(embedded | own) if (card := find_card(name, shards))]
+
+
+def parse_card(name: str, data: bytes, where: str) -> DatasetCard:
+    """The card in `data` (TOML). Raises `UserError` naming the field that is wrong in the file `where`."""
+    try:
+        card = _card(name, tomllib.loads(data.decode("utf-8-sig")))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise UserError(
+            f"{where} is not a dataset card: {problem}.", fix="shards/README.md shows a card; compare yours with it."
+        ) from error
+    return card
+
+
+def _card(name: str, card: Mapping[str, Any]) -> DatasetCard:
+    if unknown := card.keys() - DatasetCard.__dataclass_fields__.keys():
+        raise ValueError(f"nothing is called {min(unknown)!r}")
+    classes = _texts(card["classes"], "classes")
     domains = tuple(
-        DomainCard(name=row["name"], folders=tuple(row["folders"]), images=row["images"]) for row in card["domains"]
+        DomainCard(name=row["name"], folders=_texts(row.get("folders", []), "folders")) for row in card["domains"]
     )
-    return DatasetCard(
-        title=card["title"],
-        classes=tuple(card["classes"]),
+    parsed = DatasetCard(
+        name=name,
+        title=card.get("title", name),
+        classes=classes,
         domains=domains,
-        readable_names=card.get("readable_names", {}),
+        readable_names=dict(card.get("readable_names", {})),
+        aliases={folder: _texts(others, "aliases") for folder, others in card.get("aliases", {}).items()},
+        split_lists=_texts(card.get("split_lists", []), "split_lists"),
+        variants=tuple(_variant(row) for row in card.get("variants", [])),
+        downloads=tuple(
+            Download(**{**row, "patterns": _texts(row.get("patterns", []), "patterns")})
+            for row in card.get("downloads", [])
+        ),
+        homepage=card.get("homepage", ""),
+        licence=card.get("licence", ""),
+        citation=card.get("citation", ""),
     )
+    _check(parsed)
+    return parsed
+
+
+def _variant(row: Mapping[str, Any]) -> Variant:
+    counts = {domain: tuple(images) for domain, images in row.get("class_images", {}).items()}
+    return Variant(
+        name=row["name"], images=row["images"], class_images=counts, fingerprints=row.get("fingerprints", {})
+    )
+
+
+def _texts(value: Any, field_name: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f"{field_name} must be a list of texts")
+    return tuple(value)
+
+
+def _check(card: DatasetCard) -> None:
+    for what, names in (("class", card.classes), ("domain", [domain.name for domain in card.domains])):
+        if not names:
+            raise ValueError(f"it has no {what}")
+        if repeated := [name for name in names if list(names).count(name) > 1]:
+            raise ValueError(f"the {what} {repeated[0]!r} stands twice")
+    folders = [(same_name(folder), domain.name) for domain in card.domains for folder in (domain.name, *domain.folders)]
+    owners = dict(folders)
+    if clash := [folder for folder, domain in folders if owners[folder] != domain]:
+        raise ValueError(f"two domains go by {clash[0]!r}")
+    for what, mentioned in (("readable_names", card.readable_names), ("aliases", card.aliases)):
+        if strange := mentioned.keys() - set(card.classes):
+            raise ValueError(f"{what} mentions {min(strange)!r}, which is no class")
+    known = {domain.name for domain in card.domains}
+    for variant in card.variants:
+        mentioned_domains = variant.images.keys() | variant.class_images.keys() | variant.fingerprints.keys()
+        if strange := mentioned_domains - known:
+            raise ValueError(f"the variant {variant.name!r} mentions {min(strange)!r}, which is no domain")
+        for domain, images in variant.class_images.items():
+            if len(images) != len(card.classes) or sum(images) != variant.images.get(domain):
+                raise ValueError(
+                    f"class_images of {domain} do not add up to its images in the variant {variant.name!r}"
+                )

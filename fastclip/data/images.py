@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from PIL import Image, UnidentifiedImageError
 
@@ -26,6 +28,13 @@ def check_image(data: bytes) -> tuple[str, int, int]:
     return extension, image.height, image.width
 
 
+def read_header(data: bytes) -> tuple[str, int, int]:
+    """What `check_image` returns, from the header alone: whether the image decodes is not known."""
+    extension = sniff_extension(data)
+    with _open(data) as image:
+        return extension, image.height, image.width
+
+
 def sniff_extension(data: bytes) -> str:
     """`jpg`, `png` or `webp` by the first bytes, whatever the file is called; `ValueError` for anything else."""
     if data[:3] == b"\xff\xd8\xff":
@@ -42,11 +51,24 @@ def open_image(data: bytes | memoryview) -> Image.Image:
 
     Raises `ValueError` with a reason that depends on the bytes alone, so that it may stand in results.
     """
-    try:
-        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
-        check_header(data, image.height, image.width)
+    image = _open(data)
+    with _reasons():
         image.load()
-        return image
+    return image
+
+
+def _open(data: bytes | memoryview) -> Image.Image:
+    """An image whose header was read and may be decoded."""
+    with _reasons():
+        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
+    check_header(data, image.height, image.width)
+    return image
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    try:
+        yield
     except UnidentifiedImageError:
         raise ValueError("does not decode: no image can be identified") from None  # Pillow's text holds an address
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:

@@ -3,32 +3,39 @@
     NAME/manifest.json        dataset, classes, domains, and per shard: images, bytes, SHA-256, SHA-256 of the index
     NAME/rejected.jsonl       each file of the source that is in no shard, with its reason
     NAME/DOMAIN/0.tar         images as they were, `KEY.jpg` (or png, webp) and `KEY.cls` (the label) side by side
-    NAME/DOMAIN/0.index.jsonl per image: key, label, path in the source, offset, size, height, width
+    NAME/DOMAIN/0.index.jsonl per image: key, label, path, offset, size, height, width, SHA-256
 
-`classnames.txt` and `DOMAIN/nshards.txt` are there for CLIP_benchmark, which then reads a domain as a split.
+`classnames.txt` and `DOMAIN/nshards.txt` are there for CLIP_benchmark, which then reads a domain as a split, and
+`DOMAIN/0.idx` is for DALI's own WebDataset reader.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from fastclip.data.storage import Folder, LocalFolder, Location, open_folder
 from fastclip.errors import IntegrityError, UserError
 from fastclip.files import canonical_json, digest
 
 FORMAT = "fastclip-shards"
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 REJECTED = "rejected.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRecord:
-    """A row of a shard's index. `height` and `width` in pixels as stored (EXIF is not applied), `offset` in bytes."""
+    """A row of a shard's index.
+
+    `path` is CLASS/FILE, `offset` and `size` are of the image's bytes in the tar, `sha256` is theirs, `height` and
+    `width` are pixels as stored (EXIF is not applied).
+    """
 
     key: str
     label: int
@@ -37,6 +44,7 @@ class ImageRecord:
     size: int
     height: int
     width: int
+    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +73,11 @@ class Shard:
         """Path of the shard's index in the dataset's folder."""
         return self.name.removesuffix(".tar") + ".index.jsonl"
 
+    @property
+    def dali_index_name(self) -> str:
+        """Path of the index for DALI's WebDataset reader in the dataset's folder."""
+        return self.name.removesuffix(".tar") + ".idx"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
@@ -73,6 +86,10 @@ class Domain:
     name: str
     images: int
     unreadable: int
+    class_images: tuple[int, ...]
+    """Images in shards of each class, in label order."""
+    fingerprint: str
+    """What tells sets of images apart: see `fastclip.data.fingerprint`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +98,12 @@ class Manifest:
 
     dataset: str
     title: str
+    variant: str | None
+    """Which of the known sets of images with this name it is; None if it is none of them."""
+    protocol: str
+    """Which of the images found were taken: see `fastclip.data.protocols`."""
+    verified: bool
+    """Whether every image was decoded on the way in."""
     classes: tuple[str, ...]
     names: tuple[str, ...]
     domains: tuple[Domain, ...]
@@ -94,6 +117,7 @@ class Manifest:
     def to_json(self) -> bytes:
         """The manifest's file; equal manifests give equal bytes."""
         document = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        document["digest"] = _own_digest(document)
         return json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n"
 
 
@@ -108,36 +132,48 @@ def check_dataset_name(name: str) -> None:
         raise UserError(f"{name!r} cannot be a dataset's name.", fix="Use letters, digits, dots, dashes, underscores.")
 
 
-def remove_dataset(folder: Path, *, overwrite: bool) -> None:
+def list_datasets(folder: Folder) -> list[str]:
+    """The names of the datasets in `folder` that are sharded."""
+    return sorted(path.split("/")[0] for path in folder.list(f"*/{MANIFEST}"))
+
+
+def remove_dataset(folder: Folder, *, overwrite: bool) -> None:
     """Make room for new shards: without its manifest a dataset is none. Raises `UserError` unless `overwrite`."""
-    if not (folder / MANIFEST).exists():
+    if not folder.exists(MANIFEST):
         return
     if not overwrite:
         raise UserError(f"{folder} is sharded already.", fix="Add --overwrite to write it again.")
-    (folder / MANIFEST).unlink()
+    folder.remove(MANIFEST)
 
 
-def remove_stale_shards(folder: Path, manifest: Manifest) -> None:
-    """Remove shards that an earlier or interrupted run left and `manifest` does not list: a `*.tar` would read them."""
-    listed = {folder / name for shard in manifest.shards for name in (shard.name, shard.index_name)}
-    for pattern in ("[0-9]*.tar", "[0-9]*.index.jsonl"):
-        for path in set(folder.glob(f"*/{pattern}")) - listed:
-            path.unlink()
+def remove_stale_shards(folder: Folder, manifest: Manifest) -> None:
+    """Remove what an earlier or interrupted run left and `manifest` does not list: a `*.tar` would read it."""
+    listed = {name for each in manifest.shards for name in (each.name, each.index_name, each.dali_index_name)}
+    for pattern in ("[0-9]*.tar", "[0-9]*.index.jsonl", "[0-9]*.idx", ".*.receipt.json"):
+        for name in set(folder.list(f"*/{pattern}")) - listed:
+            folder.remove(name)
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest in `folder`. Raises `UserError` if there is none, `IntegrityError` if it does not add up."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise UserError(
-            f"{folder.name} is not sharded: there is no {path}.", fix=f"fastclip shard {folder.name} --source DIR"
-        )
+def read_manifest(location: Location) -> Manifest:
+    """The manifest in a folder. Raises `UserError` if there is none, `IntegrityError` if it does not add up."""
+    folder = open_folder(location)
+    path = f"{folder}/{MANIFEST}"
     try:
-        document = json.loads(path.read_bytes())
+        data = folder.read(MANIFEST)
+    except FileNotFoundError:
+        fix = f"fastclip shard {folder.name} --source DIR"
+        if isinstance(folder, LocalFolder) and folder.exists("classnames.txt") and folder.list("*/[0-9]*.tar"):
+            elsewhere = "" if folder.path.parent == Path("shards") else f" --shards {folder.path.parent}"
+            fix = f"If other programs wrote the tars in it: fastclip shards index {folder.name}{elsewhere}"
+        raise UserError(f"{folder.name} is not sharded: there is no {path}.", fix=fix) from None
+    try:
+        document = json.loads(data)
         if (document["format"], document["version"]) != (FORMAT, VERSION):
             raise ValueError(f"it is {document['format']} version {document['version']}")
         manifest = _parse(document)
         _check(manifest)
+        if document["digest"] != _own_digest(document):
+            raise ValueError("it was changed after it was written: its digest is another")
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             f"{path} cannot be used: {f'it has no {error}' if isinstance(error, KeyError) else error}.",
@@ -146,33 +182,37 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def read_rejected(folder: Path, manifest: Manifest) -> list[Rejected]:
+def read_rejected(location: Location, manifest: Manifest) -> list[Rejected]:
     """What was found in the source and is in no shard. Raises `IntegrityError` unless it is what was written."""
-    data = (folder / REJECTED).read_bytes()
-    if digest(data) != manifest.rejected_sha256:
-        raise IntegrityError(
-            f"{folder / REJECTED} is not what was written with the shards.", fix=f"Write them again: {rewrite(folder)}"
-        )
-    return [Rejected(**json.loads(line)) for line in data.splitlines()]
+    path = open_folder(location).local(REJECTED, size=None, sha256=manifest.rejected_sha256)
+    return [Rejected(**json.loads(line)) for line in path.read_bytes().splitlines()]
 
 
-def rewrite(folder: Path) -> str:
+def rewrite(folder: Folder | Path) -> str:
     """The command that writes a dataset's shards again."""
     return f"fastclip shard {folder.name} --source DIR --overwrite"
 
 
 def json_lines(rows: list[Any]) -> bytes:
     """Dataclass rows as JSON lines; equal rows give equal bytes."""
-    return b"".join(canonical_json(asdict(row)) + b"\n" for row in rows)
+    return b"".join(canonical_json(vars(row)) + b"\n" for row in rows)
+
+
+def _own_digest(document: Mapping[str, Any]) -> str:
+    """What a manifest says of itself, so that an edit or a flipped bit in it is noticed."""
+    return digest(canonical_json({name: value for name, value in document.items() if name != "digest"}))
 
 
 def _parse(document: dict[str, Any]) -> Manifest:
     return Manifest(
         dataset=document["dataset"],
         title=document["title"],
+        variant=document["variant"],
+        protocol=document["protocol"],
+        verified=document["verified"],
         classes=tuple(document["classes"]),
         names=tuple(document["names"]),
-        domains=tuple(Domain(**row) for row in document["domains"]),
+        domains=tuple(Domain(**{**row, "class_images": tuple(row["class_images"])}) for row in document["domains"]),
         shards=tuple(Shard(**row) for row in document["shards"]),
         rejected_sha256=document["rejected_sha256"],
     )
@@ -195,3 +235,5 @@ def _check(manifest: Manifest) -> None:
         images = sum(shard.images for shard in manifest.shards_of(domain.name))
         if images != domain.images:
             raise ValueError(f"{domain.name} has {domain.images} images, its shards have {images}")
+        if len(domain.class_images) != len(manifest.classes) or sum(domain.class_images) != images:
+            raise ValueError(f"the classes of {domain.name} do not add up to its {images} images")

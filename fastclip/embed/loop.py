@@ -91,15 +91,27 @@ class EmbeddingLoop:
                 raise
 
     def _batches(self, units: Iterable[Unit]) -> Iterator[tuple[_OpenUnit, int]]:
+        for opened in self._opened(iter(units)):
+            for first_row in range(0, opened.unit.shard.images, self.batch_size):
+                if not self._owed(opened.unit, opened.towers):
+                    break  # another process was faster
+                yield opened, first_row
+
+    def _opened(self, units: Iterator[Unit]) -> Iterator[_OpenUnit]:
+        """The owed units, the next one opened while this one is embedded: a slow source then costs no time."""
+        ahead = _start(self._open_next, units)
+        while opened := ahead.result():
+            ahead = _start(self._open_next, units)
+            yield opened
+
+    def _open_next(self, units: Iterator[Unit]) -> _OpenUnit | None:
         for unit in units:
             if owed := self._owed(unit, self.towers):
                 started = time.perf_counter()
                 opened = _OpenUnit(unit, OpenShard(unit.folder, unit.shard), owed)
                 self.seconds.read += time.perf_counter() - started
-                for first_row in range(0, unit.shard.images, self.batch_size):
-                    if not self._owed(unit, owed):
-                        break  # another process was faster
-                    yield opened, first_row
+                return opened
+        return None
 
     def _owed(self, unit: Unit, towers: Mapping[str, ImageTower]) -> dict[str, ImageTower]:
         return {name: tower for name, tower in towers.items() if not self.store.has(unit.keys[name])}
@@ -151,3 +163,17 @@ class EmbeddingLoop:
                 fix="Try --precision fp32; if that fails too, the weights are damaged.",
             )
         return Part(part_identity(self.recipes[name], opened.unit.shard), embeddings, unreadable)
+
+
+def _start(function: Callable[[Iterator[Unit]], _OpenUnit | None], units: Iterator[Unit]) -> Future[_OpenUnit | None]:
+    """`function(units)` in a thread that does not keep the program alive: Ctrl-C waits for no download."""
+    future: Future[_OpenUnit | None] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function(units))
+        except BaseException as error:  # it belongs to whoever waits for the result
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="open", daemon=True).start()
+    return future

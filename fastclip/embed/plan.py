@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastclip.data.manifest import Shard
+from fastclip.data.storage import Folder
 
 
 @dataclass(frozen=True)
 class Unit:
     """One shard and its part's key for each backbone: the grain of work, failure and resume."""
 
-    folder: Path
+    folder: Folder | Path
     """The dataset's folder."""
     shard: Shard
     keys: Mapping[str, str]
@@ -24,11 +25,11 @@ def shares(units: Sequence[Unit], world_size: int) -> list[list[Unit]]:
     """The units of every process, largest first, each unit in one share, shares as equal as that allows.
 
     Made from all units, not from those that are left: when each process looked for itself which were finished, a
-    resumed run lost 43 of 203 images.
+    resumed run lost 43 of 203 images. And not from where the shards lie: a process may have a copy.
     """
     result: list[list[Unit]] = [[] for _ in range(world_size)]
     images = [0] * world_size
-    for unit in sorted(units, key=lambda unit: (-unit.shard.images, str(unit.folder), unit.shard.name)):
+    for unit in sorted(units, key=lambda unit: (-unit.shard.images, unit.folder.name, unit.shard.name)):
         least = images.index(min(images))
         result[least].append(unit)
         images[least] += unit.shard.images

@@ -14,6 +14,7 @@ from jaxtyping import Int64
 
 from fastclip.data.manifest import Shard
 from fastclip.data.reader import read_index
+from fastclip.data.storage import Folder
 from fastclip.files import publish, write_temporary
 from fastclip.score.zero_shot import Predictions
 
@@ -37,7 +38,7 @@ SCHEMA = pa.schema(
 class ShardPredictions:
     """The answers for one shard of the dataset in `folder`. `rows` of its index have one; the others are unreadable."""
 
-    folder: Path
+    folder: Folder
     shard: Shard
     backbone: str
     prompts: str

@@ -1,0 +1,133 @@
+"""The cache of remote files: named by their SHA-256, checked whenever one is opened, bounded, shared by processes."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
+
+from fastclip.errors import UserError
+from fastclip.files import digest_file, publish, write_temporary
+
+YOUNG_S = 600.0
+"""Files that any process used in the last ten minutes stay."""
+
+ABANDONED_S = 3600.0
+"""A temporary file that nobody wrote to for an hour is a dead process's."""
+
+JUST_USED = 4
+"""A process keeps the last files that it gave out: they may be about to be opened."""
+
+
+class Cache:
+    """Files of one process's making and of others', in a folder that all of them may use at once. No locks.
+
+    When it is full, the files that were not used for longest go first, and those of this run last, newest first: a
+    dataset that does not fit then keeps its first shards for the next run, where oldest first would keep none of use.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        self.folder = folder
+        self.limit_bytes = limit_bytes
+        self._used: dict[Path, None] = {}
+        """What this process gave out, oldest first."""
+        self._unseen = 0
+        """Bytes that may still be added before the folder is looked through again."""
+        self._lock = threading.Lock()
+
+    def find(self, sha256: str, size: int | None) -> Path | None:
+        """The file with these bytes. One that has others now (a damaged disk, a meddler) is removed."""
+        path = self._path(sha256)
+        try:
+            if size in (None, path.stat().st_size) and digest_file(path) == sha256:
+                return self._use(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        path.unlink(missing_ok=True)
+        return None
+
+    def add(self, sha256: str, write: Callable[[BinaryIO], object]) -> Path:
+        """The file that `write` writes; it must have these bytes. Another process may add it too, and neither waits."""
+        path = self._path(sha256)
+        temporary = write_temporary(path, write)
+        self._make_room(temporary.stat().st_size)
+        publish(temporary, path)
+        return self._use(path)
+
+    def _path(self, sha256: str) -> Path:
+        return self.folder / sha256[:2] / sha256
+
+    def _use(self, path: Path) -> Path:
+        with self._lock:
+            self._used.pop(path, None)
+            self._used[path] = None
+        with suppress(OSError):  # somebody else's folder, not ours to write to; or removed by another process
+            os.utime(path)
+        return path
+
+    def _make_room(self, size: int) -> None:
+        with self._lock:
+            # Looking through 50 GB of small indexes takes seconds, so every twentieth of the bound must do.
+            self._unseen -= size
+            if self._unseen >= 0:
+                return
+            ahead = self.limit_bytes // 20
+            self._unseen = ahead
+            entries = _entries(self.folder)  # with the file that is being added
+            excess = sum(facts.st_size for facts in entries.values()) + ahead - self.limit_bytes
+            for path in self._removable(entries):
+                if excess <= 0:
+                    break
+                with suppress(FileNotFoundError):
+                    if path in self._used or path.stat().st_mtime == entries[path].st_mtime:  # else used just now
+                        path.unlink()
+                        excess -= entries[path].st_size
+                self._used.pop(path, None)
+
+    def _removable(self, entries: Mapping[Path, os.stat_result]) -> list[Path]:
+        """What may go, in the order in which it should."""
+        others = [path for path, facts in entries.items() if path not in self._used and _is_old(path, facts)]
+        others.sort(key=lambda path: entries[path].st_mtime)
+        ours = [path for path in list(self._used)[:-JUST_USED] if path in entries]
+        return [*others, *reversed(ours)]
+
+
+def _entries(folder: Path) -> dict[Path, os.stat_result]:
+    """Every file, those that are being written too; its time of change is that of its last use."""
+    found = {}
+    for path in folder.glob("*/*"):
+        with suppress(FileNotFoundError):  # another process makes room as well
+            found[path] = path.stat()
+    return found
+
+
+def _is_old(path: Path, facts: os.stat_result) -> bool:
+    return time.time() - facts.st_mtime > (ABANDONED_S if path.name.startswith(".") else YOUNG_S)
+
+
+def shard_cache() -> Cache:
+    """The cache in $FASTCLIP_CACHE (~/.cache/fastclip/shards) of at most $FASTCLIP_CACHE_GB (50) gigabytes."""
+    folder = Path(os.environ.get("FASTCLIP_CACHE") or "~/.cache/fastclip/shards").expanduser()
+    return _cache(folder.absolute(), int(number_from_environment("FASTCLIP_CACHE_GB", 50.0) * 1e9))
+
+
+def number_from_environment(name: str, default: float) -> float:
+    """The number in an environment variable. Raises `UserError` unless it is one, and not below zero."""
+    text = os.environ.get(name) or str(default)
+    try:
+        number = float(text)
+        if not 0 <= number < float("inf"):
+            raise ValueError
+    except ValueError:
+        raise UserError(f"${name} must be a number, not {text!r}.", fix=f"export {name}={default:g}") from None
+    return number
+
+
+@cache  # one for a process: it remembers what this run used
+def _cache(folder: Path, limit_bytes: int) -> Cache:
+    return Cache(folder, limit_bytes)

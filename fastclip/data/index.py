@@ -1,0 +1,250 @@
+"""Makes WebDataset shards that others wrote evaluable where they lie: what is missing is written beside the tars."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from urllib.parse import unquote
+
+from fastclip.data.catalogue import DatasetCard
+from fastclip.data.fingerprint import find_variant, fingerprint
+from fastclip.data.images import read_header
+from fastclip.data.manifest import (
+    MANIFEST,
+    REJECTED,
+    Domain,
+    ImageRecord,
+    Manifest,
+    Rejected,
+    Shard,
+    json_lines,
+    path_name,
+)
+from fastclip.data.protocols import FULL
+from fastclip.data.samples import (
+    CLASS_NAMES,
+    SHARD_COUNT,
+    Sample,
+    SourceShard,
+    check_keys,
+    check_numbers,
+    find_shards,
+    other_members,
+    pairs,
+    read_samples,
+)
+from fastclip.data.tars import TarMember, is_gzip
+from fastclip.data.webdataset_source import Classes, class_number, class_path, listed_classes
+from fastclip.errors import IntegrityError, UserError
+from fastclip.files import digest, write_whole
+
+
+@dataclass(frozen=True)
+class IndexPlan:
+    """Shards that were found to fit together, before any image is read."""
+
+    folder: Path
+    shards: Sequence[SourceShard]
+    samples: Sequence[Sequence[Sample]]
+    """Of each shard."""
+    labels: Sequence[Sequence[int]]
+    """Of each sample of each shard."""
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+
+    @property
+    def images(self) -> int:
+        """How many images there are."""
+        return sum(map(len, self.samples))
+
+
+@dataclass(frozen=True)
+class _IndexedShard:
+    shard: Shard
+    records: Sequence[ImageRecord]
+    rejected: Sequence[Rejected]
+    dali_index: bytes
+
+
+def plan_index(folder: Path, card: DatasetCard | None, *, overwrite: bool = False) -> IndexPlan:
+    """Find the shards SPLIT/N.tar in `folder` and read their labels.
+
+    Raises `UserError` for what does not fit together, `IntegrityError` for damaged tars.
+    """
+    _check_folder(folder, overwrite)
+    shards = [shard for shard in find_shards(folder) if shard.split]
+    _check_layout(folder, shards)
+    check_numbers(folder, shards)
+    samples = {shard.name: read_samples(shard) for shard in shards}
+    check_keys(shards, samples)
+    names = listed_classes(folder, shards, samples)
+    number_of = {name: number for number, name in enumerate(names)}
+    labels = [[class_number(sample, number_of, shard) for sample in samples[shard.name]] for shard in shards]
+    return IndexPlan(folder, shards, list(samples.values()), labels, _classes_in_order(names, card, folder), names)
+
+
+def write_index(
+    plan: IndexPlan, card: DatasetCard | None, *, workers: int, on_image: Callable[[], None] = lambda: None
+) -> tuple[Manifest, list[Rejected]]:
+    """Write indexes, rejected.jsonl and manifest.json beside the tars, which stay as they are.
+
+    Headers are read, pixels are not: an image whose header gives no size goes to rejected.jsonl with its label, and
+    counts as unreadable; one that fails later is found by `fastclip eval`. Either way it is counted. Raises `UserError`
+    for a shard without a usable image.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        index = partial(_index_shard, plan.classes, on_image)
+        indexed = list(pool.map(index, plan.shards, plan.samples, plan.labels))
+    rejected = [*(row for each in indexed for row in each.rejected), *other_members(plan.shards)]
+    domains = tuple(
+        _domain(domain, [each for each in indexed if each.shard.domain == domain], len(plan.classes))
+        for domain in dict.fromkeys(each.shard.domain for each in indexed)
+    )
+    manifest = Manifest(
+        dataset=plan.folder.name,
+        title=card.title if card else plan.folder.name,
+        variant=find_variant(domains, card),
+        protocol=FULL,
+        verified=False,
+        classes=plan.classes,
+        names=plan.names,
+        domains=domains,
+        shards=tuple(each.shard for each in indexed),
+        rejected_sha256=digest(json_lines(rejected)),
+    )
+    _publish(plan.folder, manifest, indexed, rejected)
+    return manifest, rejected
+
+
+def dali_index(members: Sequence[TarMember]) -> bytes:
+    """The index of a tar for DALI's WebDataset reader: a line a key, `EXTENSION OFFSET SIZE NAME` for each member."""
+    lines: dict[str, list[str]] = {}
+    for member in members:
+        key, _, extension = member.name.rpartition(".")
+        lines.setdefault(key, []).append(f"{extension} {member.offset} {member.size} {member.name}")
+    return "\n".join([f"v1.2 {len(lines)}", *map(" ".join, lines.values()), ""]).encode()
+
+
+def _check_folder(folder: Path, overwrite: bool) -> None:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder.", fix="Put SPLIT/0.tar … and classnames.txt into shards/NAME.")
+    if (folder / MANIFEST).exists() and not overwrite:
+        raise UserError(
+            f"{folder} has a manifest already.", fix=f"fastclip shards check {folder.name}, or add --overwrite."
+        )
+    if next(folder.glob("*/.*.receipt.json"), None):
+        raise UserError(
+            f"{folder} holds shards that `fastclip shard` has not finished.",
+            fix=f"Run it again, and it goes on: fastclip shard {folder.name} --source DIR",
+        )
+
+
+def _check_layout(folder: Path, shards: Sequence[SourceShard]) -> None:
+    if not any(map(pairs, shards)):
+        raise UserError(
+            f"{folder} holds no WebDataset shards: no SPLIT/N.tar with an image and its label under one key.",
+            fix=f"Other layouts are read by: fastclip shard {folder.name} --source {folder}",
+        )
+    for shard in shards:
+        if not re.fullmatch(r"[0-9]+\.tar", shard.path.name) or is_gzip(shard.path):
+            raise UserError(
+                f"{shard.name} cannot be read in place: shards are called 0.tar, 1.tar … and are not packed.",
+                fix=f"Rename or unpack it, or write new shards: fastclip shard NAME --source {folder}",
+            )
+        if path_name(unquote(shard.split)) != shard.split:
+            raise UserError(
+                f"The folder {shard.split!r} cannot be read in place: names of domains are percent-encoded.",
+                fix=f"Rename it to {path_name(shard.split)!r}.",
+            )
+
+
+def _classes_in_order(names: Sequence[str], card: DatasetCard | None, folder: Path) -> tuple[str, ...]:
+    """Class folders in the order of `names`. Raises `UserError` if the card has other classes, or another order."""
+    found = Classes.make(names, card, str(folder))
+    if found.labels != tuple(range(len(found.classes))):
+        raise UserError(
+            f"{folder} numbers its classes otherwise than {folder.name}'s card, and the numbers stand in the tars.",
+            fix=f"Write shards in the card's order: fastclip shard {folder.name} --source {folder} --out OTHER",
+        )
+    return found.classes
+
+
+def _index_shard(
+    classes: Sequence[str],
+    on_image: Callable[[], None],
+    shard: SourceShard,
+    samples: Sequence[Sample],
+    labels: Sequence[int],
+) -> _IndexedShard:
+    """The rows of one shard, its digest, and what in it has no usable header."""
+    domain = unquote(shard.split)
+    records, rejected = [], []
+    with shard.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for (key, image, _), label in zip(samples, labels, strict=True):
+            encoded = data[image.offset : image.offset + image.size]
+            on_image()
+            try:
+                _, height, width = read_header(encoded)
+            except ValueError as error:
+                row = Rejected(path=f"{shard.name}/{image.name}", reason=str(error), domain=domain, label=label)
+                rejected.append(row)
+                continue
+            record = ImageRecord(
+                key=key,
+                label=label,
+                path=class_path(classes[label], image.name),
+                offset=image.offset,
+                size=image.size,
+                height=height,
+                width=width,
+                sha256=digest(encoded),
+            )
+            records.append(record)
+        size, sha256 = len(data), hashlib.sha256(data).hexdigest()
+    if not records:
+        raise UserError(
+            f"None of the {len(rejected)} images in {shard.name} can be used; the first: {rejected[0].reason}.",
+            fix="Get the shard again, or move it away.",
+        )
+    if shard.path.stat().st_mtime_ns != shard.mtime_ns:
+        raise IntegrityError(f"{shard.path} changed while it was read.", fix="Run the same command when it is whole.")
+    row_digest = digest(json_lines(records))
+    found = Shard(
+        name=shard.name, domain=domain, images=len(records), bytes=size, sha256=sha256, index_sha256=row_digest
+    )
+    return _IndexedShard(found, records, rejected, dali_index(shard.members))
+
+
+def _domain(name: str, indexed: Sequence[_IndexedShard], classes: int) -> Domain:
+    records = [record for each in indexed for record in each.records]
+    labels = Counter(record.label for record in records)
+    return Domain(
+        name=name,
+        images=len(records),
+        unreadable=sum(len(each.rejected) for each in indexed),
+        class_images=tuple(labels[label] for label in range(classes)),
+        fingerprint=fingerprint(bytes.fromhex(record.sha256) for record in records),
+    )
+
+
+def _publish(folder: Path, manifest: Manifest, indexed: Sequence[_IndexedShard], rejected: Sequence[Rejected]) -> None:
+    """Write everything that is not there, the manifest last."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for each in indexed:
+        write_whole(folder / each.shard.index_name, json_lines(list(each.records)))
+        write_whole(folder / each.shard.dali_index_name, each.dali_index)
+    for domain in manifest.domains:
+        count = folder / path_name(domain.name) / SHARD_COUNT
+        if not count.exists():
+            write_whole(count, f"{len(manifest.shards_of(domain.name))}\n".encode())
+    if not (folder / CLASS_NAMES).exists():
+        write_whole(folder / CLASS_NAMES, "".join(f"{name}\n" for name in manifest.names).encode())
+    write_whole(folder / REJECTED, json_lines(list(rejected)))
+    write_whole(folder / MANIFEST, manifest.to_json())

@@ -1,0 +1,315 @@
+"""Recognises how a copy of a dataset is laid out, and turns it into a listing that does not depend on that."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastclip.data.blobs import Blob, BlobReader
+from fastclip.data.camera_traps import list_camera_traps
+from fastclip.data.catalogue import DatasetCard, DomainCard, readable_name, same_name
+from fastclip.data.listing import Listing, SourceImage, in_order, with_distinct_paths
+from fastclip.data.manifest import Rejected
+from fastclip.data.parquet import list_parquet
+from fastclip.data.trees import is_image, list_tree
+from fastclip.data.webdataset_source import list_webdataset
+from fastclip.errors import UserError
+from fastclip.files import digest
+
+ONLY_DOMAIN = "all"
+"""The name of the one domain of a `class/image` tree."""
+
+SPLITS = frozenset(("train", "val", "crossval", "test", "full"))
+"""Folders between a domain and its classes that part its images."""
+
+WRAPPERS = SPLITS | {"images"}
+"""All folders that may stand between a domain and its classes."""
+
+
+def list_source(source: Path, card: DatasetCard | None) -> Listing:
+    """List the images in `source`: a folder or archive of images, Parquet files, or WebDataset shards.
+
+    With a card, its domains and class order are taken, and any layout that copies of the dataset have. Raises
+    `UserError` when there is no image, when layouts are mixed, or when folders contradict the card.
+    """
+    return list_webdataset(source, card) or list_parquet(source, card) or list_images(source, card)
+
+
+def list_images(source: Path, card: DatasetCard | None) -> Listing:
+    """List the image files in the folder or archive `source`."""
+    files = list_tree(source)
+    if not any(map(is_image, files)):
+        raise UserError(f"{source} holds no images.", fix="Expected DOMAIN/CLASS/IMAGE or CLASS/IMAGE under --source.")
+    if card is None:
+        return _plain_tree(source, files)
+    return _Copy(source, files, card).listing() or list_camera_traps(files, card) or _no_domain(source, card)
+
+
+def _no_domain(source: Path, card: DatasetCard) -> Listing:
+    names = ", ".join(domain.name for domain in card.domains)
+    raise UserError(
+        f"{source} holds no domain of {card.title} (looked for {names}).",
+        fix=f"fastclip datasets show {card.name} lists the layouts; or shard under another NAME.",
+    )
+
+
+def _plain_tree(source: Path, files: Mapping[str, Blob]) -> Listing:
+    """Images at depth 2 make one domain, at depth 3 and more one a top folder; class folders in sorted order."""
+    images = [path for path in files if is_image(path)]
+    shallow = [path for path in images if path.count("/") <= 1]
+    deep = [path for path in images if path.count("/") >= 2]
+    if (deep and shallow) or any("/" not in path for path in shallow):
+        raise UserError(
+            f"{source} mixes layouts: {shallow[0]}" + (f" lies beside {deep[0]}." if deep else " has no class folder."),
+            fix="Move the odd ones away, so that every image is DOMAIN/CLASS/IMAGE, or every one CLASS/IMAGE.",
+        )
+    placed = [path.split("/", 2) if deep else [ONLY_DOMAIN, *path.split("/", 1)] for path in images]
+    classes = sorted({class_folder for _, class_folder, _ in placed})
+    domains = sorted({domain for domain, _, _ in placed})
+    label = {folder: index for index, folder in enumerate(classes)}
+    found = [
+        SourceImage(domain, label[class_folder], f"{class_folder}/{rest}", path, files[path])
+        for path, (domain, class_folder, rest) in zip(images, placed, strict=True)
+    ]
+    return Listing(
+        layout="domain/class/image" if deep else "class/image",
+        classes=tuple(classes),
+        names=tuple(map(readable_name, classes)),
+        domains=tuple(domains),
+        images=in_order(found, domains),
+        rejected=tuple(Rejected(path=path, reason="not an image in a class folder") for path in files.keys() - images),
+    )
+
+
+@dataclass
+class _Place:
+    """Where an image of a domain lies: ROOT[/WRAPPER…][/CLASS]/REST."""
+
+    path: str
+    root: str
+    splits: tuple[str, ...]
+    label: int | None
+    unknown: str = ""
+    """The folder that should be a class and is none."""
+    rest: str = ""
+
+    @property
+    def split(self) -> str:
+        return "/".join(self.splits)
+
+
+@dataclass
+class _Copy:
+    """A copy of a dataset that has a card."""
+
+    source: Path
+    files: Mapping[str, Blob]
+    card: DatasetCard
+    rejected: list[Rejected] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._domain_of = {
+            same_name(folder): domain.name for domain in self.card.domains for folder in (domain.name, *domain.folders)
+        }
+        self._label_of = ClassFinder(self.card)
+        self._layouts: set[str] = set()
+        self._reader = BlobReader()
+
+    def listing(self) -> Listing | None:
+        """The images of the card's domains; None if the source holds none of them."""
+        places: dict[str, list[_Place]] = {}
+        lost = []
+        for path in filter(is_image, self.files):
+            found = self._place(path)
+            if found is None:
+                lost.append(path)
+            else:
+                places.setdefault(found[0], []).append(found[1])
+        if not places and len(self.card.domains) == 1:
+            places, lost = self._unnamed_domain(lost)
+        if not places:
+            return None
+        domains = [domain for domain in self.card.domains if domain.name in places]
+        images = [image for domain in domains for image in self._images(domain, places[domain.name])]
+        others = [path for path in self.files if not is_image(path)]
+        self.rejected += [Rejected(path=path, reason=f"in no domain of {self.card.title}") for path in lost]
+        self.rejected += [Rejected(path=path, reason="not an image in a class folder") for path in others]
+        return Listing(
+            layout=", ".join(["domain/class/image", *sorted(self._layouts)]),
+            classes=self.card.classes,
+            names=self.card.names,
+            domains=tuple(domain.name for domain in domains),
+            images=in_order(images, [domain.name for domain in domains]),
+            rejected=tuple(sorted(self.rejected, key=lambda row: row.path)),
+        )
+
+    def _place(self, path: str) -> tuple[str, _Place] | None:
+        """The domain that the image lies in and where, by the names of the folders above it."""
+        parts = path.split("/")[:-1]
+        best = None
+        for depth, part in enumerate(parts):
+            if domain := self._domain_of.get(same_name(part)):
+                place = self._below(path, depth + 1)
+                if place.label is not None:
+                    return domain, place
+                best = best or (domain, place)
+        return best
+
+    def _below(self, path: str, depth: int) -> _Place:
+        """What the folders of `path` from `depth` on say: wrappers, then the class."""
+        parts = path.split("/")
+        root, folders = "/".join(parts[:depth]), parts[depth:-1]
+        for index, folder in enumerate(folders):
+            wraps = folder.casefold() in WRAPPERS
+            if wraps and index + 1 < len(folders) and self._label_of(folders[index + 1]) is not None:
+                continue  # a class may be called `train`
+            label = self._label_of(folder)
+            if label is None and wraps:
+                continue
+            splits = tuple(part for part in map(str.casefold, folders[:index]) if part in SPLITS)
+            rest = "/".join(parts[depth + index + 1 :])
+            return _Place(path, root, splits, label, "" if label is not None else folder, rest)
+        return _Place(path, root, (), None, "", parts[-1])
+
+    def _unnamed_domain(self, paths: list[str]) -> tuple[dict[str, list[_Place]], list[str]]:
+        """The class folders of a dataset's only domain may lie right in the source."""
+        places = {path: self._below(path, 0) for path in paths}
+        placed = {path: place for path, place in places.items() if place.label is not None and not place.splits}
+        found = {self.card.domains[0].name: list(placed.values())} if placed else {}
+        return found, [path for path in paths if path not in placed]
+
+    def _images(self, domain: DomainCard, places: list[_Place]) -> list[SourceImage]:
+        roots = sorted({place.root for place in places})
+        if len(roots) > 1:
+            raise UserError(
+                f"{self.card.title}'s {domain.name} lies in two places: {roots[0]} and {roots[1]}.",
+                fix="Point --source at one copy, or move the other away.",
+            )
+        places = self._listed(domain, places, roots[0])
+        bare = [place for place in places if place.label is None and not place.unknown]
+        self.rejected += [Rejected(path=place.path, reason="not in a class folder") for place in bare]
+        if unknown := sorted({place.unknown for place in places if place.unknown}):
+            raise UserError(
+                f"{self.card.title} has no class folder named {', '.join(unknown[:5])}; it has "
+                f"{', '.join(self.card.classes[:8])}" + (", …" if len(self.card.classes) > 8 else "."),
+                fix="Rename or move those folders, or shard under another NAME to take the classes as they are.",
+            )
+        places = self._merged([place for place in places if place.label is not None])
+        return with_distinct_paths(
+            [
+                SourceImage(
+                    domain.name,
+                    place.label,
+                    f"{self.card.classes[place.label]}/{place.rest}",
+                    place.path,
+                    self.files[place.path],
+                )
+                for place in places
+                if place.label is not None
+            ]
+        )
+
+    def _listed(self, domain: DomainCard, places: list[_Place], root: str) -> list[_Place]:
+        """Those of `places` that the domain's split lists name, where the copy has such lists."""
+        lists = self._split_lists(domain, root)
+        if not lists:
+            return places
+        self._layouts.add("split lists")
+        listed = {name: (label, path) for path in lists for name, label in self._read_list(path)}
+        prefixes = [f"{posixpath.dirname(root)}/".removeprefix("/"), f"{root}/".removeprefix("/")]
+        kept, used = [], set()
+        for place in places:
+            spellings = [place.path.removeprefix(prefix) for prefix in prefixes]
+            if found := next((name for name in spellings if name in listed), None):
+                used.add(found)
+                if place.label is None:
+                    place.label, place.unknown = listed[found][0], ""
+                kept.append(place)
+            else:
+                self.rejected.append(Rejected(path=place.path, reason=f"not in {', '.join(lists)}"))
+        for name in sorted(listed.keys() - used):
+            number, path = listed[name]
+            label = self._label_of(posixpath.basename(posixpath.dirname(name)))
+            label = number if label is None else label
+            self.rejected.append(
+                Rejected(path=name, reason=f"listed in {path} but absent", domain=domain.name, label=label)
+            )
+        return kept
+
+    def _split_lists(self, domain: DomainCard, root: str) -> list[str]:
+        found: dict[str, str] = {}
+        spellings = [same_name(each) for each in (domain.name, *domain.folders)]
+        for pattern in self.card.split_lists:
+            names = {same_name(pattern.replace("{domain}", spelling)) for spelling in spellings}
+            for path in self.files:
+                base = same_name(posixpath.basename(path))
+                if base in names and ("{domain}" in pattern or path.startswith(f"{root}/".removeprefix("/"))):
+                    if base in found:
+                        raise UserError(
+                            f"Two lists say which images of {domain.name} count: {found[base]} and {path}.",
+                            fix="Move the other release's lists out of --source.",
+                        )
+                    found[base] = path
+        return list(found.values())
+
+    def _read_list(self, path: str) -> Iterator[tuple[str, int | None]]:
+        """The path and, if it has one, the label of each line. Only a class folder's name beats the label."""
+        for line in self._read(path).decode("utf-8-sig", "replace").splitlines():
+            name, _, number = line.strip().rpartition(" ")
+            if name and number.isdigit():
+                yield name, int(number) if int(number) < len(self.card.classes) else None
+            elif line.strip():
+                yield line.strip(), None
+
+    def _read(self, path: str) -> bytes:
+        try:
+            return self._reader.read(self.files[path])
+        except (ValueError, OSError) as error:
+            raise UserError(
+                f"{path} cannot be read: {error}.", fix="It decides what belongs to the set. Get it again."
+            ) from error
+
+    def _merged(self, places: list[_Place]) -> list[_Place]:
+        """The images of all splits, each once. Beside `full`, a split that repeats it (by content) is left out.
+
+        VLCS's `full` is `train` and `crossval`, but not `test`.
+        """
+        splits = {place.split for place in places}
+        if len(splits) > 1:
+            self._layouts.add(f"splits merged ({', '.join(sorted(splits))})")
+        if "full" not in splits or len(splits) == 1:
+            return places
+        digests = {place.path: digest(self._read(place.path)) for place in places}
+        full = {digests[place.path]: place.path for place in places if place.split == "full"}
+        kept = [place for place in places if place.split == "full"]
+        for split in sorted(splits - {"full"}):
+            here = [place for place in places if place.split == split]
+            repeats = [place for place in here if digests[place.path] in full]
+            if len(repeats) < len(here) / 2:
+                kept += here  # a chance duplicate or two does not make it a part of `full`
+                continue
+            kept += [place for place in here if digests[place.path] not in full]
+            self.rejected += [
+                Rejected(path=place.path, reason=f"the same bytes as {full[digests[place.path]]}") for place in repeats
+            ]
+        return kept
+
+
+class ClassFinder:
+    """Class folder → label: spelt as on the card, by an alias, or with other case, blanks and underscores."""
+
+    def __init__(self, card: DatasetCard) -> None:
+        rows = [(folder, label) for label, folder in enumerate(card.classes)]
+        rows += [(alias, card.classes.index(folder)) for folder, others in card.aliases.items() for alias in others]
+        self._exact = dict(rows)
+        self._similar: dict[str, int | None] = {}
+        for folder, label in rows:
+            same = same_name(folder)
+            self._similar[same] = label if self._similar.get(same, label) == label else None  # two classes: neither
+
+    def __call__(self, folder: str) -> int | None:
+        """The label of the class that goes by the name `folder`; None if there is none."""
+        label = self._exact.get(folder)
+        return label if label is not None else self._similar.get(same_name(folder))

@@ -1,0 +1,57 @@
+"""What a source holds, whatever its layout: labelled images in a fixed order, and everything else with its reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from fastclip.data.blobs import Blob
+from fastclip.data.manifest import Rejected
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """A labelled image of the source."""
+
+    domain: str
+    label: int
+    path: str
+    """CLASS/FILE, the same in every layout of one dataset; unique in its domain."""
+    found_at: str
+    """Where it lies, for messages: a path in the source."""
+    blob: Blob
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """Everything that a source holds: nothing that was found is left out."""
+
+    layout: str
+    """How it was laid out, for the user to read."""
+    classes: tuple[str, ...]
+    """Class folders in label order."""
+    names: tuple[str, ...]
+    """Their readable names."""
+    domains: tuple[str, ...]
+    images: tuple[SourceImage, ...]
+    """In the order of `domains`; within a domain in the order in which they go into shards."""
+    rejected: tuple[Rejected, ...] = ()
+    """What is in no shard: other files, and images that are known to be unusable before they are read."""
+
+
+def in_order(images: Iterable[SourceImage], domains: Iterable[str]) -> tuple[SourceImage, ...]:
+    """Sorted by domain, label, path: ImageFolder's order, whatever the layout was."""
+    order = {domain: index for index, domain in enumerate(domains)}
+    return tuple(sorted(images, key=lambda image: (order[image.domain], image.label, image.path)))
+
+
+def with_distinct_paths(images: list[SourceImage]) -> list[SourceImage]:
+    """Images whose CLASS/FILE is another one's too (merged splits) keep the folders they lay in."""
+    uses = Counter((image.domain, image.path) for image in images)
+    return [
+        replace(image, path=f"{image.path.split('/')[0]}/{image.found_at}")
+        if uses[image.domain, image.path] > 1
+        else image
+        for image in images
+    ]

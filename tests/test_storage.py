@@ -1,0 +1,548 @@
+"""Shards elsewhere: what servers do to us, what the cache keeps, and the same numbers wherever shards lie."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import torch
+from helpers import Program, Sharded
+
+from fastclip.data.cache import Cache, shard_cache
+from fastclip.data.manifest import list_datasets, read_manifest, read_rejected
+from fastclip.data.reader import OpenShard
+from fastclip.data.storage import Folder, LocalFolder, open_folder
+from fastclip.embed.loop import EmbeddingLoop
+from fastclip.embed.plan import Unit, shares
+from fastclip.embed.store import PartStore, part_identity, part_key
+from fastclip.errors import IncompleteError, IntegrityError, UserError
+from fastclip.evaluate import EvalOptions, Run
+from fastclip.files import digest, write_temporary
+from fastclip.models.tower import ImageTower
+from fastclip.pixels.decoder import DecodedBatch, EncodedImage, make_decoder
+
+FAULTS = ("drop", "stall", "too short", "too long", "no ranges", "other bytes, drop", "503")
+
+
+class FaultyServer(ThreadingHTTPServer):
+    """Gives out a folder over HTTP. `faults[path]` are what it does to the next requests for a path, one each."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), FaultyHandler)
+        self.folder = folder
+        self.faults: dict[str, deque[str]] = defaultdict(deque)
+        self.requests: list[str] = []
+        self.credentials: set[tuple[str, str]] = set()
+        self.closing = threading.Event()
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def requests_for(self, ending: str) -> int:
+        return sum(path.endswith(ending) for path in self.requests)
+
+
+class FaultyHandler(BaseHTTPRequestHandler):
+    server: FaultyServer
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        path = unquote(url.path).lstrip("/")
+        self.server.requests.append(path)
+        self.server.credentials.add((self.headers.get("Authorization", ""), url.query))
+        faults = self.server.faults[path]
+        fault = faults.popleft() if faults else ""
+        file = self.server.folder / path
+        if fault == "503" or not file.is_file():
+            self.send_error(503 if fault else 404)
+            return
+        data = file.read_bytes()
+        if "other bytes" in fault:
+            data = bytes(byte ^ 1 for byte in data)
+        start = int(re.sub(r"bytes=(\d+)-", r"\1", self.headers.get("Range", "bytes=0-")))
+        if fault == "no ranges":
+            start = 0
+        if start and start >= len(data):
+            self.send_error(416)
+            return
+        body = data[start:]
+        half = body[: len(body) // 2]
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        claimed = {"too short": len(half), "too long": len(body) + 100}.get(fault, len(body))
+        self.send_header("Content-Length", str(claimed))
+        self.end_headers()
+        self.wfile.write(half if fault in ("drop", "stall", "too short", "other bytes, drop") else body)
+        if fault == "stall":
+            self.wfile.flush()
+            self.server.closing.wait(30)
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Path], FaultyServer]]:
+    servers: list[FaultyServer] = []
+
+    def start(folder: Path) -> FaultyServer:
+        servers.append(FaultyServer(folder))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.closing.set()
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own, and a timeout that does not keep the test waiting."""
+    monkeypatch.setenv("FASTCLIP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FASTCLIP_TIMEOUT_S", "0.6")
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """An S3 server of this machine with an empty bucket; the address of a folder in it."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        import s3fs
+
+        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("bucket")
+        yield "s3://bucket"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def shapes_on_s3(s3: str, shapes: Sharded) -> str:
+    """The folder of all shards, copied to S3 as a user would: file by file."""
+    folder = open_folder(f"{s3}/shards")
+    for path in shapes.shards.rglob("*"):
+        if path.is_file():
+            folder.write(path.relative_to(shapes.shards).as_posix(), path.read_bytes())
+    return str(folder)
+
+
+def all_files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def evaluate(fastclip: Program, shards: object, *arguments: object) -> tuple[str, bytes]:
+    """The table and the record of `fastclip eval` with nothing embedded yet."""
+    number = len(list(fastclip.folder.glob("store*")))
+    record = fastclip.folder / f"record{number}.json"
+    options = ["-b", "tiny", "--shards", shards, "--store", fastclip.folder / f"store{number}", "--json", record]
+    outcome = fastclip("eval", *arguments, *options)
+    assert outcome.code == 0, outcome.err
+    return outcome.out, record.read_bytes()
+
+
+def test_a_dataset_behind_http_gives_the_local_table_without_telling_its_secrets(
+    shapes: Sharded, fastclip: Program, serve: Callable[[Path], FaultyServer]
+):
+    server = serve(shapes.shards.parent)
+    secrets = ("ann", "pass/word", "very+secret")
+    address = server.address.replace("http://", "http://ann:pass%2Fword@") + "/shards/?sig=very%2Bsecret"
+    patient = dataclasses.replace(fastclip, environment={"FASTCLIP_TIMEOUT_S": "10"})
+    expected = evaluate(fastclip, shapes.shards, "shapes")
+    assert evaluate(patient, address, "shapes") == expected
+    login = "Basic " + base64.b64encode(b"ann:pass/word").decode()
+    assert server.credentials == {(login, "sig=very%2Bsecret")}, "and neither was changed on the way"
+    tars = server.requests_for(".tar")
+    assert tars == len(read_manifest(shapes.folder).shards)
+    server.faults["shards/shapes/rejected.jsonl"] += ["other bytes"]
+    assert evaluate(patient, address, "shapes") == expected and server.requests_for(".tar") == tars, "all were cached"
+    for arguments in (["shapes", "shapes/moon"], ["nothing"], []):
+        outcome = patient("eval", *arguments, "-b", "tiny", "--shards", address)
+        assert (outcome.code, outcome.err.count("\n")) == (2, 2), outcome.err
+        assert not any(secret in outcome.err + outcome.out for secret in (*secrets, "pass%2F", "very%2B"))
+    assert "cannot be searched" in outcome.err and "Name the datasets" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [*([fault] for fault in FAULTS), ["drop"] * 4, ["drop", "no ranges"], ["stall", "503", "too short"]],
+    ids=str,
+)
+def test_whatever_a_server_does_the_bytes_are_the_ones_that_were_sharded(
+    faults: list[str], shapes: Sharded, serve: Callable[[Path], FaultyServer], cache_folder: Path
+):
+    server = serve(shapes.shards)
+    folder = open_folder(server.address).child("shapes")
+    shard = read_manifest(folder).shards[0]
+    server.faults[f"shapes/{shard.name}"] += faults
+    opened, local = OpenShard(folder, shard), OpenShard(shapes.folder, shard)
+    for row in range(shard.images):
+        assert opened.image_bytes(row) == local.image_bytes(row)
+    assert not server.faults[f"shapes/{shard.name}"], "all of it was tried"
+    assert {path.name for path in all_files(cache_folder)} == {shard.sha256, shard.index_sha256}
+
+
+def test_what_was_read_is_not_read_again_after_a_cut(shapes: Sharded, serve: Callable[[Path], FaultyServer]):
+    server = serve(shapes.shards)
+    folder = open_folder(f"{server.address}/shapes")
+    shard = read_manifest(folder).shards[0]
+    server.faults[f"shapes/{shard.name}"] += ["drop", "other bytes"]
+    # Half of each: the digest tells, and the third request fetches all of it.
+    OpenShard(folder, shard)
+    assert server.requests_for(shard.name) == 3
+    ranges = open_folder(f"{server.address}/shapes")
+    server.faults[f"shapes/{shard.index_name}"] += ["drop"]
+    assert ranges.local(shard.index_name, size=None, sha256=shard.index_sha256).is_file()
+
+
+def copy(shapes: Sharded, folder: Path) -> Path:
+    """The dataset's files, to be damaged."""
+    for path in all_files(shapes.folder):
+        target = folder / "shapes" / path.relative_to(shapes.folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated", "empty"])
+def test_a_server_with_other_bytes_is_an_integrity_error(
+    how: str, shapes: Sharded, tmp_path: Path, serve: Callable[[Path], FaultyServer], cache_folder: Path
+):
+    server = serve(copy(shapes, tmp_path / "copy"))
+    folder = open_folder(f"{server.address}/shapes")
+    shard = read_manifest(folder).shards[0]
+    path = tmp_path / "copy" / "shapes" / shard.name
+    whole = path.read_bytes()
+    path.write_bytes({"flipped": whole[:-1] + b"\1", "truncated": whole[:1000], "empty": b""}[how])
+    with pytest.raises(IntegrityError, match=re.escape(shard.name)):
+        OpenShard(folder, shard)
+    if how == "flipped":
+        assert server.requests_for(shard.name) == 1, "a whole download with the wrong digest says enough"
+    assert not all_files(cache_folder)
+
+
+def test_a_missing_shard_and_a_server_that_is_gone_or_dumb_are_two_lines(
+    shapes: Sharded, tmp_path: Path, serve: Callable[[Path], FaultyServer], fastclip: Program
+):
+    server = serve(copy(shapes, tmp_path / "copy"))
+    folder = open_folder(f"{server.address}/shapes")
+    manifest = read_manifest(folder)
+    (tmp_path / "copy" / "shapes" / manifest.shards[0].name).unlink()
+    with pytest.raises(UserError, match="is missing; the manifest lists it"):
+        OpenShard(folder, manifest.shards[0])
+    server.faults[f"shapes/{manifest.shards[1].name}"] += ["stall"] + ["503"] * 10
+    with pytest.raises(IncompleteError, match=r"0\.6 seconds|503"):
+        OpenShard(folder, manifest.shards[1])
+    server.shutdown()
+    server.server_close()
+    outcome = fastclip("eval", "shapes", "-b", "tiny", "--shards", server.address)
+    assert (outcome.code, outcome.err.count("\n")) == (4, 2) and "cannot be reached" in outcome.err
+
+
+def test_a_server_that_only_stalls_is_given_up(shapes: Sharded, serve: Callable[[Path], FaultyServer]):
+    server = serve(shapes.shards)
+    folder = open_folder(f"{server.address}/shapes")
+    server.folder = Path("/nonexistent")
+    server.faults["shapes/manifest.json"] += ["503"] * 20
+    with pytest.raises(IncompleteError, match=r"after 6 attempts: .*503"):
+        folder.read("manifest.json")
+
+
+def test_files_of_one_name_on_two_servers_are_not_mixed_up(tmp_path: Path, serve: Callable[[Path], FaultyServer]):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.tar").write_bytes(name.encode())
+        folder = open_folder(serve(tmp_path / name).address)
+        assert folder.local("0.tar", size=3, sha256=digest(name.encode())).read_bytes() == name.encode()
+
+
+def test_percent_signs_blanks_and_letters_of_any_script_in_names_are_names(
+    tmp_path: Path, serve: Callable[[Path], FaultyServer], s3: str
+):
+    name = "Real%20World é+?#/0.tar"
+    LocalFolder(tmp_path / "my data").write(name, b"bytes")
+    for folder in (open_folder(f"{serve(tmp_path).address}/my data"), open_folder(f"{s3}/my data")):
+        if str(folder).startswith("s3"):
+            folder.write(name, b"bytes")
+        assert folder.read(name) == b"bytes" and folder.exists(name) and not folder.exists("Real World/0.tar")
+        assert folder.local(name, size=None, sha256=digest(b"bytes")).read_bytes() == b"bytes"
+        assert folder.name == "my data"
+
+
+def test_a_flipped_byte_in_the_cache_is_noticed_and_fetched_anew(
+    shapes: Sharded, serve: Callable[[Path], FaultyServer]
+):
+    server = serve(shapes.shards)
+    folder = open_folder(f"{server.address}/shapes")
+    shard = read_manifest(folder).shards[0]
+    path = folder.local(shard.name, size=shard.bytes, sha256=shard.sha256)
+    whole = path.read_bytes()
+    for damaged in (whole[:-1] + b"\1", whole[:-1], b""):
+        path.write_bytes(damaged)
+        OpenShard(folder, shard)
+        assert path.read_bytes() == whole
+    assert server.requests_for(shard.name) == 4
+
+
+def test_two_processes_fill_one_cache_at_once(
+    shapes: Sharded, serve: Callable[[Path], FaultyServer], cache_folder: Path
+):
+    server = serve(shapes.shards)
+    shards = read_manifest(shapes.folder).shards
+    program = (
+        "import sys; from fastclip.data.manifest import read_manifest; from fastclip.data.reader import OpenShard\n"
+        "for shard in read_manifest(sys.argv[1]).shards: OpenShard(sys.argv[1], shard)"
+    )
+    command = [sys.executable, "-c", program, f"{server.address}/shapes"]
+    environment = {**os.environ, "FASTCLIP_TIMEOUT_S": "10"}
+    processes = [subprocess.Popen(command, env=environment) for _ in range(2)]
+    assert [process.wait(60) for process in processes] == [0, 0]
+    names = [path.name for path in all_files(cache_folder)]
+    assert sorted(names) == sorted([name for shard in shards for name in (shard.sha256, shard.index_sha256)])
+
+
+def fill(cache: Cache, *contents: bytes) -> list[Path]:
+    return [cache.add(digest(data), lambda file, data=data: file.write(data)) for data in contents]
+
+
+def test_the_cache_stays_in_its_bounds_and_what_was_not_used_for_longest_goes_first(tmp_path: Path):
+    old = fill(Cache(tmp_path, 10**9), *(bytes([number]) * 100 for number in range(10)))
+    for age, path in enumerate(reversed(old)):
+        os.utime(path, (time.time() - 7200 - age,) * 2)
+    orphan = write_temporary(old[0], lambda file: file.write(b"x" * 100))
+    os.utime(orphan, (time.time() - 7200,) * 2)
+    cache = Cache(tmp_path, 1000)
+    assert cache.find(old[0].name, 100) == old[0], "used now, so no longer the oldest"
+    new = fill(cache, b"n" * 100, b"m" * 100)
+    assert sum(path.stat().st_size for path in all_files(tmp_path)) <= 1000
+    assert all(path.exists() for path in (old[0], *new, old[-1])) and not old[1].exists()
+    fill(cache, *(bytes([number]) * 100 for number in range(20, 32)))
+    assert not orphan.exists() and not any(path.exists() for path in old[1:])
+
+
+def test_a_dataset_that_does_not_fit_keeps_what_fits_for_the_next_run(tmp_path: Path):
+    shards = [bytes([number]) * 100 for number in range(30)]
+    fill(Cache(tmp_path, 1000), *shards)
+    kept = {path.name for path in all_files(tmp_path)}
+    assert 8 <= len(kept) <= 10
+    again = Cache(tmp_path, 1000)
+    hits = 0
+    for data in shards:
+        if again.find(digest(data), 100):
+            hits += 1
+        else:
+            fill(again, data)
+    assert hits >= 5
+
+
+def test_a_full_or_misnamed_cache_is_a_sentence(
+    tmp_path: Path, serve: Callable[[Path], FaultyServer], monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "0.tar").write_bytes(b"bytes")
+    folder = open_folder(serve(tmp_path).address)
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("FASTCLIP_CACHE", str(tmp_path / "file"))
+    with pytest.raises(IncompleteError, match="Cannot write"):
+        folder.local("0.tar", size=5, sha256=digest(b"bytes"))
+    monkeypatch.setenv("FASTCLIP_CACHE_GB", "lots")
+    with pytest.raises(UserError, match=r"\$FASTCLIP_CACHE_GB must be a number, not 'lots'"):
+        shard_cache()
+
+
+@pytest.mark.parametrize("kind", ["local", "s3"])
+def test_folders_here_and_in_an_object_store_behave_alike(kind: str, tmp_path: Path, request: pytest.FixtureRequest):
+    root = tmp_path / "all" if kind == "local" else f"{request.getfixturevalue('s3')}/all"
+    folder = open_folder(root).child("pets")
+    assert (folder.name, str(folder)) == ("pets", f"{root}/pets")
+    assert list(folder.list("*/*.tar")) == [] and not folder.exists("manifest.json")
+    with pytest.raises(FileNotFoundError):
+        folder.read("manifest.json")
+    with pytest.raises(FileNotFoundError):
+        folder.local("a/0.tar", size=3, sha256=digest(b"tar"))
+    for name in ("a/0.tar", "a/1.tar", "b/0.tar", "a/0.index.jsonl", "a/.0.receipt.json", "a/deep/9.tar"):
+        folder.write(name, name.encode())
+    folder.write("manifest.json", b"old")
+    folder.write("manifest.json", b"new")
+    assert folder.read("manifest.json") == b"new" and folder.exists("manifest.json") and not folder.exists("a")
+    assert list(folder.list("*/[0-9]*.tar")) == ["a/0.tar", "a/1.tar", "b/0.tar"]
+    assert list(folder.list("*/.*.receipt.json")) == ["a/.0.receipt.json"]
+    assert list_datasets(open_folder(root)) == ["pets"]
+    staged = write_temporary((folder.staging() or tmp_path) / "shard.tar", lambda file: file.write(b"tar" * 9))
+    folder.put("c/0.tar", staged)
+    assert folder.read("c/0.tar") == b"tar" * 9 and not staged.exists()
+    folder.rename("c/0.tar", "c/7.tar")
+    folder.remove("a/0.tar")
+    folder.remove("a/0.tar")
+    assert list(folder.list("*/*.tar")) == ["a/1.tar", "b/0.tar", "c/7.tar"]
+    assert folder.local("c/7.tar", size=27, sha256=digest(b"tar" * 9)).read_bytes() == b"tar" * 9
+    for size, sha256 in ((27, digest(b"")), (26, digest(b"tar" * 9))):
+        if kind == "local" or sha256 == digest(b""):
+            with pytest.raises(IntegrityError, match=r"pets/c/7\.tar"):
+                folder.local("c/7.tar", size=size, sha256=sha256)
+    assert isinstance(folder, Folder) and (folder.free_bytes() or 1) > 0
+
+
+def test_a_dataset_on_s3_gives_the_local_table_named_or_not(shapes: Sharded, shapes_on_s3: str, fastclip: Program):
+    expected = evaluate(fastclip, shapes.shards)
+    patient = dataclasses.replace(fastclip, environment={"FASTCLIP_TIMEOUT_S": "20"})
+    assert evaluate(patient, shapes_on_s3) == expected
+    missing = patient("eval", "cats", "-b", "tiny", "--shards", shapes_on_s3)
+    assert missing.code == 2 and "cats is not sharded: there is no s3://bucket/shards/cats/manifest" in missing.err
+
+
+def test_neither_the_order_of_work_nor_a_key_depends_on_where_shards_lie(
+    shapes: Sharded, shapes_on_s3: str, serve: Callable[[Path], FaultyServer], tmp_path: Path
+):
+    plans = []
+    for location in (shapes.shards, str(shapes.shards), shapes_on_s3, serve(shapes.shards).address):
+        options = EvalOptions(targets=("shapes",), backbones=("tiny",), shards=location, store=tmp_path)
+        units = Run(options).units()
+        plans.append([[(unit.shard, unit.keys) for unit in share] for share in shares(units, 3)])
+    assert all(plan == plans[0] for plan in plans)
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("ftp://host/shards", "cannot lie at ftp://"),
+        ("s3://key:secret@bucket/shards", "holds no keys"),
+        ("s3://", "names no bucket"),
+        ("https:///shards", "address of the shards is none"),
+        ("https://host:port/shards", "address of the shards is none"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_before_any_connection(location: str, message: str):
+    with pytest.raises(UserError, match=message) as caught:
+        open_folder(location)
+    assert "secret" not in str(caught.value) + caught.value.fix
+
+
+def test_a_package_that_is_missing_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(UserError, match="gs:// needs gcsfs") as caught:
+        open_folder("gs://bucket/shards").read("manifest.json")
+    assert caught.value.fix.startswith("pip install gcsfs")
+
+
+def test_http_folders_cannot_be_written_to(tmp_path: Path):
+    folder = open_folder("https://user:secret@host/shards?sig=secret")
+    for write in (
+        lambda: folder.write("a", b""),
+        lambda: folder.put("a", tmp_path),
+        lambda: folder.remove("a"),
+        lambda: folder.rename("a", "b"),
+    ):
+        with pytest.raises(UserError, match="https://host/shards can only be read"):
+            write()
+    assert "secret" not in f"{folder} {folder!r} {folder.child('x')}"
+
+
+class MeanTower(ImageTower):
+    """Embeds a crop as the mean of each colour."""
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+
+    def __call__(self, crops: torch.Tensor) -> torch.Tensor:
+        return crops.float().mean(dim=(2, 3))
+
+
+class WatchedFolder(LocalFolder):
+    """Tells which shards are opened."""
+
+    def __init__(self, path: Path, on_open: Callable[[str], object]) -> None:
+        super().__init__(path)
+        self.on_open = on_open
+
+    def local(self, name: str, *, size: int | None, sha256: str) -> Path:
+        if name.endswith(".tar"):
+            self.on_open(name)
+        return super().local(name, size=size, sha256=sha256)
+
+
+def loop_and_units(
+    folder: LocalFolder, store: PartStore, on_decode: Callable[[], object] = lambda: None
+) -> tuple[EmbeddingLoop, list[Unit]]:
+    class WatchedDecoder:
+        def __init__(self) -> None:
+            self.inner = make_decoder("torchvision", [32], 2, torch.device("cpu"), 1)
+
+        def decode(self, images: Sequence[EncodedImage]) -> DecodedBatch:
+            on_decode()
+            return self.inner.decode(images)
+
+    recipe = {"weights": "mean"}
+    units = [
+        Unit(folder, shard, {"mean": part_key(part_identity(recipe, shard))}) for shard in read_manifest(folder).shards
+    ]
+    loop = EmbeddingLoop(
+        {"mean": MeanTower(32)}, {"mean": recipe}, WatchedDecoder, store, batch_size=2, workers=1, storage=torch.float32
+    )
+    return loop, units
+
+
+def test_the_next_shard_is_opened_while_this_one_is_embedded(shapes: Sharded, tmp_path: Path):
+    second_opened = threading.Event()
+    opened: list[str] = []
+
+    def on_open(name: str) -> None:
+        opened.append(name)
+        if len(opened) == 2:
+            second_opened.set()
+
+    store = PartStore(tmp_path)
+    loop, units = loop_and_units(
+        WatchedFolder(shapes.folder, on_open), store, lambda: second_opened.wait(30) or pytest.fail("nothing overlaps")
+    )
+    loop.run(units)
+    assert opened == [unit.shard.name for unit in units] and all(store.has(unit.keys["mean"]) for unit in units)
+    loop.run(units)
+    assert len(opened) == len(units), "what is published is not opened"
+
+
+def test_the_error_of_a_shard_comes_after_the_shards_before_it(shapes: Sharded, tmp_path: Path):
+    opened: list[str] = []
+    damaged = copy(shapes, tmp_path / "copy") / "shapes"
+    loop, units = loop_and_units(WatchedFolder(damaged, opened.append), PartStore(tmp_path / "store"))
+    (damaged / units[3].shard.name).write_bytes(b"")
+    with pytest.raises(IntegrityError, match=re.escape(units[3].shard.name)):
+        loop.run(units)
+    assert opened == [unit.shard.name for unit in units[:4]], "nothing is opened after it"
+    assert PartStore(tmp_path / "store").has(units[0].keys["mean"])
+
+
+def test_rejected_images_are_read_from_afar_too(shapes: Sharded, shapes_on_s3: str):
+    folder = open_folder(shapes_on_s3).child("shapes")
+    assert read_manifest(folder) == read_manifest(shapes.folder)
+    assert read_rejected(folder, read_manifest(folder)) == read_rejected(shapes.folder, read_manifest(shapes.folder))
+    assert json.loads(folder.read("manifest.json"))["dataset"] == "shapes"

@@ -1,0 +1,212 @@
+"""Tars are read in place, and no damage of one passes for a shorter archive."""
+
+from __future__ import annotations
+
+import random
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+from archives import END, header, packed, tar_bytes, with_checksum
+from helpers import write
+
+from fastclip.data.blobs import Blob, BlobReader
+from fastclip.data.tars import TarContainer, TarMember, adopt_seek_indexes, list_tar, seek_indexes
+from fastclip.errors import IntegrityError
+
+RANDOM = random.Random(5)
+MEMBERS = [(f"{'abc'[n % 3]}/{n:03d}.{'cls' if n % 2 else 'jpg'}", RANDOM.randbytes(n * 37)) for n in range(40)]
+FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+
+
+def save(folder: Path, data: bytes, name: str = "0.tar") -> Path:
+    return write(folder, {name: data}) / name
+
+
+def expected(path: Path) -> list[TarMember]:
+    with tarfile.open(path) as tar:
+        return [TarMember(each.name, each.offset_data, each.size) for each in tar if each.isreg()]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_whole_tar_is_listed_as_tarfile_lists_it(tmp_path: Path, format: str):
+    path = save(tmp_path, tar_bytes(MEMBERS, FORMATS[format]))
+    assert list_tar(path) == expected(path) and len(list_tar(path)) == 40
+
+
+def test_folders_are_left_out_and_an_archive_of_go_or_rust_ends_after_two_blocks(tmp_path: Path):
+    folder = header("a/", type=tarfile.DIRTYPE)
+    path = save(tmp_path, folder + header("a/1.jpg", 3) + b"abc".ljust(512, b"\0") + END)
+    assert list_tar(path) == [TarMember("a/1.jpg", 1024, 3)]
+    digits = header("a", 0)
+    seven = digits[:148] + b"0" + digits[148:154] + b"\0" + digits[156:]  # how Rust spells the checksum
+    assert list_tar(save(tmp_path, seven + END)) == [TarMember("a", 512, 0)]
+    assert list_tar(save(tmp_path, END)) == []
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_cut_is_noticed_unless_it_takes_zeros_behind_the_end_mark(tmp_path: Path, format: str):
+    whole = tar_bytes(MEMBERS, FORMATS[format])
+    members = list_tar(path := save(tmp_path, whole))
+    end = members[-1].offset + -(-members[-1].size // 512) * 512 + len(END)
+    for cut in [*range(0, len(whole), 512), *(RANDOM.randrange(len(whole)) for _ in range(64))]:
+        save(tmp_path, whole[:cut])
+        if cut >= end and cut % 512 == 0:
+            assert list_tar(path) == members, "nothing is lost"
+        else:
+            with pytest.raises(IntegrityError, match=r"0\.tar is damaged.* at byte [\d,]+ .*expected"):
+                list_tar(path)
+
+
+def test_a_flip_in_any_byte_of_forty_headers_is_noticed(tmp_path: Path):
+    whole = tar_bytes(MEMBERS, tarfile.USTAR_FORMAT)
+    members = list_tar(path := save(tmp_path, whole))
+    flips = 0
+    for number, member in enumerate(members):
+        start = member.offset - 512
+        before = members[number - 1].offset - 512 if number % 8 == 1 else start  # some behind another member
+        end = member.offset + -(-member.size // 512) * 512
+        path.write_bytes(whole[before:end] + END)
+        assert len(list_tar(path)) == 1 + (before < start)
+        with path.open("r+b", buffering=0) as file:
+            for position in range(start, member.offset):
+                file.seek(position - before)
+                file.write(bytes([whole[position] ^ RANDOM.choice((1, 2, 4, 8, 16, 32, 64, 128, 255))]))
+                with pytest.raises(IntegrityError, match=f"at byte {start - before:,} "):
+                    list_tar(path)
+                file.seek(position - before)
+                file.write(whole[position : position + 1])
+                flips += 1
+    assert flips == 40 * 512
+
+
+def test_padding_and_the_end_must_be_zeros(tmp_path: Path):
+    whole = tar_bytes([("1.jpg", b"x" * 100), ("2.jpg", b"y" * 100)])
+    for position in (612, 1023, 1024 + 612, 2048, 2048 + 600, len(whole) - 1):
+        damaged = bytearray(whole)
+        damaged[position] ^= 4
+        with pytest.raises(IntegrityError, match=r"zeros|header"):
+            list_tar(save(tmp_path, bytes(damaged)))
+
+
+LONG = "x" * 300 + ".jpg"
+REFUSED = {
+    "empty": (b"", "the end, where a member's header"),
+    "html": (b"<html>" * 200, "no valid header"),
+    "hard link": (header("a", type=tarfile.LNKTYPE, linkname="/etc/passwd") + END, "a hard link"),
+    "symbolic link": (header("a", type=tarfile.SYMTYPE, linkname="../../x") + END, "a symbolic link"),
+    "long link": (header("a", type=tarfile.SYMTYPE, linkname=LONG) + END, "a link"),
+    "device": (header("a", type=tarfile.CHRTYPE) + END, "a device"),
+    "pipe": (header("a", type=tarfile.FIFOTYPE) + END, "a pipe"),
+    "sparse": (header("a", type=tarfile.GNUTYPE_SPARSE) + END, "a sparse file"),
+    "volume": (header("a", type=b"V") + END, "unknown type b'V'"),
+    "huge": (header("a", 8 * 2**30 - 1) + END, "the end, where the rest of 'a'"),
+    "2^63 - 1": (header("a", 2**63 - 1) + END, "octal digits"),
+    "negative": (with_checksum(header("a")[:124] + b"\xff" * 12 + header("a")[136:]) + END, "octal digits"),
+    "no digits": (with_checksum(header("a")[:124] + b" -1        \0" + header("a")[136:]) + END, "octal digits"),
+    "twice": (tar_bytes([("a", b"1"), ("b", b"2"), ("a", b"3")]), r"at byte 2,048 a second member called 'a'.* at 0"),
+    "NUL": (with_checksum(b"a.jpg\0evil" + header("")[10:]) + END, "a NUL in it"),
+    "no name": (header("") + END, "a name of 0 bytes"),
+    "long name": (tar_bytes([("y" * 1025, b"")]), "a name of 1,025 bytes"),
+    "not UTF-8": (header("caf\udce9.jpg") + END, "not UTF-8"),
+    "folder with bytes": (header("a/", 512, type=tarfile.DIRTYPE) + bytes(512) + END, "a folder of 512 bytes"),
+    "long header": (header("x", 70_000, type=tarfile.XHDTYPE) + bytes(70_144) + END, "more than 65,536 bytes"),
+    "header alone": (
+        header("x", 12, type=tarfile.XHDTYPE) + b"12 path=abc\n".ljust(512, b"\0") + END,
+        "without a member",
+    ),
+    "keyword": (
+        header("x", 12, type=tarfile.XHDTYPE) + b"12 qath=abc\n".ljust(512, b"\0") + header("a") + END,
+        "keyword 'qath'",
+    ),
+    "two sizes": (
+        header("x", 9, type=tarfile.XHDTYPE) + b"9 size=9\n".ljust(512, b"\0") + header("a", 1) + bytes(512) + END,
+        "two sizes",
+    ),
+    "one zero block": (header("a") + bytes(512), "the second half of the end mark"),
+    "more behind": (header("a") + END + header("b") + END, "after the end mark"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_plain_archive_of_files_is_refused_at_its_place(tmp_path: Path, case: str):
+    data, message = REFUSED[case]
+    started = time.perf_counter()
+    with pytest.raises(IntegrityError, match=message) as caught:
+        list_tar(save(tmp_path, data))
+    assert "0.tar" in str(caught.value) and "at byte" in str(caught.value) and caught.value.fix
+    assert time.perf_counter() - started < 1
+
+
+HOSTILE = ["../../outside.jpg", "/tmp/outside.jpg", "a\nb.jpg", "\u202egpj.exe", "x" * 300 + ".jpg", "\U0001f600.jpg",
+           "e\u0301.jpg", "\u00e9.jpg", "C:\\x.jpg", "\x1b]52;c;eA==\x07.jpg", "~/x.jpg", "$(touch y).jpg"]  # fmt: skip
+
+
+@pytest.mark.parametrize("format", ["gnu", "pax"])
+def test_hostile_names_are_text_and_nothing_is_created(tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch):
+    inside = tmp_path / "a" / "b"
+    path = save(inside, tar_bytes([(name, name.encode()) for name in HOSTILE], FORMATS[format]))
+    monkeypatch.chdir(inside)
+    before = sorted(tmp_path.rglob("*"))
+    members = list_tar(path)
+    reader = BlobReader()
+    for name, member in zip(HOSTILE, members, strict=True):
+        assert member.name == name
+        assert reader.read(Blob("tar", path, member.size, offset=member.offset)) == name.encode()
+    assert sorted(tmp_path.rglob("*")) == before and not Path("/tmp/outside.jpg").exists()
+
+
+def test_members_of_a_tar_gz_are_read_in_any_order_as_from_the_tar(tmp_path: Path):
+    photos = [(f"{n}.jpg", RANDOM.randbytes(40_000)) for n in range(60)]  # several points of the seek index
+    whole = tar_bytes(photos)
+    plain, zipped = save(tmp_path, whole), save(tmp_path, packed(whole), "0.tar.gz")
+    members = list_tar(zipped)
+    assert members == list_tar(plain)
+    order = list(range(60))
+    RANDOM.shuffle(order)
+    for container, kind in ((TarContainer(plain), "tar"), (TarContainer(zipped), "tgz")):
+        for row in order:
+            blob = Blob(kind, plain, members[row].size, offset=members[row].offset)
+            assert container.read(blob) == photos[row][1]
+        container.close()
+    misnamed = save(tmp_path, packed(whole), "1.tar")  # what counts is the content; nobody listed it
+    assert TarContainer(misnamed).read(Blob("tar", misnamed, members[9].size, offset=members[9].offset)) == photos[9][1]
+    index = seek_indexes()[zipped]
+    assert index.file.stat().st_mode & 0o077 == 0 and index.file.parent.stat().st_mode & 0o077 == 0
+    adopt_seek_indexes({zipped: index})
+    zipped.write_bytes(packed(whole + bytes(512)))
+    with pytest.raises(IntegrityError, match="changed after it was listed"):
+        TarContainer(zipped).read(Blob("tgz", zipped, 5, offset=512))
+
+
+def test_a_tar_gz_with_any_cut_flip_or_addition_is_refused_with_file_and_offset(tmp_path: Path):
+    whole = packed(tar_bytes(MEMBERS[:12]))
+    damaged = [whole[:cut] for cut in (2, 11, *(RANDOM.randrange(20, len(whole)) for _ in range(80)), len(whole) - 1)]
+    damaged += [whole + b"x", packed(tar_bytes(MEMBERS[:12])[:-10240]), packed(b"no tar")]
+    for _ in range(120):
+        flipped = bytearray(whole)
+        flipped[RANDOM.randrange(10, len(whole))] ^= 1 << RANDOM.randrange(8)
+        damaged.append(bytes(flipped))
+    path = tmp_path / "0.tar.gz"
+    for data in damaged:
+        path.write_bytes(data)
+        with pytest.raises(IntegrityError, match=r"0\.tar\.gz is damaged.* at byte [\d,]+ "):
+            list_tar(path)
+        path.unlink()
+
+
+def test_a_tar_gz_that_expands_a_thousandfold_is_refused(tmp_path: Path):
+    path = save(tmp_path, packed(header("a", 100_000_000) + bytes(100_000_256) + END), "0.tgz")
+    assert path.stat().st_size < 200_000
+    with pytest.raises(IntegrityError, match="more than 100 times"):
+        list_tar(path)
+
+
+def test_a_blob_that_is_not_there_any_more_is_an_error_with_its_place(tmp_path: Path):
+    path = save(tmp_path, tar_bytes(MEMBERS))
+    size = path.stat().st_size
+    with pytest.raises(ValueError, match="ends at byte"):
+        TarContainer(path).read(Blob("tar", path, 100, offset=size - 50))
+    with pytest.raises(ValueError, match="more than the"):
+        TarContainer(path).read(Blob("tar", path, 2**40, offset=0))

@@ -1,0 +1,294 @@
+"""WebDataset shards of other programs as a source: every image with its own label, or an error that names the place."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from archives import packed, tar_bytes, write_shard
+from helpers import Program, Sharded, image_bytes, shard, write
+
+from fastclip.data.blobs import BlobReader
+from fastclip.data.catalogue import DatasetCard, DomainCard
+from fastclip.data.layouts import list_source
+from fastclip.data.listing import Listing
+from fastclip.data.manifest import read_manifest
+from fastclip.data.reader import OpenShard
+from fastclip.data.webdataset_source import list_webdataset
+from fastclip.errors import IntegrityError, UserError
+
+PNG = image_bytes()
+JPG = image_bytes("JPEG")
+PAIR = [("a.jpg", JPG), ("a.cls", b"0")]
+CARD = DatasetCard(
+    name="pets",
+    title="Pets",
+    classes=("cat", "dog", "guinea_pig"),
+    domains=(DomainCard(name="photo", folders=("Photos",)), DomainCard(name="Real World")),
+    aliases={"dog": ("hound",)},
+)
+
+
+def labelled(listing: Listing | None) -> dict[str, str]:
+    assert listing is not None
+    return {f"{image.domain}/{image.path}": listing.classes[image.label] for image in listing.images}
+
+
+def listed(folder: Path, members: list[tuple[str, bytes]], names: bytes | None = b"cat\ndog\n") -> Listing | None:
+    write_shard(folder / "test" / "0.tar", members)
+    if names is not None:
+        (folder / "classnames.txt").write_bytes(names)
+    return list_webdataset(folder, None)
+
+
+LAYOUTS = {
+    "side by side": [("a.jpg", JPG), ("a.cls", b"0"), ("b.png", PNG), ("b.cls", b"1")],
+    "images first": [("a.jpg", JPG), ("b.png", PNG), ("a.cls", b"0"), ("b.cls", b"1")],
+    "labels first": [("b.cls", b"1"), ("a.cls", b"0"), ("a.jpg", JPG), ("b.png", PNG)],
+    "mixed case": [("a.JPG", JPG), ("a.CLS", b"0"), ("b.Png", PNG), ("b.cls", b"1")],
+    "other members": [
+        *PAIR,
+        ("a.txt", b"A cat"),
+        ("a.seg.png", PNG),
+        ("b.png", PNG),
+        ("b.cls", b"1"),
+        ("x.pkl", b"cos\n"),
+    ],
+    "hidden files": [("._a.jpg", b"mac"), *PAIR, (".DS_Store", b""), ("b.png", PNG), ("b.cls", b" 1\n")],
+    "json": [("a.jpg", JPG), ("a.json", b'{"label": 0}'), ("b.png", PNG), ("b.json", b'{"class": "dog", "sha": 1}')],
+    "json and cls": [("a.jpg", JPG), ("a.json", b'{"url": "x"}'), ("a.cls", b"0"), ("b.png", PNG), ("b.cls", b"1")],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_members_are_paired_by_key_wherever_they_stand(tmp_path: Path, layout: str):
+    listing = listed(tmp_path, LAYOUTS[layout])
+    found = {path.lower(): name for path, name in labelled(listing).items()}
+    assert found == {"test/cat/a.jpg": "cat", "test/dog/b.png": "dog"}
+    reader = BlobReader()
+    assert listing and [reader.read(image.blob) for image in listing.images] == [JPG, PNG]
+    rejected = {row.path: row.reason for row in listing.rejected}
+    if layout == "other members":
+        assert rejected.keys() == {"test/0.tar/*.txt", "test/0.tar/*.seg.png", "test/0.tar/*.pkl"}
+    elif layout == "hidden files":
+        assert rejected == {"test/0.tar/*": "2 members that are neither images nor labels"}
+    else:
+        assert not rejected
+
+
+def test_folders_in_keys_several_shards_and_splits_are_kept_apart(tmp_path: Path):
+    for split in ("test", "train"):
+        for number in (0, 1, 10, 2, *range(3, 10)):
+            members = [(f"cat/{number}.jpg", JPG), (f"cat/{number}.cls", b"0"), (f"x/{number}.jpg", JPG)]
+            write_shard(tmp_path / split / f"{number}.tar", [*members, (f"x/{number}.cls", b"1")])
+        (tmp_path / split / "nshards.txt").write_text("11\n")
+    (tmp_path / "classnames.txt").write_text("cat\ndog")
+    listing = list_webdataset(tmp_path, None)
+    assert listing and listing.domains == ("test", "train") and len(listing.images) == 44
+    assert {"test/cat/10.jpg", "train/dog/x/2.jpg"} < labelled(listing).keys()
+    assert [image.label for image in listing.images] == ([0] * 11 + [1] * 11) * 2
+    assert not listing.rejected
+
+
+def test_names_of_classes_in_json_need_no_list(tmp_path: Path):
+    rows = [("1", "dog"), ("2", "alarm_clock"), ("3", "dog")]
+    fields = [(key, json.dumps({"label": name}).encode()) for key, name in rows]
+    members = [(f"{key}.{ext}", data) for key, row in fields
+               for ext, data in (("jpg", JPG), ("txt", b"text"), ("json", row))]  # fmt: skip
+    write_shard(tmp_path / "00000.tar", members)
+    write(tmp_path, {"00000_stats.json": b"{}"})
+    listing = list_webdataset(tmp_path, None)
+    assert listing and (listing.classes, listing.names) == (("alarm_clock", "dog"), ("alarm clock", "dog"))
+    assert labelled(listing) == {"all/dog/1.jpg": "dog", "all/alarm_clock/2.jpg": "alarm_clock", "all/dog/3.jpg": "dog"}
+    assert [row.path for row in listing.rejected] == ["00000.tar/*.txt", "00000_stats.json"]
+
+
+def test_a_packed_shard_is_read_like_a_plain_one(tmp_path: Path):
+    write(tmp_path, {"test/0.tar.gz": packed(tar_bytes(LAYOUTS["images first"])), "classnames.txt": b"cat\ndog"})
+    listing = list_webdataset(tmp_path, None)
+    assert listing and [BlobReader().read(image.blob) for image in listing.images] == [JPG, PNG]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-1", "+1", "1.0", "1e0", "0x1", "one", "1 2", "١", "10000000000", "\x00", "1\n2"]
+)
+def test_a_label_is_decimal_digits_or_an_error(tmp_path: Path, text: str):
+    with pytest.raises(UserError, match=r"test/0\.tar: the label of 'b' is"):
+        listed(tmp_path, [*PAIR, ("b.jpg", JPG), ("b.cls", text.encode())])
+
+
+@pytest.mark.parametrize("text", ["1", " 1\n", "01", "000000001\r\n"])
+def test_blanks_around_a_label_and_leading_zeros_are_no_matter(tmp_path: Path, text: str):
+    assert labelled(listed(tmp_path, [("b.jpg", JPG), ("b.cls", text.encode())])) == {"test/dog/b.jpg": "dog"}
+
+
+BAD = {
+    "image without label": ([*PAIR, ("b.jpg", JPG)], "0.tar has an image without a label: 'b'"),
+    "label without image": ([*PAIR, ("b.cls", b"1")], "0.tar has a label without an image: 'b.cls'"),
+    "json without image": ([*PAIR, ("b.json", b'{"label": 1}')], "0.tar has a label without an image: 'b.json'"),
+    "too large": (
+        [*PAIR, ("b.jpg", JPG), ("b.cls", b"2")],
+        r"label of 'b' is 2, classnames.txt has 2 classes \(0 to 1\)",
+    ),
+    "unknown name": ([*PAIR, ("b.jpg", JPG), ("b.json", b'{"cls": "cow"}')], "'b' is of the class 'cow'"),
+    "true": ([*PAIR, ("b.jpg", JPG), ("b.json", b'{"cls": true}')], "the cls of 'b' is true"),
+    "a float": ([*PAIR, ("b.jpg", JPG), ("b.json", b'{"label": 1.0}')], "the label of 'b' is 1.0"),
+    "no json": ([*PAIR, ("b.jpg", JPG), ("b.json", b"{")], "'b.json' is not JSON"),
+    "deep json": ([*PAIR, ("b.jpg", JPG), ("b.json", b"[" * 100_000)], "'b.json' is not JSON"),
+    "large label": ([*PAIR, ("b.jpg", JPG), ("b.cls", b"1" * 2**21)], "2,097,152 bytes; no label has"),
+    "one key, adjacent": (
+        [*PAIR, ("a.JPG", JPG)],
+        r"the key 'a' twice: 'a.jpg' at byte 512 and 'a.JPG' at byte [\d,]+",
+    ),
+    "one key, apart": ([*PAIR, ("b.jpg", JPG), ("b.cls", b"1"), ("a.CLS", b"1")], "the key 'a' twice"),
+    "two images": ([*PAIR, ("a.png", PNG)], "two images of one key: 'a.jpg' and 'a.png'"),
+    "a dot in the key": ([*PAIR, ("b.1.jpg", JPG), ("b.1.cls", b"1")], "'b.1.jpg': its key ends at the first dot, 'b'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_half_a_pair_is_an_error_that_names_shard_and_key(tmp_path: Path, case: str):
+    members, message = BAD[case]
+    with pytest.raises(UserError, match=message) as caught:
+        listed(tmp_path, members)
+    assert "test/0.tar" in str(caught.value) and caught.value.fix
+
+
+def test_a_key_in_two_shards_is_an_error_with_both_places(tmp_path: Path):
+    write_shard(tmp_path / "test" / "1.tar", PAIR)
+    with pytest.raises(UserError, match=r"The key 'a' stands in test/0\.tar and in test/1\.tar"):
+        listed(tmp_path, PAIR)
+
+
+CLASS_LISTS = {
+    "BOM and CRLF": (b"\xef\xbb\xbfcat\r\ndog\r\n", None),
+    "no end of line": (b"cat\ndog", None),
+    "blank lines at the end": (b"cat\ndog\n\n \n", None),
+    "blank line inside": (b"cat\n\ndog\n", "a blank line 2"),
+    "twice": (b"cat\ndog\ncat\n", "'cat' in lines 1 and 3"),
+    "too few": (b"cat\n", "label of 'b' is 1, classnames.txt has 1 classes"),
+    "empty": (b"\n", "is empty"),
+    "not UTF-8": (b"cat\ncaf\xe9\n", "not UTF-8"),
+    "missing": (None, "labels are numbers"),
+}
+
+
+@pytest.mark.parametrize("case", CLASS_LISTS)
+def test_a_class_list_is_whole_or_an_error(tmp_path: Path, case: str):
+    names, message = CLASS_LISTS[case]
+    if message is None:
+        assert labelled(listed(tmp_path, LAYOUTS["side by side"], names)) == {
+            "test/cat/a.jpg": "cat",
+            "test/dog/b.png": "dog",
+        }
+    else:
+        with pytest.raises(UserError, match=message):
+            listed(tmp_path, LAYOUTS["side by side"], names)
+
+
+def test_holes_and_empty_shards_are_errors(tmp_path: Path):
+    for number in (0, 1, 3):
+        write_shard(tmp_path / "test" / f"{number}.tar", [(f"{number}.jpg", JPG), (f"{number}.cls", b"0")])
+    (tmp_path / "classnames.txt").write_text("cat\n")
+    with pytest.raises(UserError, match=r"test lacks 2\.tar"):
+        list_webdataset(tmp_path, None)
+    (tmp_path / "test" / "3.tar").unlink()
+    (tmp_path / "test" / "nshards.txt").write_text("4")
+    with pytest.raises(UserError, match=r"test lacks 2\.tar, 3\.tar"):
+        list_webdataset(tmp_path, None)
+    (tmp_path / "test" / "nshards.txt").write_text("1")
+    with pytest.raises(UserError, match=r"a shard 1\.tar that is none of"):
+        list_webdataset(tmp_path, None)
+    (tmp_path / "test" / "nshards.txt").write_text("2")
+    write_shard(tmp_path / "test" / "1.tar", [])
+    with pytest.raises(UserError, match=r"test/1\.tar holds no image"):
+        list_webdataset(tmp_path, None)
+
+
+def test_folders_and_archives_of_other_layouts_are_no_shards(tmp_path: Path):
+    assert list_webdataset(tmp_path, None) is None
+    write(tmp_path / "one", {"photo/cat/1.png": PNG, "readme.txt": b""})
+    assert list_webdataset(tmp_path / "one", None) is None
+    notes = [("cat/1.jpg", JPG), ("cat/1.json", b'{"boxes": []}'), ("dog/1.jpg", JPG)]
+    path = write_shard(tmp_path / "two" / "images.tar", notes)
+    assert list_webdataset(tmp_path / "two", None) is None and list_webdataset(path, None) is None
+    assert len(list_source(tmp_path / "two", None).images) == 2
+    write_shard(tmp_path / "three" / "00000.tar", [("0.jpg", JPG), ("0.json", b'{"caption": "a cat"}')])
+    with pytest.raises(UserError, match="image without a label: '0'"):
+        list_webdataset(tmp_path / "three", None)
+
+
+def test_a_card_gives_its_labels_whatever_the_order_was(tmp_path: Path):
+    names = ["Guinea pig", "hound", "CAT"]
+    for split in ("photos", "real_world"):
+        members = [(f"{n}.{ext}", data) for n in range(3) for ext, data in (("jpg", JPG), ("cls", str(n).encode()))]
+        write_shard(tmp_path / split / "0.tar", members)
+    (tmp_path / "classnames.txt").write_text("\n".join(names))
+    listing = list_webdataset(tmp_path, CARD)
+    assert listing and (listing.classes, listing.domains) == (CARD.classes, ("photo", "Real World"))
+    pets = {"cat/2.jpg": "cat", "dog/1.jpg": "dog", "guinea_pig/0.jpg": "guinea_pig"}
+    assert labelled(listing) == {f"{domain}/{path}": name for domain in listing.domains for path, name in pets.items()}
+    (tmp_path / "classnames.txt").write_text("cat\ndog\ncow")
+    with pytest.raises(UserError, match="the class 'cow', which is none of Pets"):
+        list_webdataset(tmp_path, CARD)
+    (tmp_path / "classnames.txt").write_text("cat\ndog\nhound")
+    with pytest.raises(UserError, match="two names of one class: 'dog', 'hound'"):
+        list_webdataset(tmp_path, CARD)
+    (tmp_path / "photos").rename(tmp_path / "test")
+    (tmp_path / "classnames.txt").write_text("cat\ndog\nguinea pig")
+    with pytest.raises(UserError, match="holds test, which is no domain of Pets"):
+        list_webdataset(tmp_path, CARD)
+
+
+def test_our_own_shards_are_a_source_that_gives_the_same_bytes(shapes: Sharded, tmp_path: Path):
+    again = shard(shapes.folder, tmp_path, "shapes", shard_images=20)
+    assert (again.folder / "manifest.json").read_bytes() == (shapes.folder / "manifest.json").read_bytes()
+
+
+def test_our_own_shards_keep_what_was_unreadable_and_are_refused_when_damaged(tmp_path: Path):
+    source = write(tmp_path / "source", {"photo/cat/1.png": PNG, "photo/cat/2.png": PNG[:30], "photo/dog/3.png": PNG})
+    sharded = shard(source, tmp_path / "shards", "pets")
+    listing = list_webdataset(sharded.folder, CARD)
+    assert labelled(listing) == {"photo/cat/1.png": "cat", "photo/dog/3.png": "dog"}
+    assert listing and [(row.path, row.domain, row.label) for row in listing.rejected] == [
+        ("photo/cat/2.png", "photo", 0)
+    ]
+    tar = sharded.folder / "photo" / "0.tar"
+    tar.write_bytes(tar.read_bytes()[:-512])
+    with pytest.raises(IntegrityError, match=r"0\.tar"):
+        list_webdataset(sharded.folder, None)
+
+
+HOSTILE = ["../../outside", "/tmp/outside", "line\nbreak", "\u202egpj", "k" * 300, "pickle\x1b]52;c;eA==\x07"]
+
+
+def test_hostile_keys_become_shards_whose_files_lie_where_they_must(tmp_path: Path, fastclip: Program):
+    """A key is text: it names no file, not even on the way through the whole program."""
+    members = [(f"{key}.{ext}", data) for key in HOSTILE for ext, data in (("jpg", JPG), ("cls", b"1"))]
+    write_shard(tmp_path / "in" / "test" / "0.tar", [*members, ("evil.pkl", b"cos\nsystem\n(S'touch x'\ntR.")])
+    (tmp_path / "in" / "classnames.txt").write_text("cat\ndog\n")
+    outcome = fastclip("shard", "hostile", "--source", tmp_path / "in")
+    assert outcome.code == 0, outcome.err
+    assert "\x1b" not in outcome.out and "\u202e" not in outcome.out
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    ours = ("manifest.json", "rejected.jsonl", "classnames.txt", "test/0.tar", "test/0.index.jsonl", "test/0.idx")
+    assert files == {"in/test/0.tar", "in/classnames.txt"} | {
+        f"shards/hostile/{name}" for name in (*ours, "test/nshards.txt")
+    }
+    assert not Path("/tmp/outside.jpg").exists()
+    (each,) = read_manifest(tmp_path / "shards" / "hostile").shards
+    opened = OpenShard(tmp_path / "shards" / "hostile", each)
+    assert {record.path for record in opened.records} == {f"dog/{key}.jpg" for key in HOSTILE}
+    with tarfile.open(tmp_path / "shards" / "hostile" / "test" / "0.tar") as tar:
+        assert all(name.startswith("test/0") for name in tar.getnames())
+
+
+def test_a_truncated_tar_gz_ends_as_two_lines_and_exit_code_5(tmp_path: Path, fastclip: Program):
+    whole = packed(tar_bytes([(f"cat/{n}.png", PNG) for n in range(30)]))
+    write(tmp_path / "in", {"photos.tar.gz": whole[:-20]})
+    outcome = fastclip("shard", "pets", "--source", tmp_path / "in")
+    assert (outcome.code, outcome.out) == (5, "")
+    what, how = outcome.err.splitlines()
+    assert "photos.tar.gz" in what and "at byte" in what and how.startswith("Fix:   ")
