@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastclip.data.catalogue import find_card
 from fastclip.data.manifest import Manifest, Shard, list_datasets, read_manifest, read_rejected
 from fastclip.data.reader import read_index
 from fastclip.data.storage import Folder, Location, open_folder
@@ -20,12 +21,13 @@ from fastclip.embed.plan import Unit, shares, work_order
 from fastclip.embed.processes import Process, find_process
 from fastclip.embed.store import Part, PartStore, part_identity, part_key
 from fastclip.errors import IntegrityError, UserError
+from fastclip.files import digest
 from fastclip.models.backbones import Backbone, find_backbone
 from fastclip.models.numerics import describe_numerics, find_device, find_precision, fix_numerics
 from fastclip.models.tower import TextTower, load_image_tower, load_text_tower
 from fastclip.models.weights import Weights, find_weights, random_weights
 from fastclip.pixels.decoder import DECODERS, decoder_spec, make_decoder
-from fastclip.report.cells import POLICIES, BackboneFacts, Cell, Evaluation, UnreadableImage
+from fastclip.report.cells import POLICIES, BackboneFacts, Cell, DatasetFacts, Evaluation, UnreadableImage
 from fastclip.score.predictions import ShardPredictions
 from fastclip.score.zero_shot import classify
 from fastclip.text.prompts import PromptSet, find_prompt_set
@@ -194,6 +196,7 @@ class Run:
                     cells += [_count(target, domain, candidate, prompts, scored) for prompts in prototypes]
         evaluation = Evaluation(
             unreadable_policy=self.options.unreadable,
+            datasets=tuple(_dataset_facts(target) for target in self.targets),
             backbones=tuple(candidate.facts for candidate in self.candidates),
             prompts={prompts.name: prompts.templates for prompts in self.prompts},
             cells=tuple(cells),
@@ -305,6 +308,20 @@ def _target(folder: Folder, domains: list[str]) -> Target:
                 f"{manifest.dataset} has no domain {domain!r}.", fix=f"Choose from {', '.join(known)}, or leave it out."
             )
     return Target(folder, manifest, tuple(name for name in known if "" in domains or name in domains))
+
+
+def _dataset_facts(target: Target) -> DatasetFacts:
+    manifest = target.manifest
+    card = find_card(target.folder.name)
+    return DatasetFacts(
+        name=target.folder.name,
+        title=manifest.title,
+        variant=manifest.variant,
+        protocol=manifest.protocol,
+        manifest_sha256=digest(manifest.to_json()),
+        fingerprints={domain.name: domain.fingerprint for domain in manifest.domains if domain.name in target.domains},
+        has_variants=card is not None and bool(card.variants),
+    )
 
 
 def _distinct(prompts: list[PromptSet]) -> list[PromptSet]:

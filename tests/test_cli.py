@@ -94,7 +94,9 @@ def test_the_tables_of_the_widest_dataset_fit_80_columns():
         name="RN50", weights="w", random_weights=False, precision="bf16", decoder="dali 2.4.0 mixed", batch_size=256,
         numerics="n",
     )  # fmt: skip
-    evaluation = Evaluation(unreadable_policy="stop", backbones=(facts,), prompts={}, cells=tuple(cells), unreadable=())
+    evaluation = Evaluation(
+        unreadable_policy="stop", datasets=(), backbones=(facts,), prompts={}, cells=tuple(cells), unreadable=()
+    )
     console = Console(width=80, record=True, file=io.StringIO())
     for table in tables(evaluation):
         console.print(table)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -201,12 +202,14 @@ def test_no_name_of_a_domain_can_leave_the_folder():
 def test_pacs_takes_its_card_and_says_how_the_copy_differs(pacs_mini: Path, fastclip: Program):
     outcome = fastclip("shard", "pacs", "--source", pacs_mini)
     assert outcome.code == 0, outcome.err
-    lines = [" ".join(line.split()) for line in outcome.out.splitlines()]
+    assert max(map(len, outcome.out.splitlines())) <= 80
+    unwrapped = re.sub(r"\s*\n {6}", " ", outcome.out)
+    lines = [" ".join(line.split()) for line in unwrapped.splitlines()]
     assert "No variant of PACS that is known: 448 images, the nearest (kfold) has 9,991." in lines
     for domain, published in (("art_painting", 2048), ("cartoon", 2344), ("photo", 1670), ("sketch", 3929)):
         assert any(line.startswith(f"{domain} 1 112 0 ") for line in lines)
         (line,) = (line for line in lines if line.startswith(f"{domain}: "))
-        assert line.startswith(f"{domain}: {published:,} expected, 112 found; dog ")
+        assert line.startswith(f"{domain}: {published:,} expected, 112 found dog ")
         fewer = [int(number.replace(",", "")) for number in re.findall(r"([\d,]+) fewer", line)]
         assert len(fewer) == 7 and sum(fewer) == published - 112
     again = fastclip("shard", "pacs", "--source", pacs_mini)
@@ -253,3 +256,23 @@ def test_dalis_own_reader_finds_the_same_images_and_labels_by_our_index(shapes: 
             image, label = (np.array(tensor[0]) for tensor in pipe.run())
             found.append((digest(image.tobytes()), int(label.tobytes())))
     assert found == expected
+
+
+def test_a_shard_that_is_written_to_while_it_is_read_is_noticed(shapes: Sharded, tmp_path: Path):
+    each = read_manifest(shapes.folder).shards[0]
+    copy = tmp_path / "shapes"
+    shutil.copytree(shapes.folder, copy)
+    path = copy / each.name
+    opened = OpenShard(copy, each)
+    whole = path.read_bytes()
+    path.write_bytes(whole)
+    opened.check_unchanged()  # written to, but the same bytes
+    with path.open("r+b") as file:
+        file.seek(opened.records[0].offset)
+        file.write(b"X")
+    with pytest.raises(IntegrityError, match="changed while it was read"):
+        opened.check_unchanged()
+    with path.open("r+b") as file:
+        file.truncate(512)
+    with pytest.raises(IntegrityError, match="changed while it was read"):
+        opened.check_unchanged()

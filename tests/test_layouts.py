@@ -234,7 +234,7 @@ def test_a_users_own_card_is_a_full_citizen(tmp_path: Path, fastclip: Program):
     assert line.split() == ["mine", "Mine", "1", "2", "2", "2,", "all"]
     assert max(map(len, listed.out.splitlines())) <= 80
     shown = fastclip("datasets", "show", "mine")
-    assert "fotos" in shown.out and "Variant all: 2 images: photo 2" in shown.out
+    assert "fotos" in shown.out and "Variant all: 2 images\n  photo 2" in shown.out
 
 
 @pytest.mark.parametrize(

@@ -62,11 +62,12 @@ def list_all(context: typer.Context, shards: Shards = "shards") -> None:
 def show(name: Annotated[str, typer.Argument(metavar="NAME")], shards: Shards = "shards") -> None:
     """Say what a dataset expects, where it comes from, and what of it is sharded."""
     from rich.console import Console
+    from rich.padding import Padding
 
     from fastclip.data.catalogue import find_card
     from fastclip.data.manifest import list_datasets, read_manifest
     from fastclip.data.storage import open_folder
-    from fastclip.errors import UserError
+    from fastclip.errors import UserError, printable
 
     folder = open_folder(shards)
     card = find_card(name, Path(shards))
@@ -75,7 +76,11 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME")], shards: Shards = 
         raise UserError(
             f"There is no dataset {name!r}, neither a card nor shards in {folder}.", fix="fastclip datasets"
         )
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, emoji=False)
+
+    def indented(text: str) -> None:
+        console.print(Padding(printable(text), (0, 0, 0, 2)))
+
     if card:
         console.print(card.title, style="bold")
         for label, text in (("Homepage", card.homepage), ("Licence", card.licence), ("Citation", card.citation)):
@@ -86,10 +91,11 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME")], shards: Shards = 
         )
         console.print("Domains, and the names their folders go by (case, blanks, _ and - do not matter):")
         for domain in card.domains:
-            console.print(f"  {', '.join(dict.fromkeys((domain.name, *domain.folders)))}")
+            indented(", ".join(dict.fromkeys((domain.name, *domain.folders))))
         for variant in card.variants:
             counts = ", ".join(f"{domain} {images:,}" for domain, images in variant.images.items())
-            console.print(f"Variant {variant.name}: {sum(variant.images.values()):,} images: {counts}")
+            console.print(f"Variant {variant.name}: {sum(variant.images.values()):,} images")
+            indented(counts)
         console.print(
             "Layouts: DOMAIN/CLASS/IMAGE below any folders; images/, train/, val/, crossval/, test/ and full/ may "
             "stand between; as folders, zip, tar, tar.gz, Parquet files or WebDataset shards."
@@ -100,8 +106,8 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME")], shards: Shards = 
         which = manifest.variant or "no known variant"
         console.print(f"Sharded in {folder.child(name)}: {which}, protocol {manifest.protocol}.")
         for each in manifest.domains:
-            console.print(
-                f"  {each.name}: {each.images:,} images, {each.unreadable:,} unreadable, "
+            indented(
+                f"{each.name}: {each.images:,} images, {each.unreadable:,} unreadable, "
                 f"{len(manifest.shards_of(each.name)):,} shards, fingerprint {each.fingerprint[:16]}"
             )
     else:

@@ -28,10 +28,11 @@ app.add_typer(shards.app, name="shards")
 app.command("eval")(evaluate.command)
 
 
-def _print_version(asked: bool) -> None:
+def _print_version(asked: bool) -> bool:
     if asked:
         typer.echo(f"fastclip {__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()

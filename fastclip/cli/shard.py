@@ -46,8 +46,9 @@ def command(
 ) -> None:
     """Turn labelled images into tar shards that any WebDataset tool reads.
 
-    Bytes stay as they are, nothing is unpacked. Every image is decoded once; what cannot be used is listed with its
-    reason. The same command again goes on where an interrupted one was.
+    Bytes stay as they are, nothing is unpacked. What does not decode is listed with its reason.
+
+    The same command again goes on where an interrupted one was.
     """
     from fastclip.data.manifest import check_dataset_name
     from fastclip.data.writer import WriteOptions
@@ -102,6 +103,7 @@ def write_and_print(
 def _print_summary(written: Written, listing: Listing, card: DatasetCard | None, folder: str) -> None:
     from rich import box
     from rich.console import Console
+    from rich.padding import Padding
     from rich.table import Table
 
     from fastclip.data.fingerprint import duplicates
@@ -121,7 +123,11 @@ def _print_summary(written: Written, listing: Listing, card: DatasetCard | None,
         table.add_row(printable(domain.name), *(f"{number:,}" for number in numbers), domain.fingerprint[:16])
     console.print(table)
     for line in variant_lines(written, card):
-        console.print(printable(line), soft_wrap=True)
+        # Of a long line the classes stand below, further in.
+        head, _, classes = line.partition("; ") if len(line) > console.width else (line, "", "")
+        for text, indent in ((head.lstrip(), 2 if head.startswith(" ") else 0), (classes, 6)):
+            if text:
+                console.print(Padding(printable(text), (0, 0, 0, indent)))
     if repeated := duplicates(written.images):
         elsewhere = sum(other_class for _, _, other_class in repeated)
         first, earlier, _ = next((row for row in repeated if row[2]), repeated[0])

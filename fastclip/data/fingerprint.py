@@ -8,6 +8,9 @@ from fastclip.data.catalogue import DatasetCard, Variant
 from fastclip.data.manifest import Domain
 from fastclip.files import digest
 
+SHOWN_CLASSES = 12
+"""How many classes with another number of images are named for a domain."""
+
 
 def fingerprint(image_digests: Iterable[bytes]) -> str:
     """SHA-256 over the sorted SHA-256 digests (32 bytes each) of a domain's images: no order, name or layout in it."""
@@ -75,6 +78,8 @@ def _domain_differences(variant: Variant, domain: Domain, classes: Sequence[str]
         return [f"{domain.name}: {domain.images:,} images as expected, but not the same ones (other fingerprint)"]
     found = f"{domain.images:,} found" + (f", {domain.unreadable:,} unreadable" if domain.unreadable else "")
     line = f"{domain.name}: {expected or 0:,} expected, {found}"
+    if len(per_class) > SHOWN_CLASSES:
+        per_class[SHOWN_CLASSES:] = [f"and {len(per_class) - SHOWN_CLASSES:,} more classes differ"]
     return ["; ".join([line, ", ".join(per_class)]) if per_class else line]
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
+import os
+from typing import BinaryIO
 
 from fastclip.data.manifest import ImageRecord, Shard, rewrite
 from fastclip.data.storage import Location, differs, open_folder
@@ -20,11 +23,13 @@ class OpenShard:
         """
         self.shard = shard
         folder = open_folder(location)
+        self._dataset = folder.name
         try:
             path = folder.local(shard.name, size=shard.bytes, sha256=shard.sha256)
-            with path.open("rb") as file:
-                # Private copy-on-write: the pages of a read-only map, and PyTorch takes it without a warning.
-                self._bytes = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+            self._file = path.open("rb")
+            self._stamp = _stamp(self._file)
+            # Private copy-on-write: the pages of a read-only map, and PyTorch takes it without a warning.
+            self._bytes = memoryview(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY))
         except FileNotFoundError:
             raise UserError(
                 f"{folder}/{shard.name} is missing; the manifest lists it.",
@@ -38,6 +43,19 @@ class OpenShard:
         """The encoded image of `row`, as it was in the source: a view, not a copy."""
         record = self.records[row]
         return self._bytes[record.offset : record.offset + record.size]
+
+    def check_unchanged(self) -> None:
+        """Raise `IntegrityError` if somebody wrote to the file since it was checked: a map shows the new bytes."""
+        stamp = _stamp(self._file)
+        if stamp == self._stamp:
+            return
+        if stamp[0] != self.shard.bytes or hashlib.sha256(self._bytes).hexdigest() != self.shard.sha256:
+            raise differs(self._file.name, self._dataset, "it changed while it was read")
+
+
+def _stamp(file: BinaryIO) -> tuple[int, int, int]:
+    facts = os.fstat(file.fileno())
+    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 def read_index(location: Location, shard: Shard) -> list[ImageRecord]:

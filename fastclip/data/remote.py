@@ -7,6 +7,7 @@ tried again a bounded number of times, and what arrives is believed only when it
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import random
 import re
@@ -33,8 +34,8 @@ CREDENTIALS = {
     "hf": "Give credentials: hf auth login (or HF_TOKEN).",
 }
 
-RETRIES_IN_A_ROW = 5
-"""Further attempts while no new byte arrives."""
+RETRIES_IN_A_ROW = {"gs": 1}
+"""Further attempts while no new byte arrives: five, but gcsfs makes six of each, half a minute in all."""
 
 RETRIES = 100
 """Further attempts for one file in all."""
@@ -60,8 +61,9 @@ def timeout_s() -> float:
 class Patience:
     """How often a failing source is asked again, and how long before: half a second, doubled each time."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, retries_in_a_row: int) -> None:
         self.what = what
+        self.retries_in_a_row = retries_in_a_row
         self.failures = 0
         self._in_a_row = 0
 
@@ -73,7 +75,7 @@ class Patience:
         """Pause before the next attempt, or raise `IncompleteError` when there were enough."""
         self.failures += 1
         self._in_a_row += 1
-        if self._in_a_row > RETRIES_IN_A_ROW or self.failures > RETRIES:
+        if self._in_a_row > self.retries_in_a_row or self.failures > RETRIES:
             raise IncompleteError(
                 f"{self.what} cannot be reached, after {self.failures} attempts: {reason}.",
                 fix="Check the address and the network, then run the same command again to go on.",
@@ -148,7 +150,7 @@ class RemoteFolder(ABC):
         for _ in range(2):
             file.seek(0)
             file.truncate()
-            state, done, patience = hashlib.sha256(), 0, Patience(f"{self}/{name}")
+            state, done, patience = hashlib.sha256(), 0, self._patience(name)
             limit = SMALL_FILE_BYTES if size is None else size
             with closing(self._resumed(name, size, patience)) as blocks:
                 for block in blocks:
@@ -188,9 +190,12 @@ class RemoteFolder(ABC):
                 reason = f"it ended after {done:,} of {size:,} bytes"
             patience.wait(reason)
 
+    def _patience(self, name: str) -> Patience:
+        return Patience(f"{self}/{name}" if name else str(self), RETRIES_IN_A_ROW.get(self.scheme, 5))
+
     def _patiently(self, name: str, action: Callable[[], T]) -> T:
         """What `action` returns, at the first attempt that does not fail."""
-        patience = Patience(f"{self}/{name}" if name else str(self))
+        patience = self._patience(name)
         while True:
             try:
                 return action()
@@ -332,7 +337,7 @@ class BucketFolder(RemoteFolder):
 
     def exists(self, name: str) -> bool:
         try:
-            self._size(name)
+            self._patiently(name, lambda: self._size(name))
         except FileNotFoundError:
             return False
         return True
@@ -365,7 +370,10 @@ class BucketFolder(RemoteFolder):
         return _connected(self.scheme)
 
     def _size(self, name: str) -> int:
-        return self._patiently(name, lambda: int(self._filesystem.info(f"{self._path}/{name}")["size"]))
+        info = self._filesystem.info(f"{self._path}/{name}")
+        if info["type"] != "file":
+            raise FileNotFoundError
+        return int(info["size"])
 
     def _entries(self, folder: str, pattern: str, kind: str) -> Sequence[str]:
         where = f"{self._path}/{folder}".rstrip("/")
@@ -379,7 +387,7 @@ class BucketFolder(RemoteFolder):
     def _upload(self, name: str, size: int, upload: Callable[[str], object]) -> None:
         def upload_and_look() -> None:
             upload(f"{self._path}/{name}")
-            found = int(self._filesystem.info(f"{self._path}/{name}")["size"])
+            found = self._size(name)
             if found != size:
                 raise ConnectionError(f"{size:,} bytes were sent, {found:,} are there")
 
@@ -387,7 +395,7 @@ class BucketFolder(RemoteFolder):
 
     def _stream(self, name: str, offset: int) -> Generator[bytes, None, None]:
         path = f"{self._path}/{name}"
-        size = int(self._filesystem.info(path)["size"])
+        size = self._size(name)
         while offset < size:
             starts = list(range(offset, min(size, offset + BLOCKS_AT_ONCE * BLOCK_BYTES), BLOCK_BYTES))
             ends = [min(size, start + BLOCK_BYTES) for start in starts]
@@ -437,6 +445,9 @@ def _connected(scheme: str) -> Any:
 def _filesystem(scheme: str, process: int, wait_s: float) -> Any:
     import fsspec
 
+    # They log failures with tracebacks and whole addresses; what matters of them is in our errors.
+    for library in ("fsspec", "aiobotocore", "botocore", "gcsfs", "huggingface_hub", "s3fs"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     return fsspec.filesystem(scheme, skip_instance_cache=True, **_filesystem_options(scheme, wait_s))
 
 

@@ -146,6 +146,7 @@ class EmbeddingLoop:
         self.seconds.embed += batch.embed_s
         if len(opened.done) * self.batch_size >= opened.unit.shard.images:
             started = time.perf_counter()
+            opened.shard.check_unchanged()
             for name in opened.towers:
                 self.store.publish(self._part(opened, name))
             self.seconds.write += time.perf_counter() - started

@@ -61,10 +61,26 @@ class BackboneFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DatasetFacts:
+    """Which images a dataset's numbers are of. Only numbers of the same fingerprints may be compared."""
+
+    name: str
+    title: str
+    variant: str | None
+    protocol: str
+    manifest_sha256: str
+    fingerprints: Mapping[str, str]
+    """Domain → fingerprint of its images in shards."""
+    has_variants: bool
+    """Whether the dataset's card knows sets of images that it could have been."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """All cells of one run and what they were made with. Equal work gives equal bytes, by any number of processes."""
 
     unreadable_policy: str
+    datasets: tuple[DatasetFacts, ...]
     backbones: tuple[BackboneFacts, ...]
     prompts: Mapping[str, tuple[str, ...]]
     """Prompt set → templates."""

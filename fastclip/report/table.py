@@ -59,6 +59,15 @@ def footnotes(evaluation: Evaluation) -> list[str]:
     how = sorted({f"{f.precision}, decoded by {f.decoder.split(',')[0]}, batches of {f.batch_size}" for f in facts})
     images = {(cell.dataset, cell.domain): cell.images for cell in evaluation.cells}
     lines = [f"{sum(images.values()):,} images; {'; '.join(how)}."]
+    for dataset in evaluation.datasets:
+        if dataset.protocol != "full":
+            lines.append(f"{dataset.name}: only the images of the protocol {dataset.protocol}.")
+        elif dataset.variant:
+            lines.append(f"{dataset.name} is {dataset.title}, {dataset.variant}.")
+        elif dataset.has_variants:
+            lines.append(
+                f"{dataset.name} is no known variant of {dataset.title}: not comparable with published numbers."
+            )
     if count := len(evaluation.unreadable):
         meaning = {
             "stop": "their cells have no number; choose --unreadable wrong or exclude",
