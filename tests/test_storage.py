@@ -553,3 +553,23 @@ def test_rejected_images_are_read_from_afar_too(shapes: Sharded, shapes_on_s3: s
     assert read_manifest(folder) == read_manifest(shapes.folder)
     assert read_rejected(folder, read_manifest(folder)) == read_rejected(shapes.folder, read_manifest(shapes.folder))
     assert json.loads(folder.read("manifest.json"))["dataset"] == "shapes"
+
+
+def test_shards_written_to_s3_are_those_written_here_and_an_interrupted_run_goes_on(
+    shapes: Sharded, s3: str, fastclip: Program
+):
+    arguments = ("shard", "shapes", "--source", shapes.source, "--shard-images", 20, "--processes", 2)
+    for words in ((), ("--overwrite",)):
+        outcome = fastclip(*arguments, "--out", f"{s3}/written", *words)
+        assert outcome.code == 0, outcome
+    remote = open_folder(f"{s3}/written/shapes")
+    files = {path.relative_to(shapes.folder).as_posix(): path.read_bytes() for path in all_files(shapes.folder)}
+    assert {*remote.list("*"), *remote.list("*/*")} == files.keys()
+    assert {name: remote.read(name) for name in files} == files
+    refused = fastclip(*arguments, "--out", f"{s3}/written")
+    assert (refused.code, refused.err.count("\n")) == (2, 2) and "--overwrite" in refused.err
+    checked = fastclip("shards", "check", "shapes", "--shards", f"{s3}/written")
+    assert checked.code == 0, checked
+    remote.remove("manifest.json")  # as if the run had been killed before its end
+    assert fastclip(*arguments, "--out", f"{s3}/written").code == 0
+    assert {name: remote.read(name) for name in files} == files
