@@ -20,9 +20,9 @@ from pathlib import Path
 
 from speed import REPOSITORY, Measurement, copy_photos, machine, measurement, whole_process
 
-from fastclip.data.layouts import list_source
-from fastclip.data.storage import open_folder
-from fastclip.data.writer import WriteOptions, write_shards
+from fastclip.data.shards.writer import WriteOptions, write_shards
+from fastclip.data.sources.layouts import list_source
+from fastclip.data.storage.folders import open_folder
 
 
 def disk_bytes_per_second(folder: Path, size: int) -> float:

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from fastclip.data.catalogue import find_card
-from fastclip.data.manifest import Manifest, Shard, list_datasets, read_manifest, read_rejected
-from fastclip.data.reader import read_index
-from fastclip.data.storage import Folder, Location, open_folder
+from fastclip.data.shards.manifest import Manifest, Shard, list_datasets, read_manifest, read_rejected
+from fastclip.data.shards.reader import read_index
+from fastclip.data.storage.folders import Folder, Location, open_folder
 from fastclip.embed.loop import EmbeddingLoop, StageSeconds
 from fastclip.embed.plan import Unit, shares, work_order
 from fastclip.embed.processes import Process, find_process

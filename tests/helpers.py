@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from fastclip.data.catalogue import find_card
-from fastclip.data.layouts import list_source
-from fastclip.data.storage import open_folder
-from fastclip.data.writer import WriteOptions, write_shards
+from fastclip.data.shards.writer import WriteOptions, write_shards
+from fastclip.data.sources.layouts import list_source
+from fastclip.data.storage.folders import open_folder
 
 REPOSITORY = Path(__file__).parent.parent
 

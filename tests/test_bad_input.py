@@ -21,7 +21,7 @@ from helpers import image_bytes, write
 from PIL import Image
 
 from fastclip.cli import main
-from fastclip.data.manifest import read_manifest, read_rejected
+from fastclip.data.shards.manifest import read_manifest, read_rejected
 
 PNG = image_bytes()
 JPEG = image_bytes("JPEG", (64, 64))

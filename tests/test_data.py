@@ -16,11 +16,11 @@ import webdataset
 from helpers import Program, Sharded, image_bytes, shard, write
 from PIL import Image
 
-from fastclip.data.layouts import list_source
-from fastclip.data.manifest import path_name, read_manifest, read_rejected, remove_dataset
-from fastclip.data.reader import OpenShard, read_index
 from fastclip.data.shapes import CLASSES, DOMAINS, draw_shapes
-from fastclip.data.storage import open_folder
+from fastclip.data.shards.manifest import path_name, read_manifest, read_rejected, remove_dataset
+from fastclip.data.shards.reader import OpenShard, read_index
+from fastclip.data.sources.layouts import list_source
+from fastclip.data.storage.folders import open_folder
 from fastclip.errors import IntegrityError, UserError
 from fastclip.files import digest
 

@@ -17,8 +17,8 @@ import pytest
 from helpers import Outcome, Program
 
 from fastclip.data.catalogue import Download, parse_card
-from fastclip.data.download import DOWNLOADED, download, list_remote_files, read_record
-from fastclip.data.fetch import FetchOptions, check_space, part_of
+from fastclip.data.download.fetch import FetchOptions, check_space, part_of
+from fastclip.data.download.files import DOWNLOADED, download, list_remote_files, read_record
 from fastclip.errors import FastclipError, IncompleteError, IntegrityError, UserError
 
 DATA = bytes(i * 7 % 251 for i in range(300_000))

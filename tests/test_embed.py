@@ -13,8 +13,8 @@ import torch
 from helpers import Sharded
 
 from fastclip.cli import evaluate as eval_command
-from fastclip.data.manifest import Shard, read_manifest
-from fastclip.data.reader import OpenShard
+from fastclip.data.shards.manifest import Shard, read_manifest
+from fastclip.data.shards.reader import OpenShard
 from fastclip.embed.loop import EmbeddingLoop
 from fastclip.embed.plan import Unit, shares, work_order
 from fastclip.embed.processes import find_process

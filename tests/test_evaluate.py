@@ -21,7 +21,7 @@ import pytest
 from helpers import Program, Sharded, image_bytes, needs_gpu, shard, write
 from rich.console import Console
 
-from fastclip.data.manifest import read_manifest
+from fastclip.data.shards.manifest import read_manifest
 from fastclip.evaluate import EvalOptions, Run
 from fastclip.report.table import footnotes, tables
 from fastclip.text.prompts import BUILT_IN, find_prompt_set

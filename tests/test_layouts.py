@@ -26,9 +26,9 @@ from copies import (
 from helpers import Program, image_bytes, shard, write
 
 from fastclip.data.catalogue import find_card, list_cards, parse_card, same_name
-from fastclip.data.layouts import list_source
-from fastclip.data.manifest import Manifest, read_manifest, read_rejected
-from fastclip.data.protocols import apply_protocol
+from fastclip.data.shards.manifest import Manifest, read_manifest, read_rejected
+from fastclip.data.sources.layouts import list_source
+from fastclip.data.sources.protocols import apply_protocol
 from fastclip.errors import FastclipError, IntegrityError, UserError
 from fastclip.files import digest
 

@@ -15,12 +15,12 @@ from helpers import Program, Sharded, image_bytes, shard, write
 from PIL import Image
 
 from fastclip.data.catalogue import DatasetCard, DomainCard
-from fastclip.data.check import check_dataset
-from fastclip.data.index import dali_index, plan_index, write_index
-from fastclip.data.manifest import _own_digest, read_manifest
-from fastclip.data.reader import OpenShard, read_index
-from fastclip.data.storage import open_folder
-from fastclip.data.tars import list_tar
+from fastclip.data.shards.check import check_dataset
+from fastclip.data.shards.index import dali_index, plan_index, write_index
+from fastclip.data.shards.manifest import _own_digest, read_manifest
+from fastclip.data.shards.reader import OpenShard, read_index
+from fastclip.data.sources.tars import list_tar
+from fastclip.data.storage.folders import open_folder
 from fastclip.errors import IntegrityError, UserError
 from fastclip.files import digest
 

@@ -21,10 +21,10 @@ import pytest
 import torch
 from helpers import Program, Sharded
 
-from fastclip.data.cache import Cache, shard_cache
-from fastclip.data.manifest import list_datasets, read_manifest, read_rejected
-from fastclip.data.reader import OpenShard
-from fastclip.data.storage import Folder, LocalFolder, open_folder
+from fastclip.data.shards.manifest import list_datasets, read_manifest, read_rejected
+from fastclip.data.shards.reader import OpenShard
+from fastclip.data.storage.cache import Cache, shard_cache
+from fastclip.data.storage.folders import Folder, LocalFolder, open_folder
 from fastclip.embed.loop import EmbeddingLoop
 from fastclip.embed.plan import Unit, shares
 from fastclip.embed.store import PartStore, part_identity, part_key
@@ -327,7 +327,8 @@ def test_two_processes_fill_one_cache_at_once(
     server = serve(shapes.shards)
     shards = read_manifest(shapes.folder).shards
     program = (
-        "import sys; from fastclip.data.manifest import read_manifest; from fastclip.data.reader import OpenShard\n"
+        "import sys; from fastclip.data.shards.manifest import read_manifest\n"
+        "from fastclip.data.shards.reader import OpenShard\n"
         "for shard in read_manifest(sys.argv[1]).shards: OpenShard(sys.argv[1], shard)"
     )
     command = [sys.executable, "-c", program, f"{server.address}/shapes"]

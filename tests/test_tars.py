@@ -11,8 +11,8 @@ import pytest
 from archives import END, header, packed, tar_bytes, with_checksum
 from helpers import write
 
-from fastclip.data.blobs import Blob, BlobReader
-from fastclip.data.tars import TarContainer, TarMember, adopt_seek_indexes, list_tar, seek_indexes
+from fastclip.data.sources.blobs import Blob, BlobReader
+from fastclip.data.sources.tars import TarContainer, TarMember, adopt_seek_indexes, list_tar, seek_indexes
 from fastclip.errors import IntegrityError
 
 RANDOM = random.Random(5)

@@ -10,13 +10,13 @@ import pytest
 from archives import packed, tar_bytes, write_shard
 from helpers import Program, Sharded, image_bytes, shard, write
 
-from fastclip.data.blobs import BlobReader
 from fastclip.data.catalogue import DatasetCard, DomainCard
-from fastclip.data.layouts import list_source
-from fastclip.data.listing import Listing
-from fastclip.data.manifest import read_manifest
-from fastclip.data.reader import OpenShard
-from fastclip.data.webdataset_source import list_webdataset
+from fastclip.data.shards.manifest import read_manifest
+from fastclip.data.shards.reader import OpenShard
+from fastclip.data.sources.blobs import BlobReader
+from fastclip.data.sources.layouts import list_source
+from fastclip.data.sources.listing import Listing
+from fastclip.data.sources.webdataset import list_webdataset
 from fastclip.errors import IntegrityError, UserError
 
 PNG = image_bytes()

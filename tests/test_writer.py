@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from helpers import Program, image_bytes, shard, write
 
-from fastclip.data.blobs import Blob
-from fastclip.data.layouts import list_source
-from fastclip.data.listing import Listing
-from fastclip.data.manifest import read_manifest, read_rejected
-from fastclip.data.reader import read_index
-from fastclip.data.storage import LocalFolder, open_folder
-from fastclip.data.writer import WriteOptions, plan_shards, write_shards
+from fastclip.data.shards.manifest import read_manifest, read_rejected
+from fastclip.data.shards.reader import read_index
+from fastclip.data.shards.writer import WriteOptions, plan_shards, write_shards
+from fastclip.data.sources.blobs import Blob
+from fastclip.data.sources.layouts import list_source
+from fastclip.data.sources.listing import Listing
+from fastclip.data.storage.folders import LocalFolder, open_folder
 from fastclip.errors import IncompleteError
 
 

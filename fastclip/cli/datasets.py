@@ -22,8 +22,8 @@ def list_all(context: typer.Context, shards: Shards = "shards") -> None:
     from rich.table import Table
 
     from fastclip.data.catalogue import list_cards
-    from fastclip.data.manifest import list_datasets, read_manifest
-    from fastclip.data.storage import open_folder
+    from fastclip.data.shards.manifest import list_datasets, read_manifest
+    from fastclip.data.storage.folders import open_folder
     from fastclip.errors import FastclipError, printable
 
     folder = open_folder(shards)
@@ -65,8 +65,8 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME")], shards: Shards = 
     from rich.padding import Padding
 
     from fastclip.data.catalogue import find_card
-    from fastclip.data.manifest import list_datasets, read_manifest
-    from fastclip.data.storage import open_folder
+    from fastclip.data.shards.manifest import list_datasets, read_manifest
+    from fastclip.data.storage.folders import open_folder
     from fastclip.errors import UserError, printable
 
     folder = open_folder(shards)

@@ -39,7 +39,7 @@ def _draw_and_shard(shards: Path) -> None:
 
     from fastclip.cli import shard
     from fastclip.data.shapes import CLASSES, DOMAINS, SCORED_SEED, draw_shapes
-    from fastclip.data.writer import WriteOptions
+    from fastclip.data.shards.writer import WriteOptions
 
     with tempfile.TemporaryDirectory(prefix="fastclip-") as folder:
         total = len(DOMAINS) * len(CLASSES) * IMAGES_PER_CLASS

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fastclip.data.catalogue import DatasetCard, Download
-    from fastclip.data.fetch import RemoteFile
+    from fastclip.data.download.fetch import RemoteFile
     from fastclip.errors import UserError
 
 
@@ -36,8 +36,8 @@ def command(
     """
     from rich.console import Console
 
-    from fastclip.data.download import DOWNLOADED, bytes_here, download, list_remote_files
-    from fastclip.data.fetch import FetchOptions
+    from fastclip.data.download.fetch import FetchOptions
+    from fastclip.data.download.files import DOWNLOADED, bytes_here, download, list_remote_files
 
     options = FetchOptions(timeout_s=timeout, retries=retries)
     card = _known_card(name, shards)
@@ -65,7 +65,7 @@ def command(
 
 def _known_card(name: str, shards: Path) -> DatasetCard:
     from fastclip.data.catalogue import find_card, list_cards
-    from fastclip.data.manifest import check_dataset_name
+    from fastclip.data.shards.manifest import check_dataset_name
     from fastclip.errors import UserError
 
     check_dataset_name(name)
@@ -89,7 +89,7 @@ def _print_card(card: DatasetCard, found: Mapping[Download, tuple[RemoteFile, ..
 def _print_row(console: Console, row: Download, files: tuple[RemoteFile, ...]) -> None:
     from rich.filesize import decimal
 
-    from fastclip.data.download import shown
+    from fastclip.data.download.files import shown
     from fastclip.errors import printable
 
     sizes = [file.bytes for file in files] or [row.bytes]

@@ -11,8 +11,8 @@ from fastclip.errors import EXIT_UNREADABLE
 
 if TYPE_CHECKING:
     from fastclip.data.catalogue import DatasetCard
-    from fastclip.data.listing import Listing
-    from fastclip.data.writer import WriteOptions, Written
+    from fastclip.data.shards.writer import WriteOptions, Written
+    from fastclip.data.sources.listing import Listing
 
 
 def command(
@@ -50,8 +50,8 @@ def command(
 
     The same command again goes on where an interrupted one was.
     """
-    from fastclip.data.manifest import check_dataset_name
-    from fastclip.data.writer import WriteOptions
+    from fastclip.data.shards.manifest import check_dataset_name
+    from fastclip.data.shards.writer import WriteOptions
 
     check_dataset_name(name)
     options = WriteOptions(
@@ -71,11 +71,11 @@ def write_and_print(
 
     from fastclip.cli.progress import progress_bar
     from fastclip.data.catalogue import find_card
-    from fastclip.data.layouts import list_source
-    from fastclip.data.manifest import remove_dataset
-    from fastclip.data.protocols import apply_protocol
-    from fastclip.data.storage import LocalFolder, open_folder
-    from fastclip.data.writer import write_shards
+    from fastclip.data.shards.manifest import remove_dataset
+    from fastclip.data.shards.writer import write_shards
+    from fastclip.data.sources.layouts import list_source
+    from fastclip.data.sources.protocols import apply_protocol
+    from fastclip.data.storage.folders import LocalFolder, open_folder
     from fastclip.errors import UserError
 
     card = find_card(name, Path(out))
@@ -106,8 +106,8 @@ def _print_summary(written: Written, listing: Listing, card: DatasetCard | None,
     from rich.padding import Padding
     from rich.table import Table
 
-    from fastclip.data.fingerprint import duplicates
-    from fastclip.data.manifest import REJECTED
+    from fastclip.data.shards.fingerprint import duplicates
+    from fastclip.data.shards.manifest import REJECTED
     from fastclip.errors import printable
 
     manifest = written.manifest
@@ -145,8 +145,8 @@ def _print_summary(written: Written, listing: Listing, card: DatasetCard | None,
 
 def variant_lines(written: Written, card: DatasetCard | None) -> list[str]:
     """Which known set of images this is, or how it differs from the nearest one."""
-    from fastclip.data.fingerprint import differences, nearest_variant
-    from fastclip.data.protocols import FULL
+    from fastclip.data.shards.fingerprint import differences, nearest_variant
+    from fastclip.data.sources.protocols import FULL
 
     manifest = written.manifest
     images = sum(domain.images for domain in manifest.domains)

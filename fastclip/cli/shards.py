@@ -10,7 +10,7 @@ import typer
 from fastclip.errors import EXIT_INTEGRITY, EXIT_UNREADABLE
 
 if TYPE_CHECKING:
-    from fastclip.data.storage import Folder
+    from fastclip.data.storage.folders import Folder
 
 app = typer.Typer(no_args_is_help=True, help="Check shards, or index those that others wrote.")
 
@@ -21,8 +21,8 @@ def check(
     shards: Annotated[str, typer.Option(metavar="DIR", help="Folder of all sharded datasets.")] = "shards",
 ) -> None:
     """Read every byte of sharded datasets again, and name each difference from what was written."""
-    from fastclip.data.manifest import check_dataset_name, list_datasets
-    from fastclip.data.storage import open_folder
+    from fastclip.data.shards.manifest import check_dataset_name, list_datasets
+    from fastclip.data.storage.folders import open_folder
     from fastclip.errors import UserError, printable
 
     folder = open_folder(shards)
@@ -46,8 +46,8 @@ def _check(folder: Folder) -> list[str]:
     from rich.console import Console
 
     from fastclip.cli.progress import progress_bar
-    from fastclip.data.check import check_dataset
-    from fastclip.data.manifest import read_manifest
+    from fastclip.data.shards.check import check_dataset
+    from fastclip.data.shards.manifest import read_manifest
     from fastclip.embed.processes import available_cores
     from fastclip.errors import IntegrityError
 
@@ -78,8 +78,8 @@ def index(
 
     from fastclip.cli.progress import progress_bar
     from fastclip.data.catalogue import find_card
-    from fastclip.data.index import plan_index, write_index
-    from fastclip.data.manifest import REJECTED, check_dataset_name
+    from fastclip.data.shards.index import plan_index, write_index
+    from fastclip.data.shards.manifest import REJECTED, check_dataset_name
     from fastclip.embed.processes import available_cores
     from fastclip.errors import printable
 

@@ -39,7 +39,7 @@ class Variant:
     class_images: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Domain → number of images of each class, in label order, where that is known."""
     fingerprints: Mapping[str, str] = field(default_factory=dict)
-    """Domain → fingerprint (see `fastclip.data.fingerprint`), where that is known."""
+    """Domain → fingerprint (see `fastclip.data.shards.fingerprint`), where that is known."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastclip.data.reader import OpenShard
+from fastclip.data.shards.reader import OpenShard
 from fastclip.embed.plan import Unit
 from fastclip.embed.store import Part, PartStore, part_identity
 from fastclip.errors import IntegrityError

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastclip.data.manifest import Shard
-from fastclip.data.storage import Folder
+from fastclip.data.shards.manifest import Shard
+from fastclip.data.storage.folders import Folder
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from fastclip.data.manifest import Shard
+from fastclip.data.shards.manifest import Shard
 from fastclip.errors import IntegrityError
 from fastclip.files import canonical_json, digest, write_new
 from fastclip.pixels.decoder import Unreadable

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from fastclip.data.manifest import Shard
-from fastclip.data.reader import read_index
-from fastclip.data.storage import Folder
+from fastclip.data.shards.manifest import Shard
+from fastclip.data.shards.reader import read_index
+from fastclip.data.storage.folders import Folder
 from fastclip.files import publish, write_temporary
 from fastclip.score.zero_shot import Predictions
 

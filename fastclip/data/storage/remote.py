@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
-from fastclip.data.cache import number_from_environment, shard_cache
-from fastclip.data.storage import Folder, differs
+from fastclip.data.storage.cache import number_from_environment, shard_cache
+from fastclip.data.storage.folders import Folder, differs
 from fastclip.errors import FastclipError, IncompleteError, UserError
 
 PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}

@@ -14,9 +14,9 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from fastclip.data.catalogue import DatasetCard
-from fastclip.data.fingerprint import find_variant, fingerprint
 from fastclip.data.images import read_header
-from fastclip.data.manifest import (
+from fastclip.data.shards.fingerprint import find_variant, fingerprint
+from fastclip.data.shards.manifest import (
     MANIFEST,
     REJECTED,
     Domain,
@@ -27,8 +27,8 @@ from fastclip.data.manifest import (
     json_lines,
     path_name,
 )
-from fastclip.data.protocols import FULL
-from fastclip.data.samples import (
+from fastclip.data.sources.protocols import FULL
+from fastclip.data.sources.samples import (
     CLASS_NAMES,
     SHARD_COUNT,
     Sample,
@@ -40,8 +40,8 @@ from fastclip.data.samples import (
     pairs,
     read_samples,
 )
-from fastclip.data.tars import TarMember, is_gzip
-from fastclip.data.webdataset_source import Classes, class_number, class_path, listed_classes
+from fastclip.data.sources.tars import TarMember, is_gzip
+from fastclip.data.sources.webdataset import Classes, class_number, class_path, listed_classes
 from fastclip.errors import IntegrityError, UserError
 from fastclip.files import digest, write_whole
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from fastclip.data.catalogue import DatasetCard, Variant
-from fastclip.data.manifest import Domain
+from fastclip.data.shards.manifest import Domain
 from fastclip.files import digest
 
 SHOWN_CLASSES = 12

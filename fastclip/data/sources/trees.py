@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastclip.data.blobs import Blob, Kind
+from fastclip.data.sources.blobs import Blob, Kind
 from fastclip.errors import IntegrityError, UserError
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -113,7 +113,7 @@ def _zip_members(archive: Path, mtime_ns: int) -> Iterator[tuple[str, Blob]]:
 
 
 def _tar_members(archive: Path, mtime_ns: int) -> Iterator[tuple[str, Blob]]:
-    from fastclip.data.tars import list_tar
+    from fastclip.data.sources.tars import list_tar
 
     kind: Kind = "tar" if archive.name.lower().endswith(".tar") else "tgz"
     for member in list_tar(archive):

@@ -7,11 +7,11 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any
 
-from fastclip.data.blobs import Blob, BlobReader
 from fastclip.data.catalogue import DatasetCard, same_name
-from fastclip.data.listing import Listing, SourceImage, in_order
-from fastclip.data.manifest import Rejected
-from fastclip.data.trees import is_image
+from fastclip.data.shards.manifest import Rejected
+from fastclip.data.sources.blobs import Blob, BlobReader
+from fastclip.data.sources.listing import Listing, SourceImage, in_order
+from fastclip.data.sources.trees import is_image
 from fastclip.errors import UserError
 
 KEYS = ("images", "annotations", "categories")

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fastclip.data.blobs import Blob
 from fastclip.data.catalogue import DatasetCard, readable_name, same_name
-from fastclip.data.listing import Listing, SourceImage, with_distinct_paths
-from fastclip.data.manifest import Rejected
+from fastclip.data.shards.manifest import Rejected
+from fastclip.data.sources.blobs import Blob
+from fastclip.data.sources.listing import Listing, SourceImage, with_distinct_paths
 from fastclip.errors import IntegrityError, UserError
 
 LABELS = ("label", "labels", "class", "category", "fine_label", "wnid", "class_name")

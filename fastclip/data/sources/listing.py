@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from fastclip.data.blobs import Blob
-from fastclip.data.manifest import Rejected
+from fastclip.data.shards.manifest import Rejected
+from fastclip.data.sources.blobs import Blob
 
 
 @dataclass(frozen=True)

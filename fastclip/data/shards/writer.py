@@ -25,12 +25,10 @@ from typing import Any, BinaryIO
 
 import webdataset
 
-from fastclip.data.blobs import BlobReader
 from fastclip.data.catalogue import DatasetCard
-from fastclip.data.fingerprint import find_variant, fingerprint
 from fastclip.data.images import check_image, read_header
-from fastclip.data.listing import Listing, SourceImage
-from fastclip.data.manifest import (
+from fastclip.data.shards.fingerprint import find_variant, fingerprint
+from fastclip.data.shards.manifest import (
     MANIFEST,
     REJECTED,
     VERSION,
@@ -43,10 +41,12 @@ from fastclip.data.manifest import (
     path_name,
     remove_stale_shards,
 )
-from fastclip.data.protocols import FULL
-from fastclip.data.reader import OpenShard
-from fastclip.data.storage import Folder
-from fastclip.data.tars import SeekIndex, adopt_seek_indexes, seek_indexes
+from fastclip.data.shards.reader import OpenShard
+from fastclip.data.sources.blobs import BlobReader
+from fastclip.data.sources.listing import Listing, SourceImage
+from fastclip.data.sources.protocols import FULL
+from fastclip.data.sources.tars import SeekIndex, adopt_seek_indexes, seek_indexes
+from fastclip.data.storage.folders import Folder
 from fastclip.errors import FastclipError, IncompleteError, UserError
 from fastclip.files import canonical_json, digest
 
@@ -189,7 +189,7 @@ def _write_all(
             yield write_shard(folder, plan, options, reader, on_progress)
         return
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fastclip.data.writer"])
+    context.set_forkserver_preload(["fastclip.data.shards.writer"])
     counts = context.Array("q", 2)
     stop = context.Event()
     with ProcessPoolExecutor(processes, context, _start_worker, (counts, stop, seek_indexes())) as pool:

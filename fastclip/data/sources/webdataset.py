@@ -15,10 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastclip.data.blobs import Blob
 from fastclip.data.catalogue import DatasetCard, readable_name, same_name
-from fastclip.data.listing import Listing, SourceImage, in_order, with_distinct_paths
-from fastclip.data.manifest import (
+from fastclip.data.shards.manifest import (
     FORMAT,
     MANIFEST,
     ImageRecord,
@@ -28,8 +26,10 @@ from fastclip.data.manifest import (
     read_manifest,
     read_rejected,
 )
-from fastclip.data.reader import read_index
-from fastclip.data.samples import (
+from fastclip.data.shards.reader import read_index
+from fastclip.data.sources.blobs import Blob
+from fastclip.data.sources.listing import Listing, SourceImage, in_order, with_distinct_paths
+from fastclip.data.sources.samples import (
     CLASS_NAMES,
     OURS,
     Sample,
@@ -42,7 +42,7 @@ from fastclip.data.samples import (
     read_classnames,
     read_samples,
 )
-from fastclip.data.storage import differs
+from fastclip.data.storage.folders import differs
 from fastclip.errors import UserError
 from fastclip.files import digest_file
 

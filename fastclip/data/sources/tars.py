@@ -32,7 +32,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from fastclip.data.blobs import MAX_BYTES, Blob
+from fastclip.data.sources.blobs import MAX_BYTES, Blob
 from fastclip.errors import IntegrityError
 
 BLOCK = 512

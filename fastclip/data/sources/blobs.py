@@ -73,13 +73,13 @@ class _Zip:
 
 
 def _open_tar(path: Path) -> OpenContainer:
-    from fastclip.data.tars import TarContainer
+    from fastclip.data.sources.tars import TarContainer
 
     return TarContainer(path)
 
 
 def _open_parquet(path: Path) -> OpenContainer:
-    from fastclip.data.parquet import ParquetContainer
+    from fastclip.data.sources.parquet import ParquetContainer
 
     return ParquetContainer(path)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from fastclip.data.storage import Folder, LocalFolder, Location, open_folder
+from fastclip.data.storage.folders import Folder, LocalFolder, Location, open_folder
 from fastclip.errors import IntegrityError, UserError
 from fastclip.files import canonical_json, digest
 
@@ -89,7 +89,7 @@ class Domain:
     class_images: tuple[int, ...]
     """Images in shards of each class, in label order."""
     fingerprint: str
-    """What tells sets of images apart: see `fastclip.data.fingerprint`."""
+    """What tells sets of images apart: see `fastclip.data.shards.fingerprint`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class Manifest:
     variant: str | None
     """Which of the known sets of images with this name it is; None if it is none of them."""
     protocol: str
-    """Which of the images found were taken: see `fastclip.data.protocols`."""
+    """Which of the images found were taken: see `fastclip.data.sources.protocols`."""
     verified: bool
     """Whether every image was decoded on the way in."""
     classes: tuple[str, ...]

@@ -8,8 +8,8 @@ import mmap
 import os
 from typing import BinaryIO
 
-from fastclip.data.manifest import ImageRecord, Shard, rewrite
-from fastclip.data.storage import Location, differs, open_folder
+from fastclip.data.shards.manifest import ImageRecord, Shard, rewrite
+from fastclip.data.storage.folders import Location, differs, open_folder
 from fastclip.errors import UserError
 
 

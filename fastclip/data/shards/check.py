@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastclip.data.fingerprint import fingerprint
-from fastclip.data.index import dali_index
-from fastclip.data.manifest import (
+from fastclip.data.shards.fingerprint import fingerprint
+from fastclip.data.shards.index import dali_index
+from fastclip.data.shards.manifest import (
     REJECTED,
     ImageRecord,
     Manifest,
@@ -20,10 +20,10 @@ from fastclip.data.manifest import (
     path_name,
     read_rejected,
 )
-from fastclip.data.reader import read_index
-from fastclip.data.samples import CLASS_NAMES, IMAGES, SHARD_COUNT, split_name
-from fastclip.data.storage import Folder
-from fastclip.data.tars import TarMember, list_tar
+from fastclip.data.shards.reader import read_index
+from fastclip.data.sources.samples import CLASS_NAMES, IMAGES, SHARD_COUNT, split_name
+from fastclip.data.sources.tars import TarMember, list_tar
+from fastclip.data.storage.folders import Folder
 from fastclip.errors import FastclipError, IntegrityError, UserError
 from fastclip.files import digest
 

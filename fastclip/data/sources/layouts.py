@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastclip.data.blobs import Blob, BlobReader
-from fastclip.data.camera_traps import list_camera_traps
 from fastclip.data.catalogue import DatasetCard, DomainCard, readable_name, same_name
-from fastclip.data.listing import Listing, SourceImage, in_order, with_distinct_paths
-from fastclip.data.manifest import Rejected
-from fastclip.data.parquet import list_parquet
-from fastclip.data.trees import is_image, list_tree
-from fastclip.data.webdataset_source import list_webdataset
+from fastclip.data.shards.manifest import Rejected
+from fastclip.data.sources.blobs import Blob, BlobReader
+from fastclip.data.sources.camera_traps import list_camera_traps
+from fastclip.data.sources.listing import Listing, SourceImage, in_order, with_distinct_paths
+from fastclip.data.sources.parquet import list_parquet
+from fastclip.data.sources.trees import is_image, list_tree
+from fastclip.data.sources.webdataset import list_webdataset
 from fastclip.errors import UserError
 from fastclip.files import digest
 

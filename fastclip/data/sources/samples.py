@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastclip.data.blobs import Blob, BlobReader, Kind
-from fastclip.data.manifest import MANIFEST, REJECTED, Rejected
-from fastclip.data.tars import TarMember, list_tar
+from fastclip.data.shards.manifest import MANIFEST, REJECTED, Rejected
+from fastclip.data.sources.blobs import Blob, BlobReader, Kind
+from fastclip.data.sources.tars import TarMember, list_tar
 from fastclip.errors import UserError
 
 CLASS_NAMES = "classnames.txt"

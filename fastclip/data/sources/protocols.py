@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fastclip.data.catalogue import DatasetCard
-from fastclip.data.listing import Listing, SourceImage
+from fastclip.data.sources.listing import Listing, SourceImage
 from fastclip.errors import UserError
 from fastclip.files import digest
 

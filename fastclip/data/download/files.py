@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from fastclip.data.catalogue import DatasetCard, Download
-from fastclip.data.fetch import (
+from fastclip.data.download.fetch import (
     PART,
     PART_NOTES,
     FetchOptions,
