@@ -196,7 +196,7 @@ class Run:
                     cells += [_count(target, domain, candidate, prompts, scored) for prompts in prototypes]
         evaluation = Evaluation(
             unreadable_policy=self.options.unreadable,
-            datasets=tuple(_dataset_facts(target) for target in self.targets),
+            datasets=tuple(_dataset_facts(target, self.options.shards) for target in self.targets),
             backbones=tuple(candidate.facts for candidate in self.candidates),
             prompts={prompts.name: prompts.templates for prompts in self.prompts},
             cells=tuple(cells),
@@ -310,9 +310,9 @@ def _target(folder: Folder, domains: list[str]) -> Target:
     return Target(folder, manifest, tuple(name for name in known if "" in domains or name in domains))
 
 
-def _dataset_facts(target: Target) -> DatasetFacts:
+def _dataset_facts(target: Target, shards: Location) -> DatasetFacts:
     manifest = target.manifest
-    card = find_card(target.folder.name)
+    card = find_card(target.folder.name, shards)
     return DatasetFacts(
         name=target.folder.name,
         title=manifest.title,

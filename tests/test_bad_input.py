@@ -129,8 +129,17 @@ BAD = {
     "into itself": Bad(
         {"shards/pets/cat/1.png": PNG},
         2,
-        ("is where the shards would go",),
+        ("where the shards would go",),
         ("shard", "pets", "--source", "shards/pets"),
+    ),
+    "in each other": Bad({"cat/1.png": PNG}, 2, ("lie in each other", "--out"), ("shard", "pets", "--source", ".")),
+    "foreign tars in the way": Bad(
+        {"in/cat/1.png": PNG, "shards/pets/test/0.tar": tar_bytes(pair("a", b"0"))},
+        2,
+        ("test/0.tar was not written by fastclip", "fastclip shards index pets"),
+    ),
+    "hole of a billion": Bad(
+        foreign(pair("a", b"0")) | {"in/test/nshards.txt": b"999999999"}, 2, ("lacks 1.tar, 2.tar",)
     ),
     "not sharded": Bad({}, 2, ("pets is not sharded", "fastclip shard pets"), ("eval", "pets", "-b", "tiny")),
     "foreign, no manifest": Bad(

@@ -12,7 +12,7 @@ import fastclip
 
 PACKAGE = Path(fastclip.__file__).parent
 FLOORS = [
-    {"errors"},
+    {"errors", "machine"},
     {"files"},
     {"sealed"},
     {"data"},

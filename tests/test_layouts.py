@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from copies import (
+    Item,
     Make,
     as_folder,
     camera_traps,
@@ -25,10 +29,12 @@ from copies import (
 )
 from helpers import Program, image_bytes, shard, write
 
-from fastclip.data.catalogue import find_card, list_cards, parse_card, same_name
+from fastclip.data.catalogue import DatasetCard, find_card, list_cards, parse_card, same_name
 from fastclip.data.shards.manifest import Manifest, read_manifest, read_rejected
+from fastclip.data.shards.writer import write_shards
 from fastclip.data.sources.layouts import list_source
 from fastclip.data.sources.protocols import apply_protocol
+from fastclip.data.storage.folders import open_folder
 from fastclip.errors import FastclipError, IntegrityError, UserError
 from fastclip.files import digest
 
@@ -227,7 +233,7 @@ def test_a_users_own_card_is_a_full_citizen(tmp_path: Path, fastclip: Program):
     write(tmp_path, {"shards/mine.toml": CARD.encode()})
     write(tmp_path, {"in/FOTOS/cat/1.png": image_bytes(), "in/FOTOS/hund/2.png": image_bytes(size=(9, 9))})
     outcome = fastclip("shard", "mine", "--source", tmp_path / "in")
-    assert outcome.code == 0 and "This is Mine, 2, all." in outcome.out, outcome
+    assert outcome.code == 0 and "This is Mine, 2, all, by its counts." in outcome.out, outcome
     assert read_manifest(tmp_path / "shards" / "mine").names == ("a house cat", "dog")
     listed = fastclip("datasets")
     (line,) = (line for line in listed.out.splitlines() if line.strip().startswith("mine"))
@@ -245,6 +251,10 @@ def test_a_users_own_card_is_a_full_citizen(tmp_path: Path, fastclip: Program):
         (('"dog"]', '"cat"]'), "'cat' stands twice"),
         (("photo = 2", "sketch = 2"), "'sketch', which is no domain"),
         (("[1, 1]", "[1, 2]"), "do not add up"),
+        (('"hund"', '"cat"'), "two classes go by 'cat'"),
+        (("photo = 2", 'photo = "2"'), "must be a number from 0 up"),
+        (('"Mine"', "5"), "title must be a text"),
+        (('name = "photo"', 'name = ""'), "a domain has no name"),
         (('cat = "a', 'cow = "a'), "'cow', which is no class"),
         (("title", "[title"), "Expected"),
     ],
@@ -270,7 +280,7 @@ def test_shard_says_which_variant_it_found_and_how_a_copy_differs(tmp_path: Path
     write(tmp_path, {"shards/tiny.toml": "\n".join(rows).encode()})
     write(tmp_path / "in", tree(items))
     whole = fastclip("shard", "tiny", "--source", tmp_path / "in")
-    assert f"This is Tiny, {len(items)}, mini." in whole.out, whole
+    assert f"This is Tiny, {len(items)}, mini, by its counts." in whole.out, whole
     for item in items[:2]:
         (tmp_path / "in" / item.domain / item.folder / item.file).unlink()
     less = fastclip("shard", "tiny", "--source", tmp_path / "in", "--overwrite")
@@ -306,17 +316,20 @@ def test_the_protocol_domainbed_takes_domainbeds_own_in_split(tmp_path: Path):
 
 def test_a_users_list_takes_its_images_and_is_named_in_the_manifest(tmp_path: Path, fastclip: Program):
     files = {f"in/photo/{name}.png": image_bytes(size=(5, n + 4)) for n, name in enumerate(("cat/1", "cat/2", "dog/1"))}
+    files["in/sketch/cat/9.png"] = image_bytes(size=(9, 9))
     write(tmp_path, files | {"list.txt": b"photo/cat/2.png\nphoto/dog/1.png\n"})
     outcome = fastclip("shard", "pets", "--source", tmp_path / "in", "--protocol", tmp_path / "list.txt")
     assert outcome.code == 0, outcome
     manifest = read_manifest(tmp_path / "shards" / "pets")
     text = digest((tmp_path / "list.txt").read_bytes())[:16]
+    assert len(manifest.domains) == 1, "a domain without a listed image is none"
     assert (manifest.protocol, manifest.domains[0].images) == (f"list list.txt sha256 {text}", 2)
     for lines, message in ((b"photo/cat/2.png\n" * 2, "twice"), (b"photo/cow/1.png", "does not hold")):
         (tmp_path / "list.txt").write_bytes(lines)
-        refused = fastclip("shard", "pets", "--source", tmp_path / "in", "--protocol", tmp_path / "list.txt")
+        arguments = ("shard", "pets", "--source", tmp_path / "in", "--overwrite")
+        refused = fastclip(*arguments, "--protocol", tmp_path / "list.txt")
         assert (refused.code, refused.err.count("\n")) == (2, 2) and message in refused.err
-    assert fastclip("shard", "pets", "--source", tmp_path / "in", "--protocol", "dinosaur").code == 2
+    assert fastclip("shard", "pets", "--source", tmp_path / "in", "--overwrite", "--protocol", "x").code == 2
     assert read_manifest(tmp_path / "shards" / "pets") == manifest, "what was refused changed nothing"
 
 
@@ -334,3 +347,137 @@ def test_as_folder_makes_what_it_says(tmp_path: Path):
     card = find_card("pacs")
     assert card is not None
     assert len(list(as_folder(kfold)(card, draw(card), tmp_path).rglob("*.*"))) == len(draw(card)) + 1
+
+
+def test_domainbeds_split_does_not_depend_on_the_order_of_the_source(tmp_path: Path):
+    card = find_card("pacs")
+    assert card is not None
+    items = draw(card, per_class=9)
+    plain = list_source(write(tmp_path / "plain", tree(items)), card)
+    to_parquet(card, items[::-1], tmp_path / "hub" / "train-00000-of-00001.parquet")
+    hub = list_source(tmp_path / "hub", card)
+    assert [image.path for image in hub.images] != [image.path for image in plain.images]
+    splits = [apply_protocol(listing, "domainbed:1", card)[0].images for listing in (plain, hub)]
+    taken = [{(image.domain, image.path) for image in images} for images in splits]
+    assert taken[0] == taken[1] and 0 < len(taken[0]) < len(items)
+
+
+def test_our_own_shards_keep_their_protocol(tmp_path: Path):
+    card = find_card("pacs")
+    assert card is not None
+    source = write(tmp_path / "in", tree(draw(card)))
+    listing, protocol = apply_protocol(list_source(source, card), "domainbed:3", card)
+    write_shards(listing, open_folder(tmp_path / "out" / "pacs"), dataset="pacs", card=card, protocol=protocol)
+    again = list_source(tmp_path / "out" / "pacs", card)
+    assert apply_protocol(again, "full", card)[1] == "domainbed:3"
+    with pytest.raises(UserError, match="only the images of the protocol domainbed:3"):
+        apply_protocol(again, "domainbed:3", card)
+
+
+def test_the_list_of_other_files_is_the_same_every_time(tmp_path: Path, fastclip: Program):
+    write(tmp_path, {"in/cat/1.png": image_bytes()} | {f"in/cat/{n}.txt": b"" for n in range(20)})
+    for seed in (1, 2):
+        run = replace(fastclip, environment={"PYTHONHASHSEED": str(seed)})
+        assert run("shard", "pets", "--source", tmp_path / "in", "--out", f"out{seed}").code == 0
+    manifests = [(tmp_path / f"out{seed}" / "pets" / "manifest.json").read_bytes() for seed in (1, 2)]
+    assert manifests[0] == manifests[1]
+
+
+def parquet_of(*splits: str) -> Make:
+    def make(card: DatasetCard, items: list[Item], folder: Path) -> Path:
+        for number, split in enumerate(splits):
+            path = to_parquet(card, items[number :: len(splits)], folder / f"{split}.parquet")
+            table = pq.read_table(path).drop_columns("domain")
+            pq.write_table(table, path)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "share"),
+    [
+        ("visda17", parquet_of("train-00000-of-00001", "validation-00000-of-00001"), 2),
+        ("visda17", parquet_of("validation/0000"), 1),
+        ("imagenet-r", parquet_of("test-00000-of-00002-0123456789abcdef", "test-00001-of-00002-fedcba9876543210"), 1),
+    ],
+)
+def test_of_parquet_splits_the_one_is_taken_that_is_the_domain(name: str, make: Make, share: int, tmp_path: Path):
+    card = find_card(name)
+    assert card is not None
+    items = draw(card)
+    listing = list_source(make(card, items, tmp_path), card)
+    assert len(listing.images) == len(items) / share and len(listing.images) + len(listing.rejected) == len(items)
+
+
+def null_domain(card: DatasetCard, items: list[Item], folder: Path) -> Path:
+    path = to_parquet(card, items, folder / "a.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(1, "domain", pa.array([None, *table["domain"].to_pylist()[1:]])), path)
+    return folder
+
+
+def test_a_row_without_a_domain_is_listed_and_never_a_path(tmp_path: Path):
+    card = find_card("pacs")
+    assert card is not None
+    listing = list_source(null_domain(card, draw(card), tmp_path), None)
+    assert "" not in listing.domains and len(listing.rejected) == 1
+
+
+def zip_with_a_path_twice(card: DatasetCard, items: list[Item], folder: Path) -> Path:
+    path = to_zip(tree(items), folder / "a.zip")
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning):
+        archive.writestr("photo/dog/2_dog_0.jpg", b"other")
+    return path
+
+
+def without(*names: str) -> Make:
+    def make(card: DatasetCard, items: list[Item], folder: Path) -> Path:
+        files = split_lists(card, items)
+        return write(folder, {path: data for path, data in files.items() if path not in names})
+
+    return make
+
+
+def damaged_annotations(card: DatasetCard, items: list[Item], folder: Path) -> Path:
+    files = camera_traps(card, items, 5)
+    return write(folder, files | {"annotations/3.json": files["annotations/3.json"][:-9]})
+
+
+def images_twice(card: DatasetCard, items: list[Item], folder: Path) -> Path:
+    files = camera_traps(card, items)
+    return write(folder, files | {f"large/{Path(path).name}": b"" for path in files if path.endswith(".jpg")})
+
+
+INCOMPLETE: dict[str, tuple[str, Make, str]] = {
+    "a path twice": ("pacs", zip_with_a_path_twice, "twice"),
+    "one of two lists": ("domainnet", without("clipart_train.txt"), "there is only clipart_test.txt"),
+    "lists of one domain": (
+        "domainnet",
+        without("sketch_train.txt", "sketch_test.txt"),
+        "count, but there are none for sketch",
+    ),
+    "damaged annotations": ("terraincognita", damaged_annotations, r"3\.json is not JSON"),
+    "two sizes": ("terraincognita", images_twice, "is there twice: "),
+    "one of two Parquet files": ("imagenet-r", parquet_of("test-00000-of-00002"), "holds 1 of the 2 files test-"),
+}
+
+
+@pytest.mark.parametrize("case", INCOMPLETE)
+def test_what_is_incomplete_or_ambiguous_is_refused(case: str, tmp_path: Path):
+    name, make, message = INCOMPLETE[case]
+    card = find_card(name)
+    assert card is not None
+    with pytest.raises(FastclipError, match=message):
+        list_source(make(card, draw(card), tmp_path), card)
+
+
+def test_a_wrapper_is_no_class(tmp_path: Path):
+    with pytest.raises(UserError, match="has no class folders below its domains, only images"):
+        list_source(write(tmp_path, {"photo/images/cat/1.png": b"", "sketch/images/cat/2.png": b""}), None)
+
+
+def test_coco_annotations_without_locations_are_no_camera_traps(tmp_path: Path):
+    coco = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [], "categories": [{"id": 1, "name": "dog"}]}
+    with pytest.raises(UserError, match="holds no domain of PACS"):
+        list_source(write(tmp_path, {"a.json": json.dumps(coco).encode(), "x/1.jpg": b""}), find_card("pacs"))

@@ -6,6 +6,7 @@ import io
 import json
 import random
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -319,3 +320,20 @@ def test_a_card_with_other_classes_or_another_order_is_refused(tmp_path: Path):
     (tmp_path / "classnames.txt").write_text("CAT\nDog")
     manifest, _ = write_index(plan_index(tmp_path, card), card, workers=1)
     assert (manifest.classes, manifest.names, manifest.title) == (("cat", "dog"), ("CAT", "Dog"), "Pets")
+
+
+def test_what_clip_benchmark_exported_itself_is_evaluated_unchanged(
+    shapes: Sharded, tmp_path: Path, fastclip: Program, reference_python: Path
+):
+    folder = tmp_path / "shards" / "exported"
+    domains = [domain.name for domain in read_manifest(shapes.folder).domains]
+    script = Path(__file__).parent / "reference" / "export.py"
+    command = [reference_python, "-W", "ignore", script, shapes.source, folder, *domains]
+    subprocess.run([str(word) for word in command], check=True, capture_output=True)
+    tars = {path: path.read_bytes() for path in folder.rglob("*.tar")}
+    assert fastclip("shards", "index", "exported").code == 0
+    ours, theirs = (read_manifest(each).domains for each in (shapes.folder, folder))
+    assert ours == theirs, "the same images under the same labels"
+    outcome = fastclip("eval", "exported", "-b", "tiny", "--prompts", "photo")
+    assert outcome.code == 0 and "240 images" in outcome.out, outcome
+    assert tars == {path: path.read_bytes() for path in folder.rglob("*.tar")}, "not a byte of a tar is touched"

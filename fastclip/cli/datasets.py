@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,7 +27,7 @@ def list_all(context: typer.Context, shards: Shards = "shards") -> None:
 
     folder = open_folder(shards)
     sharded = list_datasets(folder)
-    cards = {card.name: card for card in list_cards(Path(shards))}
+    cards = {card.name: card for card in list_cards(shards)}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("name", "title", "domains", "classes", "images", "sharded"):
         table.add_column(column, justify="right" if column in ("domains", "classes", "images") else "left")
@@ -70,7 +69,7 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME")], shards: Shards = 
     from fastclip.errors import UserError, printable
 
     folder = open_folder(shards)
-    card = find_card(name, Path(shards))
+    card = find_card(name, shards)
     sharded = name in list_datasets(folder)
     if card is None and not sharded:
         raise UserError(

@@ -28,7 +28,7 @@ def command(
         ),
     ],
     out: Annotated[
-        str, typer.Option(metavar="DIR", help="Folder of all sharded datasets; may be s3://, gs:// or hf://.")
+        str, typer.Option(metavar="DIR", help="Folder of all sharded datasets; may be s3:// or gs://.")
     ] = "shards",
     protocol: Annotated[
         str,
@@ -71,21 +71,25 @@ def write_and_print(
 
     from fastclip.cli.progress import progress_bar
     from fastclip.data.catalogue import find_card
-    from fastclip.data.shards.manifest import remove_dataset
+    from fastclip.data.shards.manifest import check_folder_is_free
     from fastclip.data.shards.writer import write_shards
     from fastclip.data.sources.layouts import list_source
     from fastclip.data.sources.protocols import apply_protocol
     from fastclip.data.storage.folders import LocalFolder, open_folder
     from fastclip.errors import UserError
 
-    card = find_card(name, Path(out))
+    card = find_card(name, out)
+    folder = open_folder(out).child(name)
+    check_folder_is_free(folder, overwrite=overwrite)
+    if isinstance(folder, LocalFolder):
+        here, there = folder.path.resolve(), source.resolve()
+        if here == there or here in there.parents or there in here.parents:
+            raise UserError(
+                f"{source} and {folder}, where the shards would go, lie in each other.", fix="Choose another --out DIR."
+            )
     console = Console(stderr=True)
     with console.status(f"looking at {source}"):
         listing, protocol_name = apply_protocol(list_source(source, card), protocol, card)
-    folder = open_folder(out).child(name)
-    if isinstance(folder, LocalFolder) and folder.path.resolve() == source.resolve():
-        raise UserError(f"{source} is where the shards would go.", fix="Choose another folder: --out DIR")
-    remove_dataset(folder, overwrite=overwrite)
     with progress_bar(console, f"sharding {name}", len(listing.images)) as advance:
         written = write_shards(
             listing,
@@ -114,6 +118,9 @@ def _print_summary(written: Written, listing: Listing, card: DatasetCard | None,
     console = Console(highlight=False, markup=False, emoji=False)
     console.print(f"{manifest.title} in {folder}", style="bold", soft_wrap=True)
     console.print(f"Found as {printable(listing.layout)}; protocol {manifest.protocol}.", soft_wrap=True)
+    if card is None:
+        more = ", …" if len(manifest.classes) > 8 else ""
+        console.print(f"{len(manifest.classes)} classes: {printable(', '.join(manifest.classes[:8]))}{more}")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("domain")
     for column in ("shards", "images", "unreadable", "fingerprint"):
@@ -151,7 +158,7 @@ def variant_lines(written: Written, card: DatasetCard | None) -> list[str]:
     manifest = written.manifest
     images = sum(domain.images for domain in manifest.domains)
     if manifest.variant:
-        return [f"This is {manifest.title}, {images:,}, {manifest.variant}."]
+        return [f"This is {manifest.title}, {images:,}, {manifest.variant}, by its counts."]
     if card is None or manifest.protocol != FULL or (nearest := nearest_variant(manifest.domains, card)) is None:
         return []
     expected = sum(nearest.images.values())

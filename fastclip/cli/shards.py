@@ -48,8 +48,8 @@ def _check(folder: Folder) -> list[str]:
     from fastclip.cli.progress import progress_bar
     from fastclip.data.shards.check import check_dataset
     from fastclip.data.shards.manifest import read_manifest
-    from fastclip.embed.processes import available_cores
     from fastclip.errors import IntegrityError
+    from fastclip.machine import available_cores
 
     try:
         manifest = read_manifest(folder)
@@ -80,8 +80,8 @@ def index(
     from fastclip.data.catalogue import find_card
     from fastclip.data.shards.index import plan_index, write_index
     from fastclip.data.shards.manifest import REJECTED, check_dataset_name
-    from fastclip.embed.processes import available_cores
     from fastclip.errors import printable
+    from fastclip.machine import available_cores
 
     check_dataset_name(name)
     card = find_card(name, shards)

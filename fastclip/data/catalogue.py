@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from fastclip.data.storage.folders import Location, open_folder
 from fastclip.errors import UserError
 
 if sys.version_info >= (3, 11):
@@ -100,6 +101,21 @@ class DatasetCard:
     citation: str = ""
 
     @property
+    def domain_of(self) -> dict[str, str]:
+        """`same_name` of every name that a domain goes by → the domain."""
+        return {same_name(name): domain.name for domain in self.domains for name in (domain.name, *domain.folders)}
+
+    def only_domain(self, splits: Sequence[str]) -> str | None:
+        """Which of a source's splits is the one domain of this dataset; None if that cannot be said.
+
+        It is the one called like it, or the only one there is, unless the domain is itself a split: VisDA-17's
+        `train` is another set than its `validation`.
+        """
+        named = [split for split in splits if self.domain_of.get(same_name(split))]
+        is_split = self.domains[0].name in ("train", "validation", "test")
+        return named[0] if len(named) == 1 else splits[0] if len(splits) == 1 and not is_split else None
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Readable names in label order."""
         return tuple(self.readable_names.get(folder) or readable_name(folder) for folder in self.classes)
@@ -115,19 +131,19 @@ def same_name(name: str) -> str:
     return "".join(char for char in name.casefold() if char.isalnum())
 
 
-def find_card(name: str, shards: Path | None = None) -> DatasetCard | None:
-    """The card of the dataset called `name`: a user's own `shards`/NAME.toml, else the catalogue's, else None."""
-    own = shards / f"{name}.toml" if shards else None
-    if own is not None and own.is_file():
-        return parse_card(name, own.read_bytes(), str(own))
+def find_card(name: str, shards: Location | None = None) -> DatasetCard | None:
+    """The card of the dataset called `name`: a user's own NAME.toml in `shards`, else the catalogue's, else None."""
+    folder = open_folder(shards) if shards is not None else None
+    if folder is not None and folder.exists(f"{name}.toml"):
+        return parse_card(name, folder.read(f"{name}.toml"), f"{folder}/{name}.toml")
     file = resources.files("fastclip.data") / "cards" / f"{name}.toml"
     return parse_card(name, file.read_bytes(), file.name) if file.is_file() else None
 
 
-def list_cards(shards: Path | None = None) -> list[DatasetCard]:
+def list_cards(shards: Location | None = None) -> list[DatasetCard]:
     """Every card of the catalogue, and the user's own in `shards`."""
     embedded = {Path(file.name).stem for file in (resources.files("fastclip.data") / "cards").iterdir()}
-    own = {path.stem for path in shards.glob("*.toml")} if shards else set()
+    own = {Path(file).stem for file in open_folder(shards).list("*.toml")} if shards is not None else set()
     return [card for name in sorted(embedded | own) if (card := find_card(name, shards))]
 
 
@@ -135,7 +151,7 @@ def parse_card(name: str, data: bytes, where: str) -> DatasetCard:
     """The card in `data` (TOML). Raises `UserError` naming the field that is wrong in the file `where`."""
     try:
         card = _card(name, tomllib.loads(data.decode("utf-8-sig")))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         problem = f"it has no {error}" if isinstance(error, KeyError) else error
         raise UserError(
             f"{where} is not a dataset card: {problem}.", fix="shards/README.md shows a card; compare yours with it."
@@ -148,14 +164,15 @@ def _card(name: str, card: Mapping[str, Any]) -> DatasetCard:
         raise ValueError(f"nothing is called {min(unknown)!r}")
     classes = _texts(card["classes"], "classes")
     domains = tuple(
-        DomainCard(name=row["name"], folders=_texts(row.get("folders", []), "folders")) for row in card["domains"]
+        DomainCard(name=_text(row["name"], "name"), folders=_texts(row.get("folders", []), "folders"))
+        for row in card["domains"]
     )
     parsed = DatasetCard(
         name=name,
-        title=card.get("title", name),
+        title=_text(card.get("title", name), "title"),
         classes=classes,
         domains=domains,
-        readable_names=dict(card.get("readable_names", {})),
+        readable_names={folder: _text(text, folder) for folder, text in card.get("readable_names", {}).items()},
         aliases={folder: _texts(others, "aliases") for folder, others in card.get("aliases", {}).items()},
         split_lists=_texts(card.get("split_lists", []), "split_lists"),
         variants=tuple(_variant(row) for row in card.get("variants", [])),
@@ -163,19 +180,37 @@ def _card(name: str, card: Mapping[str, Any]) -> DatasetCard:
             Download(**{**row, "patterns": _texts(row.get("patterns", []), "patterns")})
             for row in card.get("downloads", [])
         ),
-        homepage=card.get("homepage", ""),
-        licence=card.get("licence", ""),
-        citation=card.get("citation", ""),
+        homepage=_text(card.get("homepage", ""), "homepage"),
+        licence=_text(card.get("licence", ""), "licence"),
+        citation=_text(card.get("citation", ""), "citation"),
     )
     _check(parsed)
     return parsed
 
 
 def _variant(row: Mapping[str, Any]) -> Variant:
-    counts = {domain: tuple(images) for domain, images in row.get("class_images", {}).items()}
+    of_classes = {
+        domain: tuple(_count(number, domain) for number in numbers)
+        for domain, numbers in row.get("class_images", {}).items()
+    }
     return Variant(
-        name=row["name"], images=row["images"], class_images=counts, fingerprints=row.get("fingerprints", {})
+        name=_text(row["name"], "name"),
+        images={domain: _count(number, domain) for domain, number in row["images"].items()},
+        class_images=of_classes,
+        fingerprints={domain: _text(text, domain) for domain, text in row.get("fingerprints", {}).items()},
     )
+
+
+def _text(value: Any, field_name: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{field_name} must be a text, not {value!r}")
+    return value
+
+
+def _count(value: Any, field_name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"the images of {field_name} must be a number from 0 up, not {value!r}")
+    return value
 
 
 def _texts(value: Any, field_name: str) -> tuple[str, ...]:
@@ -188,6 +223,8 @@ def _check(card: DatasetCard) -> None:
     for what, names in (("class", card.classes), ("domain", [domain.name for domain in card.domains])):
         if not names:
             raise ValueError(f"it has no {what}")
+        if "" in names:
+            raise ValueError(f"a {what} has no name")
         if repeated := [name for name in names if list(names).count(name) > 1]:
             raise ValueError(f"the {what} {repeated[0]!r} stands twice")
     folders = [(same_name(folder), domain.name) for domain in card.domains for folder in (domain.name, *domain.folders)]
@@ -197,6 +234,11 @@ def _check(card: DatasetCard) -> None:
     for what, mentioned in (("readable_names", card.readable_names), ("aliases", card.aliases)):
         if strange := mentioned.keys() - set(card.classes):
             raise ValueError(f"{what} mentions {min(strange)!r}, which is no class")
+    spellings = [(folder, folder) for folder in card.classes]
+    spellings += [(other, folder) for folder, others in card.aliases.items() for other in others]
+    meant = dict(reversed(spellings))
+    if ambiguous := [name for name, folder in spellings if meant[name] != folder]:
+        raise ValueError(f"two classes go by {ambiguous[0]!r}")
     known = {domain.name for domain in card.domains}
     for variant in card.variants:
         mentioned_domains = variant.images.keys() | variant.class_images.keys() | variant.fingerprints.keys()

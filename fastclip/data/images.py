@@ -71,7 +71,9 @@ def _reasons() -> Iterator[None]:
         yield
     except UnidentifiedImageError:
         raise ValueError("does not decode: no image can be identified") from None  # Pillow's text holds an address
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow's plugins raise anything
         raise ValueError(f"does not decode: {error}") from error
 
 

@@ -20,7 +20,7 @@ import torch
 from fastclip.data.shards.reader import OpenShard
 from fastclip.embed.plan import Unit
 from fastclip.embed.store import Part, PartStore, part_identity
-from fastclip.errors import IntegrityError
+from fastclip.errors import FastclipError, IntegrityError
 from fastclip.models.tower import ImageTower
 from fastclip.pixels.decoder import Decoder, EncodedImage, Unreadable
 
@@ -86,6 +86,10 @@ class EmbeddingLoop:
                         self._collect(*in_flight.popleft())
                 while in_flight:
                     self._collect(*in_flight.popleft())
+            except FastclipError:
+                while in_flight:  # of the shards before the one that is damaged or missing
+                    self._collect(*in_flight.popleft())
+                raise
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastclip.errors import UserError
+from fastclip.machine import available_cores
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,6 @@ class Process:
     def cores(self) -> int:
         """CPU cores for this process: an equal share of those that the machine's processes may use."""
         return max(1, available_cores() // self.local_world_size)
-
-
-def available_cores() -> int:
-    """CPU cores that this process may use: fewer than the machine has, in a container or under Slurm."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def find_process(environment: Mapping[str, str]) -> Process:

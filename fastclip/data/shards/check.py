@@ -77,7 +77,10 @@ def _check_shard(folder: Folder, shard: Shard, classes: int, rejected: Sequence[
             return _CheckedShard(records, [*lines, str(error)])
         lines += [f"{folder}/{shard.name}: {line}" for line in _row_differences(path, records, members, classes)]
         lines += [f"{folder}/{shard.name}: {line}" for line in _uncounted(shard, records, members, rejected)]
-        if folder.exists(shard.dali_index_name) and folder.read(shard.dali_index_name) != dali_index(members):
+        expected = dali_index(members)
+        if expected is not None and not folder.exists(shard.dali_index_name):
+            lines.append(f"{folder}/{shard.dali_index_name} is missing.")
+        elif expected is not None and folder.read(shard.dali_index_name) != expected:
             lines.append(f"{folder}/{shard.dali_index_name} is not the index of {shard.name}; DALI would misread it.")
     return _CheckedShard(records, lines)
 

@@ -41,7 +41,7 @@ def differences(domains: Sequence[Domain], card: DatasetCard) -> list[str]:
             lines.append(f"{name}: {images:,} expected, none found")
         else:
             lines += _domain_differences(variant, found[name], card.classes)
-    return lines
+    return lines + [f"{name}: not in that variant" for name in found if name not in variant.images]
 
 
 def nearest_variant(domains: Sequence[Domain], card: DatasetCard) -> Variant | None:

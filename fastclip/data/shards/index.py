@@ -39,6 +39,7 @@ from fastclip.data.sources.samples import (
     other_members,
     pairs,
     read_samples,
+    split_name,
 )
 from fastclip.data.sources.tars import TarMember, is_gzip
 from fastclip.data.sources.webdataset import Classes, class_number, class_path, listed_classes
@@ -70,7 +71,7 @@ class _IndexedShard:
     shard: Shard
     records: Sequence[ImageRecord]
     rejected: Sequence[Rejected]
-    dali_index: bytes
+    dali_index: bytes | None
 
 
 def plan_index(folder: Path, card: DatasetCard | None, *, overwrite: bool = False) -> IndexPlan:
@@ -123,12 +124,19 @@ def write_index(
     return manifest, rejected
 
 
-def dali_index(members: Sequence[TarMember]) -> bytes:
-    """The index of a tar for DALI's WebDataset reader: a line a key, `EXTENSION OFFSET SIZE NAME` for each member."""
+def dali_index(members: Sequence[TarMember]) -> bytes | None:
+    """The index of a tar for DALI's WebDataset reader: a line a key, `EXTENSION OFFSET SIZE NAME` for each member.
+
+    None where its format cannot say what is there: names with blanks, members of one key that stand apart.
+    """
     lines: dict[str, list[str]] = {}
+    last = None
     for member in members:
-        key, _, extension = member.name.rpartition(".")
+        key, extension = split_name(member.name)
+        if any(char.isspace() for char in member.name) or (key in lines and key != last):
+            return None
         lines.setdefault(key, []).append(f"{extension} {member.offset} {member.size} {member.name}")
+        last = key
     return "\n".join([f"v1.2 {len(lines)}", *map(" ".join, lines.values()), ""]).encode()
 
 
@@ -239,7 +247,8 @@ def _publish(folder: Path, manifest: Manifest, indexed: Sequence[_IndexedShard],
     (folder / MANIFEST).unlink(missing_ok=True)
     for each in indexed:
         write_whole(folder / each.shard.index_name, json_lines(list(each.records)))
-        write_whole(folder / each.shard.dali_index_name, each.dali_index)
+        if each.dali_index is not None:
+            write_whole(folder / each.shard.dali_index_name, each.dali_index)
     for domain in manifest.domains:
         count = folder / path_name(domain.name) / SHARD_COUNT
         if not count.exists():

@@ -123,6 +123,7 @@ class Manifest:
 
 def path_name(domain: str) -> str:
     """A domain's name as a folder and as part of a key: percent-encoded, so no name can leave its folder."""
+    assert domain, "a domain has a name"
     return quote(domain, safe="").replace(".", "%2E")
 
 
@@ -137,13 +138,17 @@ def list_datasets(folder: Folder) -> list[str]:
     return sorted(path.split("/")[0] for path in folder.list(f"*/{MANIFEST}"))
 
 
-def remove_dataset(folder: Folder, *, overwrite: bool) -> None:
-    """Make room for new shards: without its manifest a dataset is none. Raises `UserError` unless `overwrite`."""
+def check_folder_is_free(folder: Folder, *, overwrite: bool) -> None:
+    """Raise `UserError` if a dataset is in `folder` and may not be replaced, or tars that fastclip did not write."""
     if not folder.exists(MANIFEST):
-        return
-    if not overwrite:
+        ours = {name.removesuffix(".index.jsonl") for name in folder.list("*/[0-9]*.index.jsonl")}
+        if others := [name for name in folder.list("*/[0-9]*.tar") if name.removesuffix(".tar") not in ours]:
+            raise UserError(
+                f"{folder}/{others[0]} was not written by fastclip, and would be replaced.",
+                fix=f"fastclip shards index {folder.name} to use these shards, or choose another --out.",
+            )
+    elif not overwrite:
         raise UserError(f"{folder} is sharded already.", fix="Add --overwrite to write it again.")
-    folder.remove(MANIFEST)
 
 
 def remove_stale_shards(folder: Folder, manifest: Manifest) -> None:

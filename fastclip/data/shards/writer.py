@@ -10,8 +10,8 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
-import tarfile
 import tempfile
 import threading
 from collections import Counter
@@ -28,6 +28,7 @@ import webdataset
 from fastclip.data.catalogue import DatasetCard
 from fastclip.data.images import check_image, read_header
 from fastclip.data.shards.fingerprint import find_variant, fingerprint
+from fastclip.data.shards.index import dali_index
 from fastclip.data.shards.manifest import (
     MANIFEST,
     REJECTED,
@@ -45,10 +46,11 @@ from fastclip.data.shards.reader import OpenShard
 from fastclip.data.sources.blobs import BlobReader
 from fastclip.data.sources.listing import Listing, SourceImage
 from fastclip.data.sources.protocols import FULL
-from fastclip.data.sources.tars import SeekIndex, adopt_seek_indexes, seek_indexes
+from fastclip.data.sources.tars import SeekIndex, adopt_seek_indexes, list_tar, seek_indexes
 from fastclip.data.storage.folders import Folder
 from fastclip.errors import FastclipError, IncompleteError, UserError
 from fastclip.files import canonical_json, digest
+from fastclip.machine import available_cores
 
 OVERHEAD_BYTES = 2_600
 """Bytes that an image takes beside its own, at most: two tar headers, padding, the label's block, index rows."""
@@ -155,7 +157,8 @@ def write_shards(
     plans = plan_shards(listing, options)
     done = {plan.name: written for plan in plans if (written := _finished(folder, plan, options))}
     todo = [plan for plan in plans if plan.name not in done]
-    _check_space(folder, todo)
+    _check_space(folder, todo, options)
+    folder.remove(MANIFEST)  # without it a dataset is none, until the new one is whole
     for written in done.values():
         on_progress(len(written.plan.images), sum(image.blob.size for image in written.plan.images))
     for written in _write_all(folder, todo, options, on_progress):
@@ -163,13 +166,17 @@ def write_shards(
     return _publish(folder, listing, [done[plan.name] for plan in plans], dataset, card, protocol, options)
 
 
-def _check_space(folder: Folder, plans: Sequence[PlannedShard]) -> None:
-    need = sum(image.blob.size + OVERHEAD_BYTES for plan in plans for image in plan.images)
-    free = folder.free_bytes()
+def _check_space(folder: Folder, plans: Sequence[PlannedShard], options: WriteOptions) -> None:
+    sizes = [sum(image.blob.size + OVERHEAD_BYTES for image in plan.images) for plan in plans]
+    place, need, free = str(folder), sum(sizes), folder.free_bytes()
+    if free is None:  # elsewhere: each process has one shard at a time here before it goes there
+        processes = options.processes or available_cores()
+        place, need = tempfile.gettempdir(), sum(sorted(sizes)[-processes:])
+        free = shutil.disk_usage(place).free
     if free is not None and need > free:
         raise IncompleteError(
-            f"The shards need {need / 1e9:,.1f} GB more, {folder} has {free / 1e9:,.1f} GB free.",
-            fix="Free space there or choose another --out; shards that are finished are kept.",
+            f"The shards need {need / 1e9:,.1f} GB more, {place} has {free / 1e9:,.1f} GB free.",
+            fix="Free space there or choose another --out (or TMPDIR); shards that are finished are kept.",
         )
 
 
@@ -182,7 +189,7 @@ def _write_all(
     """Write the planned shards, in this process or in several, and yield each when it is done."""
     images = sum(len(plan.images) for plan in plans)
     # Two seconds go by until a process has imported what it needs.
-    wanted = options.processes or (1 if images < 2_000 else len(os.sched_getaffinity(0)))
+    wanted = options.processes or (1 if images < 2_000 else available_cores())
     if (processes := min(wanted, len(plans))) <= 1:
         reader = BlobReader()
         for plan in plans:
@@ -348,20 +355,12 @@ class _HashingFile:
 
 
 def _with_offsets(path: Path, records: Sequence[ImageRecord]) -> tuple[list[ImageRecord], bytes]:
-    """The records with the offsets of their images in the tar, and the index for DALI's WebDataset reader.
-
-    DALI's format: `v1.2 SAMPLES`, then a line a sample with `EXTENSION OFFSET SIZE NAME` for each of its members.
-    """
-    lines: dict[str, list[str]] = {}
-    offsets: dict[str, int] = {}
-    with tarfile.open(path) as tar:
-        for member in tar:
-            key, _, extension = member.name.rpartition(".")
-            lines.setdefault(key, []).append(f"{extension} {member.offset_data} {member.size} {member.name}")
-            if extension != "cls":
-                offsets[key] = member.offset_data
-    rows = [f"v1.2 {len(lines)}", *(" ".join(members) for members in lines.values())]
-    return [replace(record, offset=offsets[record.key]) for record in records], "\n".join([*rows, ""]).encode()
+    """The records with the offsets of their images in the tar, and the index for DALI's WebDataset reader."""
+    members = list_tar(path)
+    offsets = {member.name.rpartition(".")[0]: member.offset for member in members if member.name[-4:] != ".cls"}
+    index = dali_index(members)
+    assert index is not None, "keys have no blanks, and an image stands beside its label"
+    return [replace(record, offset=offsets[record.key]) for record in records], index
 
 
 def _plan_digest(plan: PlannedShard, options: WriteOptions) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -68,7 +69,7 @@ class _Zip:
         try:
             with self._zip.open(blob.member) as member:
                 return member.read(blob.size + 1)  # never more than was listed, whatever the stream expands to
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, KeyError) as error:
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, KeyError) as error:
             raise ValueError(f"damaged in the archive: {error}") from error
 
 

@@ -24,7 +24,8 @@ def list_camera_traps(files: Mapping[str, Blob], card: DatasetCard) -> Listing |
     A domain is a location, called `location_N` on the card. Each pair of image and category counts once, as in
     DomainBed's copy: an image with two animals is in two classes, an image with two boxes of one animal in one.
     """
-    annotations = {path: document for path in files if (document := _read_annotations(path, files[path]))}
+    candidates = [path for path in files if path.lower().endswith(".json")]
+    annotations = {path: document for path in candidates if (document := _read_annotations(path, files[path]))}
     if not annotations:
         return None
     if len({posixpath.dirname(path) for path in annotations}) > 1:
@@ -35,11 +36,13 @@ def list_camera_traps(files: Mapping[str, Blob], card: DatasetCard) -> Listing |
     # The release of 2018 has five files for five splits, which DomainBed's script puts together.
     name = ", ".join(annotations)
     document = {key: [row for each in annotations.values() for row in each[key]] for key in KEYS}
-    domain_of = {same_name(folder): domain.name for domain in card.domains for folder in (domain.name, *domain.folders)}
+    domain_of = card.domain_of
     label_of = {folder: label for label, folder in enumerate(card.classes)}
     category = {row["id"]: row["name"] for row in document["categories"]}
     location = {row["id"]: (row["file_name"], f"location_{row['location']}") for row in document["images"]}
-    path_of = {posixpath.basename(path): path for path in files if is_image(path)}
+    paths_of: dict[str, list[str]] = {}
+    for path in filter(is_image, files):
+        paths_of.setdefault(posixpath.basename(path), []).append(path)
     found: dict[tuple[str, int, str], SourceImage] = {}
     absent: dict[tuple[str, int, str], Rejected] = {}
     for row in document["annotations"]:
@@ -50,8 +53,13 @@ def list_camera_traps(files: Mapping[str, Blob], card: DatasetCard) -> Listing |
             continue
         base = posixpath.basename(file_name)
         key = (domain, label, base)
-        if base in path_of:
-            path = path_of[base]
+        if len(paths_of.get(base, ())) > 1:
+            raise UserError(
+                f"The image {base} is there twice: {' and '.join(paths_of[base][:2])}.",
+                fix="Keep one size of the images in --source, and move the other away.",
+            )
+        if base in paths_of:
+            (path,) = paths_of[base]
             found[key] = SourceImage(domain, label, f"{card.classes[label]}/{base}", path, files[path])
         else:
             reason = f"annotated in {name} but absent"
@@ -73,10 +81,20 @@ def list_camera_traps(files: Mapping[str, Blob], card: DatasetCard) -> Listing |
 
 
 def _read_annotations(path: str, blob: Blob) -> dict[str, Any] | None:
-    if not path.lower().endswith(".json"):
-        return None
+    """The camera-trap annotations in a JSON file; None if it holds something else. `UserError` if it is damaged."""
     try:
         document = json.loads(BlobReader().read(blob))
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not JSON: {error}. It may say which images belong to the set.",
+            fix="Get it again, or move it out of --source.",
+        ) from error
+    if not isinstance(document, dict) or not all(isinstance(document.get(key), list) for key in KEYS):
         return None
-    return document if isinstance(document, dict) and all(isinstance(document.get(key), list) for key in KEYS) else None
+    rows = {key: set().union(*(row for row in document[key] if isinstance(row, dict))) for key in KEYS}
+    wanted = {"images": {"id", "file_name", "location"}, "annotations": {"image_id", "category_id"}}
+    fits = all(fields <= rows[key] for key, fields in (wanted | {"categories": {"id", "name"}}).items())
+    whole = all(
+        isinstance(row, dict) and fields <= row.keys() for key, fields in wanted.items() for row in document[key]
+    )
+    return document if fits and whole else None

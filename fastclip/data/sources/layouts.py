@@ -11,15 +11,12 @@ from fastclip.data.catalogue import DatasetCard, DomainCard, readable_name, same
 from fastclip.data.shards.manifest import Rejected
 from fastclip.data.sources.blobs import Blob, BlobReader
 from fastclip.data.sources.camera_traps import list_camera_traps
-from fastclip.data.sources.listing import Listing, SourceImage, in_order, with_distinct_paths
+from fastclip.data.sources.listing import ONLY_DOMAIN, Listing, SourceImage, in_order, with_distinct_paths
 from fastclip.data.sources.parquet import list_parquet
 from fastclip.data.sources.trees import is_image, list_tree
 from fastclip.data.sources.webdataset import list_webdataset
 from fastclip.errors import UserError
 from fastclip.files import digest
-
-ONLY_DOMAIN = "all"
-"""The name of the one domain of a `class/image` tree."""
 
 SPLITS = frozenset(("train", "val", "crossval", "test", "full"))
 """Folders between a domain and its classes that part its images."""
@@ -34,6 +31,7 @@ def list_source(source: Path, card: DatasetCard | None) -> Listing:
     With a card, its domains and class order are taken, and any layout that copies of the dataset have. Raises
     `UserError` when there is no image, when layouts are mixed, or when folders contradict the card.
     """
+    source = source.resolve()  # archives are remembered by their paths
     return list_webdataset(source, card) or list_parquet(source, card) or list_images(source, card)
 
 
@@ -67,6 +65,11 @@ def _plain_tree(source: Path, files: Mapping[str, Blob]) -> Listing:
         )
     placed = [path.split("/", 2) if deep else [ONLY_DOMAIN, *path.split("/", 1)] for path in images]
     classes = sorted({class_folder for _, class_folder, _ in placed})
+    if all(folder.casefold() in WRAPPERS for folder in classes):
+        raise UserError(
+            f"{source} has no class folders below its domains, only {', '.join(classes)} ({images[0]}).",
+            fix="Move the class folders up, or write a card (shards/README.md), which looks into such folders.",
+        )
     domains = sorted({domain for domain, _, _ in placed})
     label = {folder: index for index, folder in enumerate(classes)}
     found = [
@@ -79,7 +82,9 @@ def _plain_tree(source: Path, files: Mapping[str, Blob]) -> Listing:
         names=tuple(map(readable_name, classes)),
         domains=tuple(domains),
         images=in_order(found, domains),
-        rejected=tuple(Rejected(path=path, reason="not an image in a class folder") for path in files.keys() - images),
+        rejected=tuple(
+            Rejected(path=path, reason="not an image in a class folder") for path in sorted(files.keys() - set(images))
+        ),
     )
 
 
@@ -110,11 +115,10 @@ class _Copy:
     rejected: list[Rejected] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._domain_of = {
-            same_name(folder): domain.name for domain in self.card.domains for folder in (domain.name, *domain.folders)
-        }
+        self._domain_of = self.card.domain_of
         self._label_of = ClassFinder(self.card)
         self._layouts: set[str] = set()
+        self._with_lists: list[str] = []
         self._reader = BlobReader()
 
     def listing(self) -> Listing | None:
@@ -133,6 +137,11 @@ class _Copy:
             return None
         domains = [domain for domain in self.card.domains if domain.name in places]
         images = [image for domain in domains for image in self._images(domain, places[domain.name])]
+        if self._with_lists and (unlisted := [d.name for d in domains if d.name not in self._with_lists]):
+            raise UserError(
+                f"Lists say which images of {self._with_lists[0]} count, but there are none for {unlisted[0]}.",
+                fix="Get its lists too, or move the others away: two releases would be mixed.",
+            )
         others = [path for path in self.files if not is_image(path)]
         self.rejected += [Rejected(path=path, reason=f"in no domain of {self.card.title}") for path in lost]
         self.rejected += [Rejected(path=path, reason="not an image in a class folder") for path in others]
@@ -216,7 +225,14 @@ class _Copy:
         lists = self._split_lists(domain, root)
         if not lists:
             return places
+        if len(lists) < len(self.card.split_lists):
+            raise UserError(
+                f"Of the lists that say which images of {domain.name} count there is only {lists[0]}; expected are "
+                f"{', '.join(self.card.split_lists)}.",
+                fix="Get the others too, or move this one away to take every image.",
+            )
         self._layouts.add("split lists")
+        self._with_lists.append(domain.name)
         listed = {name: (label, path) for path in lists for name, label in self._read_list(path)}
         prefixes = [f"{posixpath.dirname(root)}/".removeprefix("/"), f"{root}/".removeprefix("/")]
         kept, used = [], set()

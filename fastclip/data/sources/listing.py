@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 from fastclip.data.shards.manifest import Rejected
 from fastclip.data.sources.blobs import Blob
 
+ONLY_DOMAIN = "all"
+"""The name of the one domain of a source without domain folders."""
+
 
 @dataclass(frozen=True)
 class SourceImage:
@@ -36,6 +39,8 @@ class Listing:
     domains: tuple[str, ...]
     images: tuple[SourceImage, ...]
     """In the order of `domains`; within a domain in the order in which they go into shards."""
+    protocol: str = "full"
+    """Which images were taken when the source was made; of all but our own shards, every one."""
     rejected: tuple[Rejected, ...] = ()
     """What is in no shard: other files, and images that are known to be unusable before they are read."""
 

@@ -15,14 +15,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fastclip.data.catalogue import DatasetCard, readable_name, same_name
+from fastclip.data.catalogue import DatasetCard, same_name
 from fastclip.data.shards.manifest import Rejected
 from fastclip.data.sources.blobs import Blob
 from fastclip.data.sources.listing import Listing, SourceImage, with_distinct_paths
+from fastclip.data.sources.webdataset import Classes
 from fastclip.errors import IntegrityError, UserError
 
 LABELS = ("label", "labels", "class", "category", "fine_label", "wnid", "class_name")
 DOMAINS = ("domain", "domains", "style", "environment")
+NUMBERED = re.compile(r"-\d+-of-(?P<count>\d+)(-[0-9a-f]{16})?$")
+"""How the files of one split are told apart in their names."""
 
 
 def list_parquet(source: Path, card: DatasetCard | None) -> Listing | None:
@@ -35,46 +38,68 @@ def list_parquet(source: Path, card: DatasetCard | None) -> Listing | None:
     if not paths:
         return None
     tables = [_Table.open(path, source) for path in paths]
-    class_names = _agree([table.label_names for table in tables], "classes", source)
-    label_of, classes, names = _classes(class_names, card, source)
-    domain_of = {
-        same_name(folder): domain.name
-        for domain in (card.domains if card else ())
-        for folder in (domain.name, *domain.folders)
-    }
-    found: list[SourceImage] = []
-    rejected: list[Rejected] = []
+    _check_numbers(tables, source)
+    names = _agree([table.label_names for table in tables], source)
+    found = Classes.make(names, card, str(source))
+    number_of = {name: number for number, name in enumerate(names)}
+    splits = sorted({table.split for table in tables})
+    only = card.only_domain(splits) if card and len(card.domains) == 1 else None
+    images: list[SourceImage] = []
+    rejected = list(_other_files(source, paths))
     for table in tables:
-        for row, size, file, label, spelling in table.rows():
+        for row, size, file, class_name, spelling in table.rows():
             at = f"{table.name}#{row}"
-            domain = domain_of.get(same_name(spelling)) if card else spelling
-            if card and domain is None and len(card.domains) == 1 and table.domain_column is None:
-                domain = card.domains[0].name
-            if domain is None or label is None or size is None:
-                reason = f"{spelling!r} is no domain of {card.title if card else source}" if label and size else None
-                rejected.append(Rejected(path=at, reason=reason or "a row without image or label"))
-                continue
-            folder = classes[label_of[label]]
-            # Rows may have no names; the row's number keeps such images apart.
-            path = f"{folder}/{posixpath.basename(file)}" if file else f"{folder}/{at}"
-            blob = Blob("parquet", table.path, size, table.mtime_ns, row, table.image_column)
-            found.append(SourceImage(domain, label_of[label], path, at, blob))
-    present = {image.domain for image in found}
+            domain: str | None = spelling
+            if card:
+                domain = card.domains[0].name if only == spelling else card.domain_of.get(same_name(spelling))
+            label = found.labels[number_of[class_name]] if class_name is not None else None
+            if not domain or label is None:
+                reason = "a row without a label" if label is None else f"of {spelling!r}, no domain that is asked for"
+                rejected.append(Rejected(path=at, reason=reason))
+            elif size is None:
+                rejected.append(Rejected(path=at, reason="a row without an image", domain=domain, label=label))
+            else:
+                # Rows may have no names; the row's number keeps such images apart.
+                folder = found.classes[label]
+                path = f"{folder}/{posixpath.basename(file)}" if file else f"{folder}/{at}"
+                blob = Blob("parquet", table.path, size, table.mtime_ns, row, table.image_column)
+                images.append(SourceImage(domain, label, path, at, blob))
+    present = {image.domain for image in images}
     domains = [d.name for d in card.domains if d.name in present] if card else sorted(present)
-    if not found:
+    if not images:
         raise UserError(
-            f"No row of {source} is an image of a domain that is asked for.", fix="Look at its columns and card."
+            f"No row of {source} is an image of a domain that is asked for ({rejected[-1].reason}).",
+            fix="Shard under another NAME to take the domains as they are.",
         )
     order = {domain: index for index, domain in enumerate(domains)}
-    found.sort(key=lambda image: order[image.domain])  # stable: rows stay in order, row groups are read once
+    images.sort(key=lambda image: order[image.domain])  # stable: rows stay in order, row groups are read once
     return Listing(
         layout="Parquet files",
-        classes=classes,
-        names=names,
+        classes=found.classes,
+        names=found.names,
         domains=tuple(domains),
-        images=tuple(with_distinct_paths(found)),
+        images=tuple(with_distinct_paths(images)),
         rejected=tuple(rejected),
     )
+
+
+def _check_numbers(tables: Sequence[_Table], source: Path) -> None:
+    """Raise `UserError` if files called NAME-00000-of-00003 are not all there."""
+    for table in tables:
+        if match := NUMBERED.search(table.path.stem):
+            stem, count = table.path.stem[: match.start()], int(match["count"])
+            siblings = [t for t in tables if t.path.parent == table.path.parent and t.path.stem.startswith(f"{stem}-")]
+            if len(siblings) != count:
+                raise UserError(
+                    f"{source} holds {len(siblings):,} of the {count:,} files {stem}-*-of-{match['count']}.parquet.",
+                    fix="Get the others: a part of a dataset gives other numbers than the whole.",
+                )
+
+
+def _other_files(source: Path, paths: Sequence[Path]) -> Iterator[Rejected]:
+    for path in sorted(source.rglob("*")) if source.is_dir() else ():
+        if path.is_file() and path not in paths:
+            yield Rejected(path=path.relative_to(source).as_posix(), reason="beside Parquet files, and none itself")
 
 
 @dataclass(frozen=True)
@@ -87,16 +112,18 @@ class _Table:
     image_column: str
     label_column: str
     domain_column: str | None
+    split: str
+    """What its name or folder says it is a part of: `train-00000-of-00002.parquet`, `train/0000.parquet`."""
     features: Mapping[str, Any]
 
     @classmethod
     def open(cls, path: Path, source: Path) -> _Table:
         try:
             schema = pq.read_schema(path)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise IntegrityError(
-                f"{path} is not a whole Parquet file: {str(error).splitlines()[0]}", fix="Download it again."
-            ) from error
+            metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+            features = dict(metadata.get("info", {}).get("features", {}))
+        except (pa.ArrowInvalid, OSError, ValueError, TypeError, AttributeError) as error:
+            raise _damaged(path, error) from error
         images = [field.name for field in schema if _is_image(field.type)]
         labels = [name for name in LABELS if name in schema.names]
         if not images or not labels:
@@ -104,7 +131,7 @@ class _Table:
                 f"{path} has no column of {'labels' if images else 'images'}; it has {', '.join(schema.names)}.",
                 fix=f"Expected `image` (bytes) and one of {', '.join(LABELS)}.",
             )
-        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        stem = NUMBERED.sub("", path.stem)
         return cls(
             path,
             path.relative_to(source).as_posix() if source.is_dir() else path.name,
@@ -112,7 +139,8 @@ class _Table:
             "image" if "image" in images else images[0],
             labels[0],
             next((name for name in DOMAINS if name in schema.names), None),
-            metadata.get("info", {}).get("features", {}),
+            path.parent.name if stem.isdecimal() else stem,
+            features,
         )
 
     @property
@@ -126,7 +154,10 @@ class _Table:
                 f"{self.path}: the column {self.label_column!r} holds numbers without names.",
                 fix="Save it again with datasets' ClassLabel, so that the names are in the file.",
             )
-        texts = pc.unique(pq.read_table(self.path, columns=[self.label_column]).column(0)).to_pylist()
+        try:
+            texts = pc.unique(pq.read_table(self.path, columns=[self.label_column]).column(0)).to_pylist()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _damaged(self.path, error) from error
         return tuple(sorted(text for text in texts if text is not None))
 
     def _names_of(self, column: str) -> tuple[str, ...]:
@@ -135,10 +166,9 @@ class _Table:
 
     def rows(self) -> Iterator[tuple[int, int | None, str, str | None, str]]:
         """Row number, bytes of the image, its file name (may be empty), class name and domain of every row."""
-        split = re.sub(r"-\d+-of-\d+$", "", self.path.stem)
         columns = [self.image_column, self.label_column, *([self.domain_column] if self.domain_column else [])]
         first = 0
-        for batch in pq.ParquetFile(self.path).iter_batches(batch_size=256, columns=columns):
+        for batch in self._batches(columns):
             images = batch.column(self.image_column)
             data = images.field("bytes") if pa.types.is_struct(images.type) else images
             files: Sequence[str | None] = (
@@ -148,10 +178,16 @@ class _Table:
             )
             sizes = pc.binary_length(data).to_pylist()
             labels = self._texts(batch, self.label_column)
-            domains = self._texts(batch, self.domain_column) if self.domain_column else [split] * len(batch)
+            domains = self._texts(batch, self.domain_column) if self.domain_column else [self.split] * len(batch)
             for row, (size, file, label, domain) in enumerate(zip(sizes, files, labels, domains, strict=True)):
                 yield first + row, size, file or "", label, domain or ""
             first += len(batch)
+
+    def _batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from pq.ParquetFile(self.path).iter_batches(batch_size=256, columns=columns)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _damaged(self.path, error) from error
 
     def _texts(self, batch: pa.RecordBatch, column: str) -> list[str | None]:
         values = batch.column(column).to_pylist()
@@ -170,28 +206,18 @@ def _is_image(type_: pa.DataType) -> bool:
     return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_))
 
 
-def _agree(candidates: Sequence[tuple[str, ...]], what: str, source: Path) -> tuple[str, ...]:
+def _agree(candidates: Sequence[tuple[str, ...]], source: Path) -> tuple[str, ...]:
     if len(set(candidates)) == 1:
         return candidates[0]
     if all(list(names) == sorted(names) for names in candidates):  # texts: a file need not hold every class
         return tuple(sorted({name for names in candidates for name in names}))
-    raise UserError(f"The Parquet files in {source} disagree about their {what}.", fix="Give one dataset at a time.")
+    raise UserError(f"The Parquet files in {source} disagree about their classes.", fix="Give one dataset at a time.")
 
 
-def _classes(
-    found: Sequence[str], card: DatasetCard | None, source: Path
-) -> tuple[dict[str, int], tuple[str, ...], tuple[str, ...]]:
-    """Class name → label; class folders; readable names."""
-    if card is None:
-        return {name: label for label, name in enumerate(found)}, tuple(found), tuple(map(readable_name, found))
-    by_name = {same_name(name): label for label, name in enumerate(card.names)}
-    by_name |= {same_name(name): label for label, name in enumerate(card.classes)}
-    if unknown := [name for name in found if same_name(name) not in by_name]:
-        raise UserError(
-            f"{source} has the class {unknown[0]!r}, which is none of {card.title}.",
-            fix="Shard under another NAME to take the classes as they are.",
-        )
-    return {name: by_name[same_name(name)] for name in found}, card.classes, card.names
+def _damaged(path: Path, error: Exception) -> IntegrityError:
+    return IntegrityError(
+        f"{path} is not a whole Parquet file: {str(error).splitlines()[0]}", fix="Get it again; is it complete?"
+    )
 
 
 class ParquetContainer:
@@ -207,7 +233,10 @@ class ParquetContainer:
         """The image in row `blob.offset`."""
         group = next(i for i, (first, count) in enumerate(self._groups) if first <= blob.offset < first + count)
         if group not in self._cached:
-            column = self._file.read_row_group(group, columns=[blob.member]).column(0)
+            try:
+                column = self._file.read_row_group(group, columns=[blob.member]).column(0)
+            except pa.ArrowInvalid as error:
+                raise ValueError(f"damaged in the table: {error}") from error
             self._cached[group] = column
             while len(self._cached) > 2:
                 self._cached.popitem(last=False)

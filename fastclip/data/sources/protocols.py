@@ -28,9 +28,18 @@ def apply_protocol(listing: Listing, protocol: str, card: DatasetCard | None) ->
     given), and a file's path the images that the file lists, one DOMAIN/CLASS/FILE a line. Raises `UserError`.
     """
     if protocol == FULL:
-        return listing, FULL
+        return listing, listing.protocol
+    if listing.protocol != FULL:
+        raise UserError(
+            f"The source holds only the images of the protocol {listing.protocol}.", fix="Give the whole dataset."
+        )
     if match := re.fullmatch(r"domainbed(?::(\d+))?", protocol):
         seed = int(match[1] or 0)
+        if unusable := [row for row in listing.rejected if row.label is not None]:
+            raise UserError(
+                f"{unusable[0].path}: {unusable[0].reason}. DomainBed's split is made of every image's place.",
+                fix="Get the whole dataset, or use --protocol full.",
+            )
         return replace(listing, images=_in_split(listing, seed, card)), f"domainbed:{seed}"
     path = Path(protocol)
     if not path.is_file():
@@ -46,20 +55,25 @@ def _in_split(listing: Listing, seed: int, card: DatasetCard | None) -> tuple[So
     domains = card.domains if card else ()
     folders = {domain.name: domain.folders[0] if domain.folders else domain.name for domain in domains}
     environments = sorted(folders or listing.domains, key=lambda name: folders.get(name, name))
-    taken = []
+    taken: set[tuple[str, str, int]] = set()
     for domain in listing.domains:
-        images = [image for image in listing.images if image.domain == domain]
+        # By class and file name, as ImageFolder lists a folder, whatever the order of the source.
+        images = sorted(
+            (image for image in listing.images if image.domain == domain), key=lambda image: (image.label, image.path)
+        )
         text = str((seed, environments.index(domain)))
         hashed = int(hashlib.md5(text.encode(), usedforsecurity=False).hexdigest(), 16) % 2**31
         order = list(range(len(images)))
         np.random.RandomState(hashed).shuffle(order)  # DomainBed's generator
-        kept = sorted(order[int(len(images) * HOLDOUT) :])
-        taken += [images[row] for row in kept]
-    return tuple(taken)
+        taken |= {(domain, images[row].found_at, images[row].label) for row in order[int(len(images) * HOLDOUT) :]}
+    return tuple(image for image in listing.images if (image.domain, image.found_at, image.label) in taken)
 
 
 def _listed(listing: Listing, path: Path) -> tuple[Listing, str]:
-    text = path.read_text("utf-8-sig")
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: {error}.", fix="Save it as UTF-8, an image a line.") from error
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     wanted = set(lines)
     if len(wanted) != len(lines):
@@ -73,4 +87,6 @@ def _listed(listing: Listing, path: Path) -> tuple[Listing, str]:
             fix="Give lines as DOMAIN/CLASS/FILE, spelt as in the dataset's index files.",
         )
     name = f"list {path.name} sha256 {digest(text.encode())[:16]}"
-    return replace(listing, images=tuple(images), rejected=tuple(rejected)), name
+    present = {image.domain for image in images}
+    domains = tuple(domain for domain in listing.domains if domain in present)
+    return replace(listing, images=tuple(images), domains=domains, rejected=tuple(rejected)), name

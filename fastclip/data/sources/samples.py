@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -203,21 +204,21 @@ def check_numbers(source: Path, shards: Sequence[SourceShard]) -> None:
             text = file.read_text("utf-8-sig", "replace").strip()
             if not re.fullmatch(r"[0-9]{1,9}", text):
                 raise UserError(f"{file} says {text[:40]!r}, no number.", fix=f"echo {len(stems)} > {file}")
-            expected: Iterable[int] = range(int(text))
-        elif all(stem.isdigit() for stem in stems):
+            expected = range(int(text))
+        elif all(stem.isdecimal() for stem in stems):
             expected = range(min(map(int, stems)), max(map(int, stems)) + 1)
         else:
             continue
-        numbers = Counter(int(stem) if stem.isdigit() else -1 for stem in stems)
-        if missing := [number for number in expected if number not in numbers][:5]:
+        numbers = Counter(int(stem) if stem.isdecimal() else -1 for stem in stems)
+        if missing := list(islice((number for number in expected if number not in numbers), 5)):
             names = ", ".join(f"{number}.tar" for number in missing)
             raise UserError(
                 f"{source / split} lacks {names}: shards are numbered without holes.",
                 fix="Get what is missing; a part of a dataset gives other numbers than the whole.",
             )
-        if sum(numbers.values()) != len(numbers) or (extra := numbers.keys() - set(expected)):
+        if sum(numbers.values()) != len(numbers) or (extra := {number for number in numbers if number not in expected}):
             name = next(
-                stem for stem in stems if numbers[int(stem) if stem.isdigit() else -1] > 1 or int(stem) in extra
+                stem for stem in stems if numbers[int(stem) if stem.isdecimal() else -1] > 1 or int(stem) in extra
             )
             raise UserError(
                 f"{source / split} holds a shard {name}.tar that is none of its {len(numbers)}.", fix="Move it away."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fastclip.data.sources.blobs import Blob, Kind
@@ -27,7 +27,7 @@ def list_tree(source: Path) -> dict[str, Blob]:
     for what cannot be listed, and for a path that two archives hold.
     """
     if source.is_file() and source.name.lower().endswith(ARCHIVES):
-        return dict(sorted(_members(source, "")))
+        return dict(sorted(_distinct(_members(source, "")), key=lambda member: member[0]))
     if not source.is_dir():
         raise UserError(
             f"{source} is not a folder or an archive.", fix="--source DIR, or a .zip, .tar, .tar.gz or .tgz file"
@@ -35,7 +35,7 @@ def list_tree(source: Path) -> dict[str, Blob]:
     files = dict(_walk(source.resolve()))
     inside: dict[str, Blob] = {}
     for archive in sorted(path for path in files if path.lower().endswith(ARCHIVES)):
-        for path, blob in _members(source.resolve() / archive, posixpath.dirname(archive)):
+        for path, blob in _distinct(_members(source.resolve() / archive, posixpath.dirname(archive))):
             if path in inside:
                 raise UserError(
                     f"{path} lies in both {inside[path].container.name} and {blob.container.name}.",
@@ -43,7 +43,7 @@ def list_tree(source: Path) -> dict[str, Blob]:
                 )
             inside[path] = blob
         del files[archive]  # its members stand for it
-    return dict(sorted((inside | files).items()))
+    return dict(sorted((inside | files).items(), key=lambda file: file[0]))
 
 
 def is_image(path: str) -> bool:
@@ -86,6 +86,16 @@ def _file(path: Path) -> Blob:
     return Blob("file", path, facts.st_size, facts.st_mtime_ns)
 
 
+def _distinct(members: Iterable[tuple[str, Blob]]) -> list[tuple[str, Blob]]:
+    """The members of one archive. Raises `IntegrityError` if two have one path: a reader would take either."""
+    found: dict[str, Blob] = {}
+    for path, blob in members:
+        if path in found:
+            raise IntegrityError(f"{blob.container} holds {path!r} twice.", fix="Get the archive from its source.")
+        found[path] = blob
+    return list(found.items())
+
+
 def _members(archive: Path, folder: str) -> Iterator[tuple[str, Blob]]:
     mtime_ns = archive.stat().st_mtime_ns
     listed = _zip_members if archive.name.lower().endswith(".zip") else _tar_members
@@ -102,7 +112,7 @@ def _zip_members(archive: Path, mtime_ns: int) -> Iterator[tuple[str, Blob]]:
     try:
         with zipfile.ZipFile(archive) as opened:
             members = [member for member in opened.infolist() if not member.is_dir()]
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:
         raise IntegrityError(
             f"{archive} is not a whole zip archive: {error}.", fix="Download it again; is it complete?"
         ) from error

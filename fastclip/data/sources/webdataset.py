@@ -28,7 +28,7 @@ from fastclip.data.shards.manifest import (
 )
 from fastclip.data.shards.reader import read_index
 from fastclip.data.sources.blobs import Blob
-from fastclip.data.sources.listing import Listing, SourceImage, in_order, with_distinct_paths
+from fastclip.data.sources.listing import ONLY_DOMAIN, Listing, SourceImage, in_order, with_distinct_paths
 from fastclip.data.sources.samples import (
     CLASS_NAMES,
     OURS,
@@ -45,8 +45,6 @@ from fastclip.data.sources.samples import (
 from fastclip.data.storage.folders import differs
 from fastclip.errors import UserError
 from fastclip.files import digest_file
-
-ONLY_DOMAIN = "all"
 
 
 def list_webdataset(source: Path, card: DatasetCard | None) -> Listing | None:
@@ -170,9 +168,9 @@ def _domains(splits: Sequence[str], card: DatasetCard | None, source: Path) -> d
         )
     if card is None:
         return {split: split or ONLY_DOMAIN for split in splits}
-    known = {same_name(spelling): domain.name for domain in card.domains for spelling in (domain.name, *domain.folders)}
-    if len(splits) == len(card.domains) == 1:
-        return {splits[0]: card.domains[0].name}
+    known = card.domain_of
+    if len(card.domains) == 1 and (only := card.only_domain(splits)):
+        return {only: card.domains[0].name}
     found: dict[str, str] = {}
     for split in splits:
         domain = known.get(same_name(split))
@@ -243,6 +241,7 @@ def _list_ours(source: Path, card: DatasetCard | None) -> Listing:
         layout="fastclip shards",
         classes=found.classes,
         names=found.names if card else manifest.names,
+        protocol=manifest.protocol,
         domains=domains,
         images=in_order(images, domains),
         rejected=tuple(rejected),
