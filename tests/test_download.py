@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from helpers import Outcome, Program
+from PIL import Image
 
 from fastclip.data.catalogue import Download, parse_card
 from fastclip.data.download.fetch import FetchOptions, check_space, part_of
@@ -448,12 +451,30 @@ def test_the_program_says_what_comes_from_where_and_what_to_type_next(
     assert (outcome.code, outcome.err) == (0, "")
     for fact in ("Cats and Dogs", site.url("/pets.zip"), "300.0 kB", "all of it", "CC0", "Doe: Pets", "1 file fetched"):
         assert fact in outcome.out
-    assert outcome.out.splitlines()[-1] == "Next: fastclip shard pets --source downloads/pets"
+    assert outcome.out.splitlines()[-1] == "Next: fastclip shard pets"
     assert (tmp_path / "downloads" / "pets" / "pets.zip").read_bytes() == DATA
     again = pets(row)
     assert again.code == 0 and "0 files fetched, 1 there already" in again.out and len(site.asked) == 1
     assert pets(row, arguments=("--to", "elsewhere")).code == 0
     assert (tmp_path / "elsewhere" / "pets.zip").read_bytes() == DATA
+
+
+def test_what_was_downloaded_is_sharded_without_saying_where_it_is(
+    site: Site, pets: Callable[..., Outcome], fastclip: Program, tmp_path: Path
+):
+    missing = fastclip("shard", "pets")
+    assert missing.code == 2 and "no downloads/pets" in error_lines(missing)[0]
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as images:
+        image = io.BytesIO()
+        Image.new("RGB", (8, 8), "red").save(image, "PNG")
+        images.writestr("cat/1.png", image.getvalue())
+    site.routes["/pets.zip"] = file_route(archive.getvalue())
+    assert pets(f'url = "{site.url("/pets.zip")}"', arguments=("--to", "elsewhere")).code == 0
+    assert "fastclip download pets" in error_lines(fastclip("shard", "pets"))[1]
+    assert pets(f'url = "{site.url("/pets.zip")}"').code == 0
+    outcome = fastclip("shard", "pets")
+    assert "Found as" in outcome.out and (tmp_path / "shards" / "pets" / "manifest.json").is_file(), outcome
 
 
 def test_a_killed_download_goes_on_with_the_byte_it_had(

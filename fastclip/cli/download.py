@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from fastclip.data.download.fetch import RemoteFile
     from fastclip.errors import UserError
 
+DOWNLOADS = Path("downloads")
+"""Where datasets are put, each in a folder of its name, and looked for, unless a command says otherwise."""
+
 
 def command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A known dataset, such as pacs.")],
@@ -41,7 +44,7 @@ def command(
 
     options = FetchOptions(timeout_s=timeout, retries=retries)
     card = _known_card(name, shards)
-    folder = to if to is not None else Path("downloads") / name
+    folder = to if to is not None else DOWNLOADS / name
     found = list_remote_files(card, options)
     _print_card(card, found, folder)
     files = [file for files in found.values() for file in files if not file.by_hand or (folder / file.name).exists()]
@@ -123,7 +126,7 @@ def _by_hand(card: DatasetCard, row: Download, folder: Path) -> UserError:
 
 
 def _next(name: str, folder: Path) -> str:
-    return f"fastclip shard {name} --source {folder}"
+    return f"fastclip shard {name}" + (f" --source {folder}" if folder != DOWNLOADS / name else "")
 
 
 def _count(number: int, noun: str) -> str:

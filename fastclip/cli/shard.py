@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fastclip.cli.download import DOWNLOADS
 from fastclip.errors import EXIT_UNREADABLE
 
 if TYPE_CHECKING:
@@ -21,12 +22,13 @@ def command(
         typer.Argument(metavar="NAME", help="What to call the dataset. A known name, such as pacs, takes its card."),
     ],
     source: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             metavar="PATH",
             help="A folder or archive (zip, tar, tgz) of images, Parquet files, or WebDataset shards.",
+            show_default="downloads/NAME",
         ),
-    ],
+    ] = None,
     out: Annotated[
         str, typer.Option(metavar="DIR", help="Folder of all sharded datasets; may be s3:// or gs://.")
     ] = "shards",
@@ -54,6 +56,7 @@ def command(
     from fastclip.data.shards.writer import WriteOptions
 
     check_dataset_name(name)
+    source = source if source is not None else _downloaded(name, out)
     options = WriteOptions(
         shard_images=shard_images, shard_bytes=shard_mb * 10**6, verify=not no_verify, processes=processes
     )
@@ -61,6 +64,21 @@ def command(
         typer.echo(f"Next: fastclip eval {name} -b ViT-B/32" + (f" --shards {out}" if out != "shards" else ""))
     else:
         raise typer.Exit(EXIT_UNREADABLE)
+
+
+def _downloaded(name: str, out: str) -> Path:
+    """Where `fastclip download NAME` puts a dataset. Raises `UserError` if nothing is there."""
+    from fastclip.data.catalogue import find_card
+    from fastclip.errors import UserError
+
+    folder = DOWNLOADS / name
+    if folder.is_dir():
+        return folder
+    get = f"fastclip download {name}, or " if find_card(name, out) else ""
+    raise UserError(
+        f"There is no {folder}, and no --source says where the images are.",
+        fix=f"{get}fastclip shard {name} --source PATH",
+    )
 
 
 def write_and_print(
