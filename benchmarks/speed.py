@@ -157,7 +157,9 @@ def measurement(
 
 def stages(name: str, images: int, work: Path, device: str) -> list[Measurement]:
     """Seconds of each stage by itself, as the threads of one run spent them, turned into what all threads can do."""
-    from fastclip.evaluate import EvalOptions, Run
+    from fastclip.evaluate.options import EvalOptions
+    from fastclip.evaluate.run import Run
+    from fastclip.evaluate.scoring import score
 
     measurements = []
     for backbone, architecture in BACKBONES.items():
@@ -173,9 +175,9 @@ def stages(name: str, images: int, work: Path, device: str) -> list[Measurement]
         )
         run = Run(options)
         run.embed()
-        run.score()  # once for the prototypes
+        score(run)  # once for the prototypes
         started = time.perf_counter()
-        run.score()
+        score(run)
         spent = {
             "read": run.seconds.read,
             "decode": run.seconds.decode / run.workers,

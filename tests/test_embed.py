@@ -15,12 +15,14 @@ from helpers import Sharded
 from fastclip.cli import evaluate as eval_command
 from fastclip.data.shards.manifest import Shard, read_manifest
 from fastclip.data.shards.reader import OpenShard
+from fastclip.embed.attempts import Attempts
 from fastclip.embed.loop import EmbeddingLoop
 from fastclip.embed.plan import Unit, shares, work_order
 from fastclip.embed.processes import find_process
 from fastclip.embed.store import Part, PartStore, part_identity, part_key
 from fastclip.errors import IntegrityError, UserError
-from fastclip.evaluate import EvalOptions, Run
+from fastclip.evaluate.options import EvalOptions
+from fastclip.evaluate.run import Run
 from fastclip.models.tower import ImageTower
 from fastclip.pixels.decoder import DecodedBatch, EncodedImage, Unreadable, make_decoder
 from fastclip.pixels.torchvision import crop, decode_rgb
@@ -113,6 +115,7 @@ ANOTHER = {
     "decoder": "dali",
     "batch_size": 8,
     "workers": 5,
+    "share": "2/3",
     "unreadable": "exclude",
 }
 """An other value of every option that can be tried without a GPU, a copy of the shards or other weights."""
@@ -174,7 +177,9 @@ def test_every_batch_is_decoded_once_for_all_towers_and_sides(shapes: Sharded, t
     ]
     towers = {"small": MeanTower(32), "large": MeanTower(64)}
     store = PartStore(tmp_path)
-    EmbeddingLoop(towers, recipes, CountingDecoder, store, batch_size=8, workers=2, storage=torch.float32).run(work)
+    EmbeddingLoop(
+        towers, recipes, CountingDecoder, store, Attempts(tmp_path), batch_size=8, workers=2, storage=torch.float32
+    ).run(work)
     assert sum(decoder.batches for decoder in made) == sum(-(-shard.images // 8) for shard in shards)
     for unit in work:
         opened = OpenShard(unit.folder, unit.shard)

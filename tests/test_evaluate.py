@@ -22,7 +22,9 @@ from helpers import Program, Sharded, image_bytes, needs_gpu, shard, write
 from rich.console import Console
 
 from fastclip.data.shards.manifest import read_manifest
-from fastclip.evaluate import EvalOptions, Run
+from fastclip.evaluate.options import EvalOptions
+from fastclip.evaluate.run import Run
+from fastclip.evaluate.scoring import score
 from fastclip.report.table import footnotes, tables
 from fastclip.text.prompts import BUILT_IN, find_prompt_set
 
@@ -189,7 +191,7 @@ def test_what_is_not_embedded_yet_shows_as_incomplete_and_never_as_a_number(shap
     removed = next(unit for unit in run.units() if unit.shard.domain == "night")
     (part,) = tmp_path.rglob(f"{removed.keys['tiny']}*")
     part.unlink()
-    evaluation, _ = run.score()
+    evaluation, _ = score(run)
     console = Console(width=80, record=True, file=io.StringIO())
     for table in tables(evaluation):
         console.print(table)

@@ -12,8 +12,8 @@ import fastclip
 
 PACKAGE = Path(fastclip.__file__).parent
 FLOORS = [
-    {"errors", "machine"},
-    {"files"},
+    {"errors", "machine", "interrupts"},
+    {"files", "launcher"},
     {"sealed"},
     {"data"},
     {"pixels", "models", "report"},

@@ -31,7 +31,9 @@ from fastclip.embed.loop import EmbeddingLoop
 from fastclip.embed.plan import Unit, shares
 from fastclip.embed.store import PartStore, part_identity, part_key
 from fastclip.errors import IncompleteError, IntegrityError, UserError
-from fastclip.evaluate import EvalOptions, Run, find_targets
+from fastclip.evaluate.options import EvalOptions
+from fastclip.evaluate.run import Run
+from fastclip.evaluate.targets import find_targets
 from fastclip.files import digest, write_temporary
 from fastclip.models.tower import ImageTower
 from fastclip.pixels.decoder import DecodedBatch, EncodedImage, make_decoder

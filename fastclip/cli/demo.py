@@ -20,7 +20,7 @@ def command(
     from rich.console import Console
 
     from fastclip.cli.evaluate import evaluate_and_print
-    from fastclip.evaluate import EvalOptions
+    from fastclip.evaluate.options import EvalOptions
 
     console = Console(highlight=False, markup=False, emoji=False)
     if not (shards / "shapes" / "manifest.json").exists():

@@ -8,27 +8,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastclip.errors import EXIT_INCOMPLETE, EXIT_UNREADABLE, UserError
+from fastclip.cli.options import (
+    MODEL,
+    PLACE,
+    SHOW,
+    AllBackbones,
+    Backbones,
+    BatchSize,
+    Decoder,
+    Device,
+    Precision,
+    RandomWeights,
+    Shards,
+    Store,
+    Targets,
+    WeightsFiles,
+    backbone_names,
+    weights_by_backbone,
+)
+from fastclip.errors import EXIT_INCOMPLETE, EXIT_UNREADABLE
 
 if TYPE_CHECKING:
-    from fastclip.evaluate import EvalOptions, Run
-
-MODEL = {"rich_help_panel": "What the numbers depend on"}
-PLACE = {"rich_help_panel": "Where and how fast"}
-SHOW = {"rich_help_panel": "Results"}
+    from fastclip.evaluate.options import EvalOptions
+    from fastclip.evaluate.run import Run
 
 
 def command(
-    targets: Annotated[
-        list[str] | None, typer.Argument(metavar="[DATASET[/DOMAIN]]…", help="Default: all that is sharded.")
-    ] = None,
-    backbones: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-b", "--backbone", metavar="NAME", help="ViT-B/32, tiny, or ARCH/PRETRAINED. Repeatable.", **MODEL
-        ),
-    ] = None,
-    all_backbones: Annotated[bool, typer.Option("--all-backbones", help="OpenAI's nine.", **MODEL)] = False,
+    targets: Targets = None,
+    backbones: Backbones = None,
+    all_backbones: AllBackbones = False,
     prompts: Annotated[
         list[str] | None,
         typer.Option(
@@ -37,36 +45,21 @@ def command(
             **MODEL,
         ),
     ] = None,
-    weights: Annotated[
-        list[str] | None, typer.Option(metavar="[BACKBONE=]FILE", help="Weights from a file. Repeatable.", **MODEL)
-    ] = None,
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Benchmarks only: the speed of a model, not its answers.", **MODEL)
-    ] = False,
-    precision: Annotated[
-        str | None, typer.Option(metavar="NAME", help="fp32, bf16 or fp16. Default: this machine's fast one.", **MODEL)
-    ] = None,
-    decoder: Annotated[
-        str | None, typer.Option(metavar="NAME", help="torchvision (default on a CPU) or dali (on a GPU).", **MODEL)
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Images a forward pass. Default: 32, on a GPU 256.", **MODEL)
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="cpu or cuda. Default: the GPU where there is one.", **PLACE)
-    ] = None,
+    weights: WeightsFiles = None,
+    random_weights: RandomWeights = False,
+    precision: Precision = None,
+    decoder: Decoder = None,
+    batch_size: BatchSize = None,
+    device: Device = None,
     workers: Annotated[
         int | None, typer.Option(metavar="N", help="Threads that decode and embed. Default: the cores.", **PLACE)
     ] = None,
-    shards: Annotated[
-        str,
-        typer.Option(
-            metavar="DIR", help="Folder of all sharded datasets; may be https://, s3://, gs:// or hf://.", **PLACE
-        ),
-    ] = "shards",
-    store: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder of embeddings, shared by all runs.", **PLACE)
-    ] = Path("embeddings"),
+    shards: Shards = "shards",
+    store: Store = Path("embeddings"),
+    share: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Worker I of N that no launcher starts, such as a Slurm array's.", **PLACE),
+    ] = None,
     unreadable: Annotated[
         str, typer.Option(metavar="POLICY", help="An unreadable image counts as: stop, wrong or exclude.", **SHOW)
     ] = "stop",
@@ -81,15 +74,14 @@ def command(
 
     Any number of processes: accelerate launch --config_file FILE -m fastclip eval …
     """
-    from fastclip.evaluate import EvalOptions
-    from fastclip.models.backbones import OPENAI_BACKBONES
+    from fastclip.evaluate.options import EvalOptions
 
-    names = (*(OPENAI_BACKBONES if all_backbones else ()), *(backbones or ()))
+    names = backbone_names(all_backbones, backbones)
     options = EvalOptions(
         targets=tuple(targets or ()),
         backbones=names,
         prompts=tuple(prompts or ("transferlearning",)),
-        weights=_weights_by_backbone(weights or [], names),
+        weights=weights_by_backbone(weights, names),
         random_weights=random_weights,
         precision=precision,
         decoder=decoder,
@@ -98,6 +90,7 @@ def command(
         workers=workers,
         shards=shards,
         store=store,
+        share=share,
         unreadable=unreadable,
     )
     if code := evaluate_and_print(options, json=json, predictions=predictions):
@@ -108,26 +101,31 @@ def evaluate_and_print(options: EvalOptions, *, json: Path | None = None, predic
     """Evaluate, print the table if this is the process that does, and return the exit code."""
     from rich.console import Console
 
-    from fastclip.evaluate import Run
+    from fastclip.evaluate.run import Run
+    from fastclip.evaluate.scoring import score
     from fastclip.files import write_whole
     from fastclip.report.table import footnotes, tables
     from fastclip.score.predictions import write_predictions
 
     run = Run(options)
-    if not run.process.reports:
-        run.embed()
-        return 0
     errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    if not run.process.reports:
+        if not run.process.alone:
+            run.embed()
+            return 0
+        _embed(run, errors)
+        return _print_share_done(run, errors)
     _embed(run, errors)
-    evaluation, answers = run.score(keep_predictions=predictions is not None)
+    evaluation, answers = score(run, keep_predictions=predictions is not None)
     if not evaluation.complete:  # a part was damaged and is now moved aside
         _embed(run, errors)
-        evaluation, answers = run.score(keep_predictions=predictions is not None)
+        evaluation, answers = score(run, keep_predictions=predictions is not None)
     console = Console(highlight=False, markup=False, emoji=False)
     for table in tables(evaluation):
         console.print(table)
     for line in footnotes(evaluation):
         console.print(line, style="dim")
+    _print_given_up(run, errors)
     if json:
         write_whole(json, evaluation.to_json())
     if predictions:
@@ -135,39 +133,46 @@ def evaluate_and_print(options: EvalOptions, *, json: Path | None = None, predic
     return EXIT_INCOMPLETE if not evaluation.complete else EXIT_UNREADABLE if evaluation.undecided else 0
 
 
+def _print_share_done(run: Run, errors: Any) -> int:
+    """What a worker says that prints no table: whether everything is there now, its own share and the others'."""
+    _print_given_up(run, errors)
+    if any(map(run.is_missing, run.units())):
+        errors.print("Not everything is embedded. Run the same command again.")
+        return EXIT_INCOMPLETE
+    errors.print("Everything is embedded, by all workers together. The same command without --share prints the table.")
+    return 0
+
+
+def _print_given_up(run: Run, errors: Any) -> None:
+    from fastclip.errors import printable
+
+    for unit in run.units():
+        if path := run.attempts.given_up(unit):
+            name = printable(f"{unit.folder.name}/{unit.shard.name}")
+            errors.print(f"{name} kills the process that embeds it. To try it again, delete {path}", soft_wrap=True)
+
+
 def _embed(run: Run, errors: Any) -> None:
     """Embed under a progress bar, then say how fast each stage was and which one bounds."""
     from fastclip.cli.progress import progress_bar
 
-    missing = run.share_images()
+    missing, batch_size = run.share_images(), run.batch_size
     if not missing:
         run.embed()  # nothing of its own, but others may need help
         return
     started = time.perf_counter()
-    others = f", process 1 of {run.process.world_size}" if run.process.world_size > 1 else ""
+    process = run.process
+    others = f", process {process.rank + 1} of {process.world_size}" if process.world_size > 1 else ""
     with progress_bar(errors, f"embedding ({run.precision}, {run.device.type}{others})", missing) as advance:
         run.embed(advance)
+    if run.batch_size != batch_size:
+        errors.print(f"The GPU's memory does not hold batches of {batch_size}: these are of {run.batch_size}.")
     seconds = run.seconds
     if seconds.images:
         elapsed = time.perf_counter() - started
         stages = {name: getattr(seconds, name) for name in ("read", "decode", "embed", "write")}
         spent = ", ".join(f"{name} {stage_s:.1f}" for name, stage_s in stages.items())
         rate = f"{seconds.images / elapsed:.0f} images/s"
-        who = f"Process 1 of {run.process.world_size} embedded" if others else "Embedded"
+        who = f"Process {process.rank + 1} of {process.world_size} embedded" if others else "Embedded"
         errors.print(f"{who} {seconds.images:,} images in {elapsed:.1f} s, models loaded: {rate}.")
         errors.print(f"Thread seconds: {spent}; bounded by {max(stages, key=stages.__getitem__)}.")
-
-
-def _weights_by_backbone(given: list[str], backbones: tuple[str, ...]) -> dict[str, Path]:
-    """`BACKBONE=FILE` pairs; a bare FILE belongs to the only backbone."""
-    weights = {}
-    for text in given:
-        name, equals, file = text.partition("=")
-        if equals and not Path(text).exists():
-            weights[name] = Path(file)
-        elif len(backbones) == 1:
-            weights[backbones[0]] = Path(text)
-        else:
-            fix = f"--weights ViT-B/32={text}"
-            raise UserError(f"--weights {text} does not say which backbone it is for.", fix=fix)
-    return weights

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from fastclip.data.shards.reader import OpenShard
+from fastclip.embed.attempts import Attempts
 from fastclip.embed.plan import Unit
 from fastclip.embed.store import Part, PartStore, part_identity
 from fastclip.errors import FastclipError, IntegrityError
@@ -65,6 +66,7 @@ class EmbeddingLoop:
     """Backbone → all of its parts' identity but the shard."""
     make_decoder: Callable[[], Decoder]
     store: PartStore
+    attempts: Attempts
     batch_size: int
     workers: int
     storage: torch.dtype
@@ -77,27 +79,28 @@ class EmbeddingLoop:
 
     def run(self, units: Iterable[Unit]) -> None:
         """Embed what is not published when its turn comes. Batches never span shards; work in flight does."""
-        with ThreadPoolExecutor(self.workers, "embed", torch.set_num_threads, (1,)) as pool:
-            in_flight: deque[tuple[_OpenUnit, Future[_EmbeddedBatch]]] = deque()
-            try:
-                for opened, first_row in self._batches(units):
-                    in_flight.append((opened, pool.submit(self._embed, opened, first_row)))
-                    if len(in_flight) > 3 * self.workers:
-                        self._collect(*in_flight.popleft())
-                while in_flight:
+        pool = ThreadPoolExecutor(self.workers, "embed", torch.set_num_threads, (1,))
+        in_flight: deque[tuple[_OpenUnit, Future[_EmbeddedBatch]]] = deque()
+        try:
+            for opened, first_row in self._batches(units):
+                in_flight.append((opened, pool.submit(self._embed, opened, first_row)))
+                if len(in_flight) > 3 * self.workers:
                     self._collect(*in_flight.popleft())
-            except FastclipError:
-                while in_flight:  # of the shards before the one that is damaged or missing
-                    self._collect(*in_flight.popleft())
-                raise
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+            while in_flight:
+                self._collect(*in_flight.popleft())
+        except FastclipError:
+            while in_flight:  # of the shards before the one that is damaged or missing
+                self._collect(*in_flight.popleft())
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # who is stopped does not wait for a batch
+            self.attempts.end_all()
 
     def _batches(self, units: Iterable[Unit]) -> Iterator[tuple[_OpenUnit, int]]:
         for opened in self._opened(iter(units)):
             for first_row in range(0, opened.unit.shard.images, self.batch_size):
                 if not self._owed(opened.unit, opened.towers):
+                    self.attempts.end(opened.unit)
                     break  # another process was faster
                 yield opened, first_row
 
@@ -112,6 +115,7 @@ class EmbeddingLoop:
         for unit in units:
             if owed := self._owed(unit, self.towers):
                 started = time.perf_counter()
+                self.attempts.begin(unit)
                 opened = _OpenUnit(unit, OpenShard(unit.folder, unit.shard), owed)
                 self.seconds.read += time.perf_counter() - started
                 return opened
@@ -153,6 +157,7 @@ class EmbeddingLoop:
             opened.shard.check_unchanged()
             for name in opened.towers:
                 self.store.publish(self._part(opened, name))
+            self.attempts.end(opened.unit)
             self.seconds.write += time.perf_counter() - started
 
     def _part(self, opened: _OpenUnit, name: str) -> Part:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from fastclip.data.shards.manifest import Shard
 from fastclip.data.storage.folders import Folder
+from fastclip.files import digest
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,11 @@ class Unit:
     shard: Shard
     keys: Mapping[str, str]
     """Backbone's name → key of the part."""
+
+    @cached_property
+    def id(self) -> str:
+        """A name for it that any process would give it: 32 hexadecimal digits."""
+        return digest(" ".join(sorted(self.keys.values())).encode())[:32]
 
 
 def shares(units: Sequence[Unit], world_size: int) -> list[list[Unit]]:

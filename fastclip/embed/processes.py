@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ class Process:
     world_size: int = 1
     local_rank: int = 0
     local_world_size: int = 1
+    alone: bool = False
+    """Whether no launcher started it: it was told its share by `--share`."""
 
     @property
     def reports(self) -> bool:
@@ -29,8 +32,10 @@ class Process:
         return max(1, available_cores() // self.local_world_size)
 
 
-def find_process(environment: Mapping[str, str]) -> Process:
-    """The process that `accelerate launch` or `torchrun` describes in the environment; alone without them."""
+def find_process(environment: Mapping[str, str], share: str | None = None) -> Process:
+    """The process that `accelerate launch` or `torchrun` describes in the environment, or `share`: I/N, I from 1."""
+    if share is not None:
+        return _share(share, environment)
     try:
         process = Process(
             rank=int(environment.get("RANK", 0)),
@@ -45,3 +50,14 @@ def find_process(environment: Mapping[str, str]) -> Process:
             f"RANK is {process.rank} and WORLD_SIZE {process.world_size}.", fix="Let the launcher set both, or neither."
         )
     return process
+
+
+def _share(share: str, environment: Mapping[str, str]) -> Process:
+    if not (match := re.fullmatch(r"([0-9]{1,7})/([0-9]{1,7})", share)) or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"{share!r} is no share.", fix="--share I/N with I from 1 to N, such as --share 3/16")
+    if environment.get("WORLD_SIZE", "1") != "1":
+        raise UserError(
+            "A launcher gives each of its processes a share; --share gives all of them the same.",
+            fix="Leave out --share, or start fastclip without the launcher.",
+        )
+    return Process(rank=int(match[1]) - 1, world_size=int(match[2]), alone=True)

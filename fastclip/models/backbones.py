@@ -62,6 +62,8 @@ _NINE = (
             "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"),
 )  # fmt: skip
 
+TINY_DIM = 64
+
 TINY = Backbone(name="tiny", architecture="fastclip-tiny", side=64)
 """The CLIP that comes with fastclip, for drawn shapes: see `fastclip/models/tiny/`."""
 
@@ -89,6 +91,16 @@ def find_backbone(name: str) -> Backbone:
         f"There is no backbone {name!r}." + (f" Did you mean {close[0]}?" if close else ""),
         fix=f"Choose from {', '.join(names)}, or ARCHITECTURE/PRETRAINED as open_clip lists them.",
     )
+
+
+def embedding_dim(backbone: Backbone) -> int:
+    """Numbers an embedding has."""
+    if backbone is TINY:
+        return TINY_DIM
+    import open_clip
+
+    config = open_clip.get_model_config(backbone.architecture.removesuffix("-quickgelu"))
+    return int(config["embed_dim"])
 
 
 def _plain(name: str) -> str:

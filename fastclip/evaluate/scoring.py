@@ -1,0 +1,157 @@
+"""Scoring: parts and prototypes become answers and counts. Reads what is published, embeds nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from fastclip.data.shards.manifest import Shard, read_rejected
+from fastclip.data.shards.reader import read_index
+from fastclip.embed.store import Part
+from fastclip.errors import IntegrityError
+from fastclip.evaluate.run import Candidate, Run
+from fastclip.evaluate.targets import Target, dataset_facts
+from fastclip.models.tower import TextTower, load_text_tower
+from fastclip.report.cells import Cell, Evaluation, UnreadableImage
+from fastclip.score.predictions import ShardPredictions
+from fastclip.score.zero_shot import classify
+from fastclip.text.prompts import PromptSet
+from fastclip.text.prototypes import cached_prototypes, compute_prototypes, prototype_identity
+
+
+@dataclass(frozen=True)
+class ScoredShard:
+    """The answers for one shard by prompt set, none while its part is missing, and its unreadable images."""
+
+    shard: Shard
+    answers: Mapping[str, ShardPredictions]
+    unreadable: Sequence[UnreadableImage]
+
+
+def score(run: Run, keep_predictions: bool = False) -> tuple[Evaluation, list[ShardPredictions]]:
+    """Counts of every cell and, if they are to be kept, the answers behind them. Computes missing prototypes."""
+    cells: list[Cell] = []
+    kept: list[ShardPredictions] = []
+    unreadable: dict[UnreadableImage, None] = {}
+    for target in run.targets:
+        unreadable.update(dict.fromkeys(_rejected_images(target)))
+        labels = {shard.name: _labels(target, shard) for shard in target.shards}
+        for candidate in run.candidates:
+            prototypes = _prototypes(run, candidate, target)
+            for domain in target.domains:
+                scored = [
+                    _score_shard(run, target, shard, candidate, prototypes, labels[shard.name])
+                    for shard in target.manifest.shards_of(domain)
+                ]
+                unreadable.update({image: None for each in scored for image in each.unreadable})
+                kept += [answer for each in scored for answer in each.answers.values() if keep_predictions]
+                cells += [_count(target, domain, candidate, prompts, scored) for prompts in prototypes]
+    evaluation = Evaluation(
+        unreadable_policy=run.options.unreadable,
+        datasets=tuple(dataset_facts(target, run.options.shards) for target in run.targets),
+        backbones=tuple(candidate.facts for candidate in run.candidates),
+        prompts={prompts.name: prompts.templates for prompts in run.prompts},
+        cells=tuple(cells),
+        unreadable=tuple(unreadable),
+    )
+    return evaluation, kept
+
+
+def _score_shard(
+    run: Run,
+    target: Target,
+    shard: Shard,
+    candidate: Candidate,
+    prototypes: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+) -> ScoredShard:
+    """The answers for one shard under every prompt set; none if its part is missing."""
+    part = run.store.read(candidate.key(shard))
+    if part is None:
+        return ScoredShard(shard, {}, [])
+    if len(part.embeddings) != shard.images:
+        raise IntegrityError(
+            f"{shard.name} has {shard.images} images, its part {len(part.embeddings)} embeddings.",
+            fix=f"Delete {run.store.folder}; the next run makes it again.",
+        )
+    rows = np.setdiff1d(np.arange(shard.images), [row for row, _ in part.unreadable])
+    answers = {
+        prompts: ShardPredictions(
+            target.folder,
+            shard,
+            candidate.backbone.name,
+            prompts,
+            rows,
+            classify(part.embeddings[rows], vectors, labels[rows]),
+        )
+        for prompts, vectors in prototypes.items()
+    }
+    return ScoredShard(shard, answers, _unreadable_images(target, shard, part))
+
+
+def _prototypes(run: Run, candidate: Candidate, target: Target) -> dict[str, np.ndarray]:
+    """Prototypes of a dataset's classes by prompt set. The text tower is loaded once, and only if it is needed."""
+    classes = list(zip(target.manifest.classes, target.manifest.names, strict=True))
+    folder = run.options.store / "prototypes"
+
+    @cache
+    def tower() -> TextTower:
+        return load_text_tower(candidate.backbone, candidate.weights, run.device)
+
+    def of(prompts: PromptSet) -> np.ndarray:
+        identity = prototype_identity(candidate.backbone, candidate.weights, run.numerics, prompts, classes)
+        return cached_prototypes(
+            folder, identity, lambda: compute_prototypes(tower(), prompts, classes, run.process.cores)
+        )
+
+    return {prompts.name: of(prompts) for prompts in run.prompts}
+
+
+def _labels(target: Target, shard: Shard) -> np.ndarray:
+    return np.array([record.label for record in read_index(target.folder, shard)], np.int64)
+
+
+def _count(target: Target, domain: str, candidate: Candidate, prompts: str, scored: Sequence[ScoredShard]) -> Cell:
+    """The counts of one cell. Raises `IntegrityError` unless every image is counted exactly once."""
+    rejected = next(each.unreadable for each in target.manifest.domains if each.name == domain)
+    found = [each for each in scored if each.answers]
+    ranks = [each.answers[prompts].predictions.rank for each in found]
+    cell = Cell(
+        dataset=target.folder.name,
+        domain=domain,
+        backbone=candidate.backbone.name,
+        prompts=prompts,
+        images=rejected + sum(each.shard.images for each in scored),
+        classified=sum(len(rank) for rank in ranks),
+        top1=sum(int((rank == 0).sum()) for rank in ranks),
+        top5=sum(int((rank < 5).sum()) for rank in ranks),
+        unreadable=rejected + sum(len(each.unreadable) for each in found),
+        shards=len(scored),
+        missing_shards=len(scored) - len(found),
+    )
+    missing = sum(each.shard.images for each in scored if not each.answers)
+    if cell.images != cell.classified + cell.unreadable + missing:
+        raise IntegrityError(
+            f"{cell.dataset}/{domain}: {cell.images} images, but {cell.classified} classified, {cell.unreadable} "
+            f"unreadable and {missing} missing.",
+            fix="Report this: an image is counted twice or not at all.",
+        )
+    return cell
+
+
+def _rejected_images(target: Target) -> Iterator[UnreadableImage]:
+    """Images of the wanted domains that were rejected when the shards were written."""
+    for row in read_rejected(target.folder, target.manifest):
+        if row.domain in target.domains:
+            yield UnreadableImage(dataset=target.folder.name, domain=row.domain, path=row.path, reason=row.reason)
+
+
+def _unreadable_images(target: Target, shard: Shard, part: Part) -> list[UnreadableImage]:
+    records = read_index(target.folder, shard) if part.unreadable else []
+    return [
+        UnreadableImage(dataset=target.folder.name, domain=shard.domain, path=records[row].path, reason=reason)
+        for row, reason in part.unreadable
+    ]

@@ -1,0 +1,58 @@
+"""How a program ends that somebody stops: soon, whatever it is doing, with the code 128 + the signal's number."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import time
+from types import FrameType
+
+GRACE_S = 8.0
+"""Seconds between a signal and the end of the process, whatever it still does. Slurm and Kubernetes give 30."""
+
+
+class Stopped(BaseException):
+    """What SIGTERM, SIGINT and SIGHUP raise in the main thread. No `except Exception` takes it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+def stop_on_signals() -> None:
+    """From now on signals raise `Stopped`; `GRACE_S` later, or at a second signal, the process ends at once.
+
+    A thread sees to the second part, told by the interpreter's wake-up pipe: Python's own handlers wait until the
+    main thread is back from whatever C code it is in.
+    """
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, _raise_stopped)
+    threading.Thread(target=_end_in_time, args=(told,), name="grace", daemon=True).start()
+
+
+def _raise_stopped(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+def _end_in_time(told: int) -> None:
+    number = os.read(told, 1)[0]
+    select.select([told], [], [], GRACE_S)
+    os._exit(128 + number)
+
+
+def end_with_parent() -> None:
+    """Stop this process, as SIGTERM does, when its parent is gone: nobody else would."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()

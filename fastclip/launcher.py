@@ -1,0 +1,48 @@
+"""What a process that `accelerate launch` or `torchrun` started does for its launcher's sake.
+
+The launcher ends and restarts all of its processes when one fails. That serves a process that was killed. One that
+ended with a code of fastclip's own would only say the same again: the code is kept, and restarts end with it at once.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from fastclip.interrupts import end_with_parent
+
+
+def join_launcher(environment: Mapping[str, str] = os.environ) -> int | None:
+    """To be called first. The exit code that this process must end with at once; None if there is work to do."""
+    if "ACCELERATE_DYNAMO_BACKEND" in environment or "TORCHELASTIC_RUN_ID" in environment:
+        end_with_parent()
+    if environment.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return None
+    path = _verdict_path()
+    with suppress(OSError, ValueError):
+        if path.stat().st_uid == os.getuid():
+            return int(path.read_text())
+    return None
+
+
+def keep_verdict(code: int, environment: Mapping[str, str] = os.environ) -> None:
+    """Let the processes that the launcher restarts end with `code` too: this one has a reason for it."""
+    if code and environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        with suppress(OSError), _verdict_path().open("x") as file:
+            file.write(str(code))
+
+
+def _verdict_path() -> Path:
+    """A name that belongs to this launcher: its process id, and when it started."""
+    launcher = os.getppid()
+    return Path(tempfile.gettempdir()) / f"fastclip-{launcher}-{started(launcher)}.verdict"
+
+
+def started(process: int) -> str | None:
+    """When a process of this machine started, in clock ticks since boot; None if there is none, or no /proc."""
+    with suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    return None
