@@ -1,7 +1,8 @@
 """What a process that `accelerate launch` or `torchrun` started does for its launcher's sake.
 
 The launcher ends and restarts all of its processes when one fails. That serves a process that was killed. One that
-ended with a code of fastclip's own would only say the same again: the code is kept, and restarts end with it at once.
+ended with a code of fastclip's own would only say the same again, and so would its neighbours: the first one on a
+machine leaves its code as a verdict and speaks for all, and whatever is restarted ends with that code at once.
 """
 
 from __future__ import annotations
@@ -28,11 +29,28 @@ def join_launcher(environment: Mapping[str, str] = os.environ) -> int | None:
     return None
 
 
-def keep_verdict(code: int, environment: Mapping[str, str] = os.environ) -> None:
-    """Let the processes that the launcher restarts end with `code` too: this one has a reason for it."""
-    if code and environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
-        with suppress(OSError), _verdict_path().open("x") as file:
+def leave_verdict(code: int, environment: Mapping[str, str] = os.environ) -> bool:
+    """Say that this process ends with `code` for a reason of its own. Whether it is the first, and so speaks for all.
+
+    A process that no launcher started always speaks.
+    """
+    if "TORCHELASTIC_RUN_ID" not in environment:
+        return True
+    try:
+        with _verdict_path().open("x") as file:
             file.write(str(code))
+    except FileExistsError:
+        return False
+    except OSError:
+        return environment.get("RANK", "0") == "0"
+    return True
+
+
+def speaks_when_stopped(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process says that it was stopped: not if the launcher stops it because of another one's verdict."""
+    return environment.get("RANK", "0") == "0" and not (
+        "TORCHELASTIC_RUN_ID" in environment and _verdict_path().exists()
+    )
 
 
 def _verdict_path() -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -101,6 +103,11 @@ def evaluate_and_print(options: EvalOptions, *, json: Path | None = None, predic
     """Evaluate, print the table if this is the process that does, and return the exit code."""
     from rich.console import Console
 
+    class _Output(Console):
+        def on_broken_pipe(self) -> None:
+            """`| head` has what it wanted: the files that were asked for are written all the same."""
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
     from fastclip.evaluate.run import Run
     from fastclip.evaluate.scoring import score
     from fastclip.files import write_whole
@@ -120,7 +127,7 @@ def evaluate_and_print(options: EvalOptions, *, json: Path | None = None, predic
     if not evaluation.complete:  # a part was damaged and is now moved aside
         _embed(run, errors)
         evaluation, answers = score(run, keep_predictions=predictions is not None)
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = _Output(highlight=False, markup=False, emoji=False)
     for table in tables(evaluation):
         console.print(table)
     for line in footnotes(evaluation):

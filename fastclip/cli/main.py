@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-from contextlib import suppress
 from typing import Annotated, NoReturn
 
 import typer
 
 from fastclip import __version__
-from fastclip.cli import datasets, demo, download, evaluate, shard, shards
+from fastclip.cli import datasets, demo, download, evaluate, shard, shards, status
 from fastclip.errors import EXIT_USAGE, FastclipError, printable
 from fastclip.interrupts import Stopped, stop_on_signals
-from fastclip.launcher import join_launcher, keep_verdict
+from fastclip.launcher import join_launcher, leave_verdict, speaks_when_stopped
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,6 +26,7 @@ app.add_typer(datasets.app, name="datasets")
 app.command("shard")(shard.command)
 app.add_typer(shards.app, name="shards")
 app.command("eval")(evaluate.command)
+app.command("status")(status.command)
 
 
 def _print_version(asked: bool) -> bool:
@@ -57,15 +55,18 @@ def run() -> NoReturn:
         sys.exit(verdict)
     try:
         code = app(standalone_mode=False)
+        if not isinstance(code, int):
+            code = 0
+        if code:
+            leave_verdict(code)  # what there is to say is printed
     except FastclipError as error:
         code = fail(str(error), error.fix, error.exit_code)
-    except BrokenPipeError:  # `| head` has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _end_now(128 + signal.SIGPIPE)
     except OSError as error:
         code = fail(f"{error}.", "Check that the file is there and may be read, and the disk.", EXIT_USAGE)
     except Stopped as stop:
-        _end_now(fail(f"Stopped by {stop}.", "Run the same command again; it goes on where it was.", stop.exit_code))
+        if speaks_when_stopped():
+            _print_error(f"Stopped by {stop}.", "Run the same command again; it goes on where it was.")
+        code = stop.exit_code
     except Exception as error:
         # Typer's own errors about the command line; which package defines them differs between its versions.
         if not hasattr(error, "format_message"):
@@ -73,23 +74,18 @@ def run() -> NoReturn:
         path = getattr(getattr(error, "ctx", None), "command_path", "fastclip").replace("python -m ", "")
         message = " ".join(error.format_message().split()) or "A command is missing."
         code = fail(message, f"{path} --help", EXIT_USAGE)
-    keep_verdict(code := code if isinstance(code, int) else 0)
     sys.exit(code)
-
-
-def _end_now(code: int) -> NoReturn:
-    """End without waiting for threads: a batch of a large backbone takes minutes on a CPU."""
-    with suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
 
 
 def fail(message: str, fix: str, code: int) -> int:
     """Print an error and how to mend it, a line each, and return the exit code.
 
-    Of several processes the first one speaks for all: they all find the same mistake, and are stopped together.
+    Of several processes one speaks for all: they find the same mistake.
     """
-    if os.environ.get("RANK", "0") == "0" or code not in (EXIT_USAGE, 128 + signal.SIGTERM, 128 + signal.SIGINT):
-        typer.echo(f"Error: {printable(message)}\nFix:   {printable(fix)}", err=True)
+    if leave_verdict(code):
+        _print_error(message, fix)
     return code
+
+
+def _print_error(message: str, fix: str) -> None:
+    typer.echo(f"Error: {printable(message)}\nFix:   {printable(fix)}", err=True)

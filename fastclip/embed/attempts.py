@@ -72,8 +72,13 @@ class Attempts:
         """
         self.deadly.clear()
         begun = []
+        noted = self._noted()
         for unit in units:
-            if not is_missing(unit) or self.given_up(unit):
+            if not is_missing(unit):
+                if unit.id in noted:  # whoever was at it died after the last part was published
+                    self.end(unit)
+                continue
+            if self.given_up(unit):
                 continue
             if self._others(unit):
                 begun.append(unit)
@@ -99,6 +104,12 @@ class Attempts:
         """The file that says why `unit` is not tried any more; None for one that may be."""
         path = self._path(unit)
         return path if path.is_file() else None
+
+    def _noted(self) -> set[str]:
+        """The units that processes are at, or died at."""
+        with suppress(OSError):
+            return {path.name.partition(".")[0] for path in self._notes.iterdir()}
+        return set()
 
     def _path(self, unit: Unit) -> Path:
         return self._given_up / f"{unit.id}.json"

@@ -21,7 +21,7 @@ from fastclip.embed.processes import Process, find_process
 from fastclip.embed.store import PartKeys, PartStore
 from fastclip.errors import FastclipError, IncompleteError, UserError
 from fastclip.evaluate.options import EvalOptions
-from fastclip.evaluate.targets import find_targets
+from fastclip.evaluate.targets import Target, find_targets
 from fastclip.interrupts import end_with_parent
 from fastclip.models.backbones import Backbone, embedding_dim, find_backbone
 from fastclip.models.numerics import describe_numerics, find_device, find_precision, fix_numerics
@@ -76,11 +76,11 @@ class Run:
 
     def units(self) -> list[Unit]:
         """Every shard of every target, with the keys of its parts."""
-        return [
-            Unit(target.folder, shard, {c.backbone.name: c.key(shard) for c in self.candidates})
-            for target in self.targets
-            for shard in target.shards
-        ]
+        return [self.unit(target, shard) for target in self.targets for shard in target.shards]
+
+    def unit(self, target: Target, shard: Shard) -> Unit:
+        """A shard of a target with the keys of its parts."""
+        return Unit(target.folder, shard, {c.backbone.name: c.key(shard) for c in self.candidates})
 
     def is_missing(self, unit: Unit) -> bool:
         """Whether a part of the unit is not published yet."""

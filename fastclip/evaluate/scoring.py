@@ -111,7 +111,14 @@ def _prototypes(run: Run, candidate: Candidate, target: Target) -> dict[str, np.
 
 
 def _labels(target: Target, shard: Shard) -> np.ndarray:
-    return np.array([record.label for record in read_index(target.folder, shard)], np.int64)
+    labels = np.array([record.label for record in read_index(target.folder, shard)], np.int64)
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(target.manifest.classes):
+        raise IntegrityError(
+            f"{target.folder}/{shard.index_name} has labels from {labels.min()} to {labels.max()}; "
+            f"there are {len(target.manifest.classes)} classes.",
+            fix=f"Write the shards again: fastclip shard {target.folder.name} --source DIR --overwrite",
+        )
+    return labels
 
 
 def _count(target: Target, domain: str, candidate: Candidate, prompts: str, scored: Sequence[ScoredShard]) -> Cell:

@@ -12,8 +12,7 @@ from jaxtyping import UInt8
 from nvidia.dali import Pipeline, fn, types
 from torch import Tensor
 
-from fastclip.data.images import check_header
-from fastclip.pixels.decoder import DecodedBatch, EncodedImage
+from fastclip.pixels.decoder import DecodedBatch, EncodedImage, check_encoded
 from fastclip.pixels.geometry import crop_regions
 from fastclip.pixels.torchvision import TorchvisionDecoder
 
@@ -83,7 +82,7 @@ class DaliDecoder:
 
 def _may_be_decoded(image: EncodedImage) -> bool:
     try:
-        check_header(*image)
+        check_encoded(image)
     except ValueError:
         return False
     return True

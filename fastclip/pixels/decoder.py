@@ -10,6 +10,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from fastclip.data.images import check_header
 from fastclip.errors import UserError
 
 DECODERS = ("torchvision", "dali")
@@ -21,6 +22,17 @@ class EncodedImage(NamedTuple):
     data: memoryview
     height: int
     width: int
+
+
+def check_encoded(image: EncodedImage) -> None:
+    """Raise `ValueError` if `image` must not be decoded. What a decoder is given has the size that its index says.
+
+    An index comes with its shards, from anywhere: one that lies must neither hide a bomb nor move the crop.
+    """
+    if (shape := check_header(image.data)) != (image.height, image.width):
+        raise ValueError(
+            f"{shape[1]} × {shape[0]} pixels by its header, {image.width} × {image.height} by the shard's index"
+        )
 
 
 class Unreadable(NamedTuple):

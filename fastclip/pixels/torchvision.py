@@ -15,8 +15,8 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 
-from fastclip.data.images import MAX_PIXELS, check_header, open_image
-from fastclip.pixels.decoder import DecodedBatch, EncodedImage, Unreadable
+from fastclip.data.images import MAX_PIXELS, open_image
+from fastclip.pixels.decoder import DecodedBatch, EncodedImage, Unreadable, check_encoded
 from fastclip.pixels.geometry import crop_offset, crop_region, resized_shape
 
 # A strip of 1×5000 would be blown up to 448×2,240,000 to keep its middle: past the pixel budget only the region that is
@@ -40,7 +40,7 @@ class TorchvisionDecoder:
         unreadable = []
         for row, image in enumerate(images):
             try:
-                check_header(image.data, image.height, image.width)
+                check_encoded(image)
                 pixels = decode_rgb(image.data)
             except ValueError as error:
                 unreadable.append(Unreadable(row, str(error)))

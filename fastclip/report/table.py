@@ -36,11 +36,12 @@ def _table(dataset: str, cells: list[Cell], evaluation: Evaluation) -> Group:
         table.add_column("average", justify="right", style="bold", no_wrap=True)
     for prompts in _unique(cell.prompts for cell in cells):
         table.add_section()
-        table.add_row(Text(f"prompts: {prompts}", style="dim"))
+        table.add_row(Text(printable(f"prompts: {prompts}"), style="dim"))
         for backbone in _unique(cell.backbone for cell in cells):
             row = {c.domain: c for c in cells if (c.prompts, c.backbone) == (prompts, backbone)}
-            table.add_row(Text(backbone), *_numbers([row[domain] for domain in domains], evaluation.unreadable_policy))
-    return Group(Text(title, style="bold"), table)
+            numbers = _numbers([row[domain] for domain in domains], evaluation.unreadable_policy)
+            table.add_row(Text(printable(backbone)), *numbers)
+    return Group(Text(printable(title), style="bold"), table)
 
 
 def _numbers(cells: list[Cell], policy: str) -> list[str]:

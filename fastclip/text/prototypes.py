@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,8 @@ import numpy as np
 from jaxtyping import Float32
 from torch import Tensor
 
-from fastclip.errors import IntegrityError
-from fastclip.files import canonical_json, digest, write_new
+from fastclip.errors import IncompleteError, IntegrityError
+from fastclip.files import canonical_json, digest, patiently, write_new, write_whole
 from fastclip.models.backbones import Backbone
 from fastclip.models.tower import TextTower
 from fastclip.models.weights import Weights
@@ -38,18 +40,24 @@ def prototype_identity(
 def cached_prototypes(
     folder: Path, identity: dict[str, Any], compute: Callable[[], Float32[np.ndarray, "classes dim"]]
 ) -> Float32[np.ndarray, "classes dim"]:
-    """The prototypes kept in `folder` under `identity`, or `compute()`, which is then kept."""
+    """The prototypes kept in `folder` under `identity`, or `compute()`, which is then kept.
+
+    Where nothing can be kept, a full disk or somebody else's store, they are used all the same: a cache saves time and
+    answers nothing by itself, and the embeddings there may be asked anything.
+    """
     path = folder / f"{digest(canonical_json(identity))}.safetensors"
-    if path.is_file():
-        try:
-            tensors, facts = unseal(path.read_bytes(), str(path))
-            if facts == identity:
-                return tensors["prototypes"]
-            path.unlink()
-        except IntegrityError:
-            path.unlink()  # a cache: what is damaged is made again
+    keep: Callable[[Path, bytes], object] = write_new
+    try:
+        tensors, facts = unseal(patiently(path.read_bytes), str(path))
+        if facts == identity:
+            return tensors["prototypes"]
+        keep = write_whole
+    except (OSError, IntegrityError):
+        if os.path.lexists(path):
+            keep = write_whole  # what is damaged is made again
     prototypes = compute()
-    write_new(path, seal({"prototypes": prototypes}, identity))
+    with suppress(IncompleteError):
+        keep(path, seal({"prototypes": prototypes}, identity))
     return prototypes
 
 

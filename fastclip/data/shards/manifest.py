@@ -179,7 +179,7 @@ def read_manifest(location: Location) -> Manifest:
         _check(manifest)
         if document["digest"] != _own_digest(document):
             raise ValueError("it was changed after it was written: its digest is another")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IntegrityError(
             f"{path} cannot be used: {f'it has no {error}' if isinstance(error, KeyError) else error}.",
             fix=f"Write the shards again: {rewrite(folder)}",
@@ -230,12 +230,15 @@ def _check(manifest: Manifest) -> None:
         names = [row if isinstance(row, str) else row.name for row in getattr(manifest, repeated)]
         if len(set(names)) != len(names):
             raise ValueError(f"a name stands twice in {repeated}")
+    domains = [domain.name for domain in manifest.domains]
+    if "" in domains:
+        raise ValueError("a domain has no name")
     for shard in manifest.shards:
+        if shard.domain not in domains:
+            raise ValueError(f"{shard.name} belongs to no domain")
         # No path of a manifest may lead out of its folder: `--overwrite` removes what it lists.
         if not re.fullmatch(re.escape(path_name(shard.domain)) + r"/[0-9]+\.tar", shard.name):
             raise ValueError(f"{shard.name!r} is not the name of a shard of {shard.domain!r}")
-        if shard.domain not in [domain.name for domain in manifest.domains]:
-            raise ValueError(f"{shard.name} belongs to no domain")
     for domain in manifest.domains:
         images = sum(shard.images for shard in manifest.shards_of(domain.name))
         if images != domain.images:

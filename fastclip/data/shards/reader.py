@@ -6,6 +6,7 @@ import hashlib
 import json
 import mmap
 import os
+from dataclasses import fields
 from typing import BinaryIO
 
 from fastclip.data.shards.manifest import ImageRecord, Shard, rewrite
@@ -68,7 +69,30 @@ def read_index(location: Location, shard: Shard) -> list[ImageRecord]:
         raise UserError(
             f"{path} is missing; it stands beside {shard.name}.", fix=f"Write the shards again: {rewrite(folder)}"
         ) from None
-    records = [ImageRecord(**json.loads(line)) for line in data.splitlines()]
-    if len(records) != shard.images:
-        raise differs(path, folder.name, f"it has {len(records)} rows, the manifest says {shard.images}")
+    rows = data.splitlines()
+    if len(rows) != shard.images:
+        raise differs(path, folder.name, f"it has {len(rows)} rows, the manifest says {shard.images}")
+    records = []
+    for number, row in enumerate(rows, 1):
+        try:
+            records.append(_record(row, shard))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise differs(path, folder.name, f"row {number} is none, {error}") from error
     return records
+
+
+_FIELDS = {field.name: {"str": str, "int": int}[str(field.type)] for field in fields(ImageRecord)}
+
+
+def _record(row: bytes, shard: Shard) -> ImageRecord:
+    """A row of an index. Raises `ValueError` or `TypeError` if it is none, or leads out of the tar.
+
+    The digest in the manifest proves that it is what was written, not by whom: shards come from anywhere.
+    """
+    values = json.loads(row)
+    if not isinstance(values, dict) or {name: type(value) for name, value in values.items()} != _FIELDS:
+        raise ValueError("its fields are others")
+    record = ImageRecord(**values)
+    if min(record.label, record.offset, record.size) < 0 or record.offset + record.size > shard.bytes:
+        raise ValueError("its label or its place in the tar cannot be")
+    return record

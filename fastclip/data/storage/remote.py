@@ -225,6 +225,11 @@ class RemoteFolder(ABC):
         if isinstance(error, PermissionError) or status in (401, 403) or type(error).__name__ == "NoCredentialsError":
             fix = CREDENTIALS.get(self.scheme, "Check the address: who may read it, and until when a signature holds.")
             raise UserError(f"{self}/{name} may not be used: {reason}.", fix=fix) from None
+        if type(error).__name__ == "NonHttpUrlRedirectClientError":
+            raise UserError(
+                f"{self}/{name} cannot be used: its server redirects to what is neither http nor https.",
+                fix="Check the address.",
+            ) from None
         if isinstance(error, ValueError | NotImplementedError) or (
             status is not None and 400 <= status < 500 and status not in (408, 409, 425, 429)
         ):
