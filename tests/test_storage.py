@@ -27,6 +27,7 @@ from fastclip.data.shards.writer import WriteOptions, write_shards
 from fastclip.data.sources.layouts import list_source
 from fastclip.data.storage.cache import Cache, shard_cache
 from fastclip.data.storage.folders import Folder, LocalFolder, open_folder
+from fastclip.embed.attempts import Attempts
 from fastclip.embed.loop import EmbeddingLoop
 from fastclip.embed.plan import Unit, shares
 from fastclip.embed.store import PartStore, part_identity, part_key
@@ -517,8 +518,10 @@ def loop_and_units(
     units = [
         Unit(folder, shard, {"mean": part_key(part_identity(recipe, shard))}) for shard in read_manifest(folder).shards
     ]
+    attempts = Attempts(store.folder)
+    towers, recipes = {"mean": MeanTower(32)}, {"mean": recipe}
     loop = EmbeddingLoop(
-        {"mean": MeanTower(32)}, {"mean": recipe}, WatchedDecoder, store, batch_size=2, workers=1, storage=torch.float32
+        towers, recipes, WatchedDecoder, store, attempts, batch_size=2, workers=1, storage=torch.float32
     )
     return loop, units
 

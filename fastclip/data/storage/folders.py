@@ -117,10 +117,14 @@ class LocalFolder:
 
     def local(self, name: str, *, size: int | None, sha256: str) -> Path:
         path = self.path / name
-        if size is not None and path.stat().st_size != size:
-            raise differs(str(path), self.name, f"it has {path.stat().st_size:,} bytes, the manifest says {size:,}")
+        before = path.stat()
+        if size is not None and before.st_size != size:
+            raise differs(str(path), self.name, f"it has {before.st_size:,} bytes, the manifest says {size:,}")
         if digest_file(path) != sha256:
             raise differs(str(path), self.name, "its SHA-256 is not the manifest's")
+        after = path.stat()
+        if (before.st_size, before.st_mtime_ns, before.st_ino) != (after.st_size, after.st_mtime_ns, after.st_ino):
+            raise differs(str(path), self.name, "it changed while it was read")
         return path
 
     def write(self, name: str, data: bytes) -> None:
