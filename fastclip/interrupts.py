@@ -13,11 +13,19 @@ GRACE_S = 8.0
 """Seconds between a signal and the end of the process, whatever it still does. Slurm and Kubernetes give 30."""
 
 
+GO_ON = "Run the same command again; it goes on where it was."
+
+
+def stopped_by(number: int) -> str:
+    """What a program says that a signal stops."""
+    return f"Stopped by {signal.Signals(number).name}."
+
+
 class Stopped(BaseException):
     """What SIGTERM, SIGINT and SIGHUP raise in the main thread. No `except Exception` takes it."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
+        super().__init__(stopped_by(number))
         self.exit_code = 128 + number
 
 
@@ -37,6 +45,13 @@ def stop_on_signals() -> None:
 
 
 def _raise_stopped(number: int, frame: FrameType | None) -> None:
+    while frame:
+        if "importlib" in frame.f_code.co_filename:
+            # torch's C++ calls Python while it is imported, and aborts when that raises. Nothing is lost by leaving.
+            if os.environ.get("RANK", "0") == "0":
+                os.write(2, f"Error: {stopped_by(number)}\nFix:   {GO_ON}\n".encode())
+            os._exit(128 + number)
+        frame = frame.f_back
     raise Stopped(number)
 
 

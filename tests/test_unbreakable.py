@@ -102,9 +102,9 @@ from fastclip.interrupts import stop_on_signals
 stop_on_signals()
 libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
 libc.pthread_mutex_lock(mutex)
-print("ready", flush=True)
 while True:
     try:
+        print("ready", flush=True)
         libc.pthread_mutex_lock(mutex)
     except BaseException:
         pass
@@ -120,6 +120,19 @@ def test_a_signal_ends_a_process_that_hangs_too(signals: int):
         process.send_signal(signal.SIGTERM)
         time.sleep(0.1)  # two signals of a kind that arrive together are one
     assert process.wait(25) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("after_s", [0.3, 0.8, 1.3, 2.0])
+def test_a_signal_while_the_program_starts_ends_it_with_the_same_code(
+    after_s: float, small: Sharded, fastclip: Program
+):
+    """torch calls Python from C++ while it is imported, and aborts when that raises."""
+    process = fastclip.start("eval", "small", "--shards", small.shards, *SLOW)
+    time.sleep(after_s)
+    process.terminate()
+    _, err = process.communicate(timeout=25)
+    assert process.returncode in (128 + signal.SIGTERM, -signal.SIGTERM), err
+    assert process.returncode < 0 or "Stopped by SIGTERM" in err
 
 
 def test_a_closed_pipe_ends_nothing(small: Sharded, fastclip: Program):

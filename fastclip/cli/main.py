@@ -8,9 +8,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from fastclip import __version__
-from fastclip.cli import datasets, demo, download, evaluate, shard, shards, status
+from fastclip.cli import datasets, demo, download, evaluate, shard, shards, status, verify
 from fastclip.errors import EXIT_USAGE, FastclipError, printable
-from fastclip.interrupts import Stopped, stop_on_signals
+from fastclip.interrupts import GO_ON, Stopped, stop_on_signals
 from fastclip.launcher import join_launcher, leave_verdict, speaks_when_stopped
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.add_typer(datasets.app, name="datasets")
 app.command("shard")(shard.command)
 app.add_typer(shards.app, name="shards")
 app.command("eval")(evaluate.command)
+app.command("verify")(verify.command)
 app.command("status")(status.command)
 
 
@@ -65,7 +66,7 @@ def run() -> NoReturn:
         code = fail(f"{error}.", "Check that the file is there and may be read, and the disk.", EXIT_USAGE)
     except Stopped as stop:
         if speaks_when_stopped():
-            _print_error(f"Stopped by {stop}.", "Run the same command again; it goes on where it was.")
+            _print_error(str(stop), GO_ON)
         code = stop.exit_code
     except Exception as error:
         # Typer's own errors about the command line; which package defines them differs between its versions.
