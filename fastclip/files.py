@@ -131,13 +131,21 @@ def is_temporary(name: str) -> bool:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Rename a synced temporary file to its final name, replacing what was there, and sync the folder."""
+    """Rename a synced temporary file to its final name, replacing what was there; where that fails, remove it."""
     try:
-        temporary.replace(path)
-    except OSError as error:
+        rename(temporary, path)
+    except IncompleteError:
         _discard(temporary)
-        raise _storage_error(path, error) from error
-    _sync_folder(path)
+        raise
+
+
+def rename(old: Path, new: Path) -> None:
+    """Give a file another name, replacing what has it, and sync the folder."""
+    try:
+        old.replace(new)
+    except OSError as error:
+        raise _storage_error(new, error) from error
+    _sync_folder(new)
 
 
 def _holds(path: Path, data: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,11 +36,11 @@ def shares(units: Sequence[Unit], world_size: int) -> list[list[Unit]]:
     resumed run lost 43 of 203 images. And not from where the shards lie: a process may have a copy.
     """
     result: list[list[Unit]] = [[] for _ in range(world_size)]
-    images = [0] * world_size
+    least_loaded = [(0, rank) for rank in range(world_size)]  # a heap
     for unit in sorted(units, key=lambda unit: (-unit.shard.images, unit.folder.name, unit.shard.name)):
-        least = images.index(min(images))
-        result[least].append(unit)
-        images[least] += unit.shard.images
+        images, rank = least_loaded[0]
+        result[rank].append(unit)
+        heapq.heapreplace(least_loaded, (images + unit.shard.images, rank))
     return result
 
 

@@ -64,6 +64,7 @@ class Run:
         self.store = PartStore(options.store)
         self.attempts = Attempts(options.store)
         self.seconds = StageSeconds()
+        self._units: list[Unit] = []
         backbones = dict.fromkeys(map(find_backbone, options.backbones))
         given = {find_backbone(name): path for name, path in options.weights.items()}
         if unused := given.keys() - backbones.keys():
@@ -76,7 +77,9 @@ class Run:
 
     def units(self) -> list[Unit]:
         """Every shard of every target, with the keys of its parts."""
-        return [self.unit(target, shard) for target in self.targets for shard in target.shards]
+        if not self._units:
+            self._units = [self.unit(target, shard) for target in self.targets for shard in target.shards]
+        return self._units
 
     def unit(self, target: Target, shard: Shard) -> Unit:
         """A shard of a target with the keys of its parts."""
@@ -186,6 +189,7 @@ class Run:
 
     def _set_batch_size(self, batch_size: int) -> None:
         self.batch_size = batch_size
+        self._units = []
         spec = decoder_spec(self.decoder, self.device)
         self.candidates = [self._candidate(backbone, weights, spec) for backbone, weights in self._weights.items()]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from fastclip.errors import IntegrityError
-from fastclip.files import digest_file, publish, write_whole
+from fastclip.files import digest_file, publish, rename, write_whole
 
 
 @runtime_checkable  # the tests check annotations
@@ -139,7 +139,7 @@ class LocalFolder:
         publish(temporary, self.path / name)
 
     def rename(self, old: str, new: str) -> None:
-        publish(self.path / old, self.path / new)
+        rename(self.path / old, self.path / new)
 
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
