@@ -210,12 +210,18 @@ def test_workers_without_a_launcher_finish_what_a_frozen_one_has_begun(
 
 def test_a_share_is_a_number_of_a_number():
     process = find_process({}, "3/16")
-    assert (process.rank, process.world_size, process.alone, process.reports) == (2, 16, True, False)
+    assert (process.rank, process.world_size, process.leads_share, process.reports) == (2, 16, True, False)
+    of_a_node = find_process({"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, "3/16")
+    assert (of_a_node.rank, of_a_node.world_size, of_a_node.local_rank) == (9, 64, 1) and not of_a_node.leads_share
     for share in ("0/3", "4/3", "3", "a/b", "1/", "-1/3", "1/3/5"):
         with pytest.raises(UserError, match="share"):
             find_process({}, share)
-    with pytest.raises(UserError, match="launcher"):
-        find_process({"RANK": "0", "WORLD_SIZE": "2"}, "1/2")
+
+
+def test_another_number_of_processes_than_was_asked_for_is_noticed():
+    assert find_process({"RANK": "1", "WORLD_SIZE": "2", "FASTCLIP_PROCESSES": "2"}).rank == 1
+    with pytest.raises(UserError, match="1 processes were started, FASTCLIP_PROCESSES says 2"):
+        find_process({"FASTCLIP_PROCESSES": "2"})
 
 
 POISON = """

@@ -60,7 +60,9 @@ def command(
     store: Store = Path("embeddings"),
     share: Annotated[
         str | None,
-        typer.Option(metavar="I/N", help="Worker I of N that no launcher starts, such as a Slurm array's.", **PLACE),
+        typer.Option(
+            metavar="I/N", help="Share I of N, for workers or launchers that do not know of each other.", **PLACE
+        ),
     ] = None,
     unreadable: Annotated[
         str, typer.Option(metavar="POLICY", help="An unreadable image counts as: stop, wrong or exclude.", **SHOW)
@@ -117,7 +119,7 @@ def evaluate_and_print(options: EvalOptions, *, json: Path | None = None, predic
     run = Run(options)
     errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
     if not run.process.reports:
-        if not run.process.alone:
+        if not run.process.leads_share:
             run.embed()
             return 0
         _embed(run, errors)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastclip.errors import UserError
 from fastclip.machine import available_cores
@@ -12,14 +12,14 @@ from fastclip.machine import available_cores
 
 @dataclass(frozen=True)
 class Process:
-    """This process among those that the launcher started: ranks count from 0, `local` within this machine."""
+    """This process among those that share the work: ranks count from 0, `local` within this machine."""
 
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
     local_world_size: int = 1
-    alone: bool = False
-    """Whether no launcher started it: it was told its share by `--share`."""
+    leads_share: bool = False
+    """Whether it speaks for a share that `--share` gave."""
 
     @property
     def reports(self) -> bool:
@@ -33,9 +33,10 @@ class Process:
 
 
 def find_process(environment: Mapping[str, str], share: str | None = None) -> Process:
-    """The process that `accelerate launch` or `torchrun` describes in the environment, or `share`: I/N, I from 1."""
-    if share is not None:
-        return _share(share, environment)
+    """The process that `accelerate launch` or `torchrun` describes in the environment; alone without them.
+
+    `share`, I/N with I from 1, is what several launchers, or processes without any, share: this one's part of all.
+    """
     try:
         process = Process(
             rank=int(environment.get("RANK", 0)),
@@ -49,15 +50,21 @@ def find_process(environment: Mapping[str, str], share: str | None = None) -> Pr
         raise UserError(
             f"RANK is {process.rank} and WORLD_SIZE {process.world_size}.", fix="Let the launcher set both, or neither."
         )
-    return process
+    wanted = environment.get("FASTCLIP_PROCESSES", str(process.world_size))
+    if wanted != str(process.world_size):
+        raise UserError(
+            f"{process.world_size} processes were started, FASTCLIP_PROCESSES says {wanted}.",
+            fix="A launcher with distributed_type: MULTI_GPU and --num_processes N starts N; or unset the variable.",
+        )
+    return process if share is None else _with_share(process, share)
 
 
-def _share(share: str, environment: Mapping[str, str]) -> Process:
+def _with_share(process: Process, share: str) -> Process:
     if not (match := re.fullmatch(r"([0-9]{1,7})/([0-9]{1,7})", share)) or not 1 <= int(match[1]) <= int(match[2]):
         raise UserError(f"{share!r} is no share.", fix="--share I/N with I from 1 to N, such as --share 3/16")
-    if environment.get("WORLD_SIZE", "1") != "1":
-        raise UserError(
-            "A launcher gives each of its processes a share; --share gives all of them the same.",
-            fix="Leave out --share, or start fastclip without the launcher.",
-        )
-    return Process(rank=int(match[1]) - 1, world_size=int(match[2]), alone=True)
+    return replace(
+        process,
+        rank=(int(match[1]) - 1) * process.world_size + process.rank,
+        world_size=int(match[2]) * process.world_size,
+        leads_share=process.rank == 0,
+    )

@@ -39,7 +39,7 @@ class EvalOptions:
     """A folder, or an address: https, s3, gs, hf."""
     store: Path = field(default=Path("embeddings"), metadata=RUNTIME)
     share: str | None = field(default=None, metadata=RUNTIME)
-    """I/N: this is worker I of N that no launcher starts, counted from 1."""
+    """I/N: this process, or what its launcher starts, has share I of N, counted from 1."""
     unreadable: str = field(default="stop", metadata=RUNTIME)
 
     def __post_init__(self) -> None:

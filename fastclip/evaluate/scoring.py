@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
+import torch
 
 from fastclip.data.shards.manifest import Shard, read_rejected
-from fastclip.data.shards.reader import read_index
+from fastclip.data.shards.reader import read_index, read_labels
 from fastclip.embed.store import Part
 from fastclip.errors import IntegrityError
 from fastclip.evaluate.run import Candidate, Run
@@ -36,19 +38,18 @@ def score(run: Run, keep_predictions: bool = False) -> tuple[Evaluation, list[Sh
     cells: list[Cell] = []
     kept: list[ShardPredictions] = []
     unreadable: dict[UnreadableImage, None] = {}
-    for target in run.targets:
-        unreadable.update(dict.fromkeys(_rejected_images(target)))
-        labels = {shard.name: _labels(target, shard) for shard in target.shards}
-        for candidate in run.candidates:
-            prototypes = _prototypes(run, candidate, target)
-            for domain in target.domains:
-                scored = [
-                    _score_shard(run, target, shard, candidate, prototypes, labels[shard.name])
-                    for shard in target.manifest.shards_of(domain)
-                ]
-                unreadable.update({image: None for each in scored for image in each.unreadable})
-                kept += [answer for each in scored for answer in each.answers.values() if keep_predictions]
-                cells += [_count(target, domain, candidate, prompts, scored) for prompts in prototypes]
+    with ThreadPoolExecutor(run.process.cores, "score", torch.set_num_threads, (1,)) as pool:
+        for target in run.targets:
+            unreadable.update(dict.fromkeys(_rejected_images(target)))
+            shards = list(target.shards)
+            labels = dict(zip(shards, pool.map(partial(_labels, target), shards), strict=True))
+            for candidate in run.candidates:
+                score_shard = partial(_score_shard, run, target, candidate, _prototypes(run, candidate, target), labels)
+                for domain in target.domains:
+                    scored = list(pool.map(score_shard, target.manifest.shards_of(domain)))
+                    unreadable.update({image: None for each in scored for image in each.unreadable})
+                    kept += [answer for each in scored for answer in each.answers.values() if keep_predictions]
+                    cells += [_count(target, domain, candidate, prompts.name, scored) for prompts in run.prompts]
     evaluation = Evaluation(
         unreadable_policy=run.options.unreadable,
         datasets=tuple(dataset_facts(target, run.options.shards) for target in run.targets),
@@ -63,12 +64,12 @@ def score(run: Run, keep_predictions: bool = False) -> tuple[Evaluation, list[Sh
 def _score_shard(
     run: Run,
     target: Target,
-    shard: Shard,
     candidate: Candidate,
     prototypes: Mapping[str, np.ndarray],
-    labels: np.ndarray,
+    labels: Mapping[Shard, np.ndarray],
+    shard: Shard,
 ) -> ScoredShard:
-    """The answers for one shard under every prompt set; none if its part is missing."""
+    """The answers for one shard under every prompt set; none if its part is missing. Runs in a thread."""
     part = run.store.read(candidate.key(shard))
     if part is None:
         return ScoredShard(shard, {}, [])
@@ -85,7 +86,7 @@ def _score_shard(
             candidate.backbone.name,
             prompts,
             rows,
-            classify(part.embeddings[rows], vectors, labels[rows]),
+            classify(part.embeddings[rows], vectors, labels[shard][rows]),
         )
         for prompts, vectors in prototypes.items()
     }
@@ -111,7 +112,7 @@ def _prototypes(run: Run, candidate: Candidate, target: Target) -> dict[str, np.
 
 
 def _labels(target: Target, shard: Shard) -> np.ndarray:
-    labels = np.array([record.label for record in read_index(target.folder, shard)], np.int64)
+    labels = read_labels(target.folder, shard)
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(target.manifest.classes):
         raise IntegrityError(
             f"{target.folder}/{shard.index_name} has labels from {labels.min()} to {labels.max()}; "

@@ -9,8 +9,11 @@ import os
 from dataclasses import fields
 from typing import BinaryIO
 
+import numpy as np
+from jaxtyping import Int64
+
 from fastclip.data.shards.manifest import ImageRecord, Shard, rewrite
-from fastclip.data.storage.folders import Location, differs, open_folder
+from fastclip.data.storage.folders import Folder, Location, differs, open_folder
 from fastclip.errors import UserError
 
 
@@ -63,6 +66,30 @@ def read_index(location: Location, shard: Shard) -> list[ImageRecord]:
     """The rows of a shard's index. Raises `IntegrityError` unless they are the bytes and the number of the manifest."""
     folder = open_folder(location)
     path = f"{folder}/{shard.index_name}"
+    records = []
+    for number, row in enumerate(_index_rows(folder, shard), 1):
+        try:
+            records.append(_record(row, shard))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise differs(path, folder.name, f"row {number} is none, {error}") from error
+    return records
+
+
+def read_labels(location: Location, shard: Shard) -> Int64[np.ndarray, " images"]:
+    """The labels of a shard's images, in the order of its index; several times as fast as `read_index`."""
+    folder = open_folder(location)
+    rows = _index_rows(folder, shard)
+    try:
+        labels = [row["label"] for row in json.loads(b"[" + b",".join(rows) + b"]")]
+        if len(labels) != shard.images or set(map(type, labels)) - {int}:
+            raise ValueError("a label is no number")
+        return np.array(labels, np.int64)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise differs(f"{folder}/{shard.index_name}", folder.name, f"its labels cannot be read, {error}") from error
+
+
+def _index_rows(folder: Folder, shard: Shard) -> list[bytes]:
+    path = f"{folder}/{shard.index_name}"
     try:
         data = folder.local(shard.index_name, size=None, sha256=shard.index_sha256).read_bytes()
     except FileNotFoundError:
@@ -72,13 +99,7 @@ def read_index(location: Location, shard: Shard) -> list[ImageRecord]:
     rows = data.splitlines()
     if len(rows) != shard.images:
         raise differs(path, folder.name, f"it has {len(rows)} rows, the manifest says {shard.images}")
-    records = []
-    for number, row in enumerate(rows, 1):
-        try:
-            records.append(_record(row, shard))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise differs(path, folder.name, f"row {number} is none, {error}") from error
-    return records
+    return rows
 
 
 _FIELDS = {field.name: {"str": str, "int": int}[str(field.type)] for field in fields(ImageRecord)}
