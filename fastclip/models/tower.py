@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fastclip.errors import IntegrityError, UserError
+from fastclip.lean import import_open_clip
 from fastclip.models.backbones import TINY, Backbone
 from fastclip.models.rewrites import rewrite
 from fastclip.models.weights import RANDOM_SEED, Weights, read_weights
@@ -97,8 +99,7 @@ def load_image_tower(backbone: Backbone, weights: Weights, precision: str, devic
 
 def load_text_tower(backbone: Backbone, weights: Weights, device: torch.device) -> TextTower:
     """The text tower of `backbone` in fp32 on `device`."""
-    import open_clip
-
+    open_clip = import_open_clip()
     model = load_model(backbone, weights, "fp32")
     model.visual = nn.Identity()  # frees the larger half
     _register_tiny(open_clip)
@@ -127,14 +128,14 @@ def load_model(backbone: Backbone, weights: Weights, precision: str) -> Any:
 
 def build_model(backbone: Backbone, precision: str, *, meta: bool) -> Any:
     """open_clip's model without weights: on the meta device (buffers are real), or drawn at random."""
-    import open_clip
     from accelerate import init_empty_weights
 
+    open_clip = import_open_clip()
     _register_tiny(open_clip)
     with _quiet():
         if not meta:
             return open_clip.create_model(backbone.architecture, precision=precision)
-        with init_empty_weights(include_buffers=False):
+        with init_empty_weights(include_buffers=False), _NothingDrawn():
             # No device: `.to` would refuse meta tensors.
             return open_clip.create_model(backbone.architecture, precision=precision, device=None)
 
@@ -152,6 +153,18 @@ def _convert(model: Any, precision: str) -> Any:
 def _register_tiny(open_clip: Any) -> None:
     if TINY.architecture not in open_clip.list_models():
         open_clip.add_model_config(Path(str(resources.files("fastclip.models") / "tiny" / "fastclip-tiny.json")))
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Draws no random numbers into meta tensors, which have no room for them: torch would load its compiler for it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", None) == nn.init.__name__:
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **kwargs)
 
 
 @contextmanager

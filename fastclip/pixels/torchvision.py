@@ -12,12 +12,15 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms.v2.functional import InterpolationMode, resize
+from torch.nn.functional import interpolate
 
 from fastclip.data.images import MAX_PIXELS, open_image
+from fastclip.lean import import_torchvision
 from fastclip.pixels.decoder import DecodedBatch, EncodedImage, Unreadable, check_encoded
 from fastclip.pixels.geometry import crop_offset, crop_region, resized_shape
+
+import_torchvision()
+from torchvision.io import ImageReadMode, decode_image  # noqa: E402
 
 # A strip of 1×5000 would be blown up to 448×2,240,000 to keep its middle: past the pixel budget only the region that is
 # kept is resized, by Pillow, whose result differs by 0.2 grey levels from a resize of the whole where strips are tall.
@@ -62,6 +65,15 @@ def decode_rgb(data: memoryview) -> UInt8[Tensor, "3 height width"]:
     return pixels if pixels.ndim == 3 else pixels[0]  # an animation: its first frame, as Pillow's
 
 
+def resize(pixels: UInt8[Tensor, "3 height width"], height: int, width: int) -> UInt8[Tensor, "3 new_height new_width"]:
+    """What torchvision's `v2.functional.resize` does, bicubic and antialiased, which loads torch's compiler."""
+    if pixels.shape[1:] == (height, width):
+        return pixels
+    # The stride of a batch of one says how its pixels lie; else torch takes them for planes and packs the result anew.
+    batch = pixels.as_strided((1, *pixels.shape), (pixels.numel(), *pixels.stride()))
+    return interpolate(batch, (height, width), mode="bicubic", align_corners=False, antialias=True)[0]
+
+
 def crop(pixels: UInt8[Tensor, "3 height width"], side: int) -> UInt8[Tensor, "3 side side"]:
     """CLIP's resize and centre crop."""
     height, width = pixels.shape[1:]
@@ -71,6 +83,6 @@ def crop(pixels: UInt8[Tensor, "3 height width"], side: int) -> UInt8[Tensor, "3
         image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
         resized = image.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
         return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
-    big = resize(pixels, [new_height, new_width], InterpolationMode.BICUBIC, antialias=True)
+    big = resize(pixels, new_height, new_width)
     top, left = crop_offset(new_height, side), crop_offset(new_width, side)
     return big[:, top : top + side, left : left + side]
