@@ -7,13 +7,16 @@ import select
 import signal
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 
 GRACE_S = 8.0
 """Seconds between a signal and the end of the process, whatever it still does. Slurm and Kubernetes give 30."""
 
-
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 GO_ON = "Run the same command again; it goes on where it was."
+
+_stopping = False
 
 
 def stopped_by(number: int) -> str:
@@ -30,7 +33,7 @@ class Stopped(BaseException):
 
 
 def stop_on_signals() -> None:
-    """From now on signals raise `Stopped`; `GRACE_S` later, or at a second signal, the process ends at once.
+    """From now on a signal raises `Stopped`; `GRACE_S` later, or at a second signal, the process ends at once.
 
     A thread sees to the second part, told by the interpreter's wake-up pipe: Python's own handlers wait until the
     main thread is back from whatever C code it is in.
@@ -38,13 +41,23 @@ def stop_on_signals() -> None:
     told, tell = os.pipe()
     os.set_blocking(tell, False)
     signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup
             signal.signal(number, _raise_stopped)
     threading.Thread(target=_end_in_time, args=(told,), name="grace", daemon=True).start()
 
 
+def ignore_signals() -> None:
+    """From now on no signal changes how the program ends: it is about to, with a code that is decided."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _raise_stopped(number: int, frame: FrameType | None) -> None:
+    global _stopping
+    if _stopping:  # once is enough: a second one would hit whoever cleans up
+        return
+    _stopping = True
     while frame:
         if "importlib" in frame.f_code.co_filename:
             # torch's C++ calls Python while it is imported, and aborts when that raises. Nothing is lost by leaving.
@@ -58,12 +71,16 @@ def _raise_stopped(number: int, frame: FrameType | None) -> None:
 def _end_in_time(told: int) -> None:
     number = os.read(told, 1)[0]
     select.select([told], [], [], GRACE_S)
+    if os.isatty(2):
+        os.write(2, b"\x1b[?25h")  # a progress bar hides the cursor
     os._exit(128 + number)
 
 
 def end_with_parent() -> None:
     """Stop this process, as SIGTERM does, when its parent is gone: nobody else would."""
     parent = os.getppid()
+    if parent == 1 and not _starts_processes(parent):
+        os._exit(128 + signal.SIGTERM)  # it was gone before this line
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -71,3 +88,12 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def _starts_processes(process: int) -> bool:
+    """Whether a process is a launcher, which may be the first one of a container."""
+    try:
+        command = Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return True  # nobody knows
+    return any(word in command for word in (b"accelerate", b"torchrun", b"torch.distributed", b"fastclip"))

@@ -22,11 +22,7 @@ def join_launcher(environment: Mapping[str, str] = os.environ) -> int | None:
         end_with_parent()
     if environment.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         return None
-    path = _verdict_path()
-    with suppress(OSError, ValueError):
-        if path.stat().st_uid == os.getuid():
-            return int(path.read_text())
-    return None
+    return _verdict()
 
 
 def leave_verdict(code: int, environment: Mapping[str, str] = os.environ) -> bool:
@@ -37,10 +33,12 @@ def leave_verdict(code: int, environment: Mapping[str, str] = os.environ) -> boo
     if "TORCHELASTIC_RUN_ID" not in environment:
         return True
     try:
-        with _verdict_path().open("x") as file:
-            file.write(str(code))
+        with tempfile.NamedTemporaryFile("w", prefix="fastclip-") as whole:
+            whole.write(str(code))
+            whole.flush()
+            os.link(whole.name, _verdict_path())
     except FileExistsError:
-        return False
+        return _verdict() is None
     except OSError:
         return environment.get("RANK", "0") == "0"
     return True
@@ -48,9 +46,16 @@ def leave_verdict(code: int, environment: Mapping[str, str] = os.environ) -> boo
 
 def speaks_when_stopped(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process says that it was stopped: not if the launcher stops it because of another one's verdict."""
-    return environment.get("RANK", "0") == "0" and not (
-        "TORCHELASTIC_RUN_ID" in environment and _verdict_path().exists()
-    )
+    return environment.get("RANK", "0") == "0" and not ("TORCHELASTIC_RUN_ID" in environment and _verdict() is not None)
+
+
+def _verdict() -> int | None:
+    """The code that a process of this launcher ended with; nobody else's file is believed."""
+    path = _verdict_path()
+    with suppress(OSError, ValueError):
+        if path.stat().st_uid == os.getuid():
+            return int(path.read_text())
+    return None
 
 
 def _verdict_path() -> Path:
@@ -60,7 +65,8 @@ def _verdict_path() -> Path:
 
 
 def started(process: int) -> str | None:
-    """When a process of this machine started, in clock ticks since boot; None if there is none, or no /proc."""
+    """When a process of this machine started, in clock ticks since boot; None if it is dead, or there is no /proc."""
     with suppress(OSError):
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return fields[19] if fields[0] not in "ZX" else None  # dead, but nobody has asked yet how it ended
     return None

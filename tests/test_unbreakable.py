@@ -24,11 +24,12 @@ from fastclip.data.shards.manifest import read_manifest
 from fastclip.embed import attempts as attempts_module
 from fastclip.embed.attempts import Attempts
 from fastclip.embed.processes import find_process
-from fastclip.errors import UserError
+from fastclip.errors import IncompleteError, UserError
 from fastclip.evaluate import run as run_module
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.run import Run
 from fastclip.evaluate.scoring import score
+from fastclip.interrupts import GO_ON
 from fastclip.models.tower import ImageTower
 from fastclip.report.table import footnotes
 
@@ -133,6 +134,18 @@ def test_a_signal_while_the_program_starts_ends_it_with_the_same_code(
     _, err = process.communicate(timeout=25)
     assert process.returncode in (128 + signal.SIGTERM, -signal.SIGTERM), err
     assert process.returncode < 0 or "Stopped by SIGTERM" in err
+
+
+@pytest.mark.parametrize("gap_s", [0.002, 0.3])
+def test_a_second_signal_ends_a_run_without_another_word(gap_s: float, small: Sharded, fastclip: Program):
+    process = fastclip.start("eval", "small", "--shards", small.shards, *SLOW)
+    until(lambda: parts(fastclip.folder))
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(gap_s)
+    _, err = process.communicate(timeout=25)
+    assert process.returncode == 128 + signal.SIGINT
+    assert set(err.splitlines()) <= {"Error: Stopped by SIGINT.", f"Fix:   {GO_ON}"}
 
 
 def test_a_closed_pipe_ends_nothing(small: Sharded, fastclip: Program):
@@ -273,12 +286,24 @@ def test_a_shard_that_kills_its_process_is_tried_alone_and_then_given_up(poisone
     assert not leftovers(fastclip.folder)
 
 
+def test_a_shard_that_kills_takes_down_two_of_many_processes_and_no_other_shard(poisoned: Sharded, fastclip: Program):
+    deadly = dataclasses.replace(fastclip, environment={"PYTHONPATH": str(fastclip.folder / "patch")})
+    command = ["eval", "poisoned", "-b", "tiny", "--workers", "1"]
+    workers = [deadly.start(*command, "--share", f"{share}/4") for share in (1, 2, 3, 4)]
+    ends = [worker.communicate(timeout=280) for worker in workers]
+    codes = sorted(worker.returncode for worker in workers)
+    assert codes == [-signal.SIGKILL, -signal.SIGKILL, 4, 4], ends
+    assert len(parts(fastclip.folder)) == 5
+    assert len(list((fastclip.folder / "embeddings" / "given_up").iterdir())) == 1
+
+
 @SOMETIMES
-def test_a_shard_that_kills_cannot_take_down_every_process_of_a_launch(poisoned: Sharded, tmp_path: Path):
+def test_a_shard_that_kills_does_not_end_a_launch(poisoned: Sharded, tmp_path: Path):
     prefix = ("env", f"PYTHONPATH={tmp_path / 'patch'}")
     with Launch(tmp_path, 2, "embeddings", ["poisoned", "-b", "tiny"], restarts=3, prefix=prefix) as launch:
         assert launch.wait() != 0
         assert launch.output.count("all/3.tar kills the process") == 1, launch.output
+        assert "run the same command again" not in launch.output
     assert len(parts(tmp_path)) == 5
 
 
@@ -305,11 +330,12 @@ def test_processes_of_other_machines_are_dead_when_their_hearts_stop(
     for other in others:
         other.begin(units[3])
     monkeypatch.setattr(attempts_module, "HEARTBEAT_S", 0.5)
+    monkeypatch.setattr(attempts_module, "LONGEST_WAIT_S", 4.0)
     mine = Attempts(tmp_path)
     order = list(mine.in_good_order(units, run.is_missing))
     assert (len(mine.deadly), len(order)) == (deadly, 6 - deadly)
     for other in others:
-        other.end_all()
+        other.end_all(closed=True)
 
 
 class FullTower(ImageTower):
@@ -353,9 +379,52 @@ def test_a_batch_that_does_not_fit_is_halved_and_never_mixed(
 
 def test_a_batch_size_that_was_asked_for_is_not_changed(small: Sharded, tmp_path: Path, full_gpu: None):
     run = Run(EvalOptions(backbones=("tiny",), shards=small.shards, store=tmp_path, batch_size=16))
-    with pytest.raises(UserError, match="does not hold a batch of 16") as error:
+    with pytest.raises(IncompleteError, match="does not hold a batch of 16") as error:
         run.embed()
-    assert error.value.fix == "--batch-size 8"
+    assert "--batch-size 8" in error.value.fix
+
+
+class LateTower(ImageTower):
+    """Embeds as the real one does, but for the fourth batch the memory is full for a while."""
+
+    batches = 0
+
+    def __call__(self, crops: torch.Tensor) -> torch.Tensor:
+        LateTower.batches += 1
+        if LateTower.batches == 4:
+            raise RuntimeError("CUDA error: out of memory")
+        return super().__call__(crops)
+
+
+def test_memory_that_is_full_later_on_is_tried_once_more_and_no_other_batch_is_begun(
+    small: Sharded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real = run_module.load_image_tower
+
+    def load(*arguments: object) -> ImageTower:
+        tower = real(*arguments)
+        tower.__class__ = LateTower
+        return tower
+
+    monkeypatch.setattr(run_module, "load_image_tower", load)
+    LateTower.batches = 0
+    run = Run(EvalOptions(backbones=("tiny",), shards=small.shards, store=tmp_path, workers=1))
+    run.embed()
+    assert run.batch_size == 32 and not run.missing_units() and len(list((tmp_path / "parts").rglob("*.s*"))) == 6
+
+
+def test_processes_agree_on_the_smallest_batch_that_any_of_them_holds(
+    small: Sharded, tmp_path: Path, full_gpu: None, monkeypatch: pytest.MonkeyPatch
+):
+    options = EvalOptions(backbones=("tiny",), shards=small.shards, store=tmp_path, precision="fp32")
+    roomy = Run(options)
+    Run(dataclasses.replace(options, targets=("small/flat",))).embed()
+    monkeypatch.undo()
+    roomy.embed()
+    assert roomy.batch_size == 8 and score(roomy)[0].complete
+    assert len(list((tmp_path / "parts").rglob("*.s*"))) == 6, "nothing was embedded twice"
+    both = Run(dataclasses.replace(options, backbones=("tiny", "ViT-B/32"), random_weights=True))
+    assert both.batch_size == 8, "what is known of one backbone holds for it in any company"
 
 
 def test_status_says_what_is_missing_and_why(small: Sharded, fastclip: Program):

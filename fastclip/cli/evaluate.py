@@ -119,32 +119,36 @@ def evaluate_and_print(options: EvalOptions, *, json: Path | None = None, predic
     run = Run(options)
     errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
     if not run.process.reports:
-        if not run.process.leads_share:
-            run.embed()
-            return 0
-        _embed(run, errors)
-        return _print_share_done(run, errors)
+        return _embed_share(run, errors)
     _embed(run, errors)
     evaluation, answers = score(run, keep_predictions=predictions is not None)
-    if not evaluation.complete:  # a part was damaged and is now moved aside
+    if not evaluation.complete and not run.failures:  # a part was damaged and is now moved aside
         _embed(run, errors)
         evaluation, answers = score(run, keep_predictions=predictions is not None)
     console = _Output(highlight=False, markup=False, emoji=False)
     for table in tables(evaluation):
         console.print(table)
-    for line in footnotes(evaluation):
+    for line in footnotes(evaluation, can_go_on=bool(run.missing_units()) and not run.failures):
         console.print(line, style="dim")
     _print_given_up(run, errors)
     if json:
         write_whole(json, evaluation.to_json())
     if predictions:
         write_predictions(predictions, answers)
+    if run.failures and not evaluation.complete:
+        raise run.failures[0]
     return EXIT_INCOMPLETE if not evaluation.complete else EXIT_UNREADABLE if evaluation.undecided else 0
 
 
-def _print_share_done(run: Run, errors: Any) -> int:
-    """What a worker says that prints no table: whether everything is there now, its own share and the others'."""
+def _embed_share(run: Run, errors: Any) -> int:
+    """What a process does that prints no table. One that leads a share says whether everything is there now."""
+    if not run.process.leads_share:
+        run.embed()  # what it cannot read, the first process cannot either, or has embedded
+        return 0
+    _embed(run, errors)
     _print_given_up(run, errors)
+    if run.failures and any(map(run.is_missing, run.units())):
+        raise run.failures[0]
     if any(map(run.is_missing, run.units())):
         errors.print("Not everything is embedded. Run the same command again.")
         return EXIT_INCOMPLETE
@@ -155,8 +159,10 @@ def _print_share_done(run: Run, errors: Any) -> int:
 def _print_given_up(run: Run, errors: Any) -> None:
     from fastclip.errors import printable
 
+    given_up = run.attempts.all_given_up()
     for unit in run.units():
-        if path := run.attempts.given_up(unit):
+        if unit.id in given_up and run.is_missing(unit):
+            path = run.attempts.given_up(unit)
             name = printable(f"{unit.folder.name}/{unit.shard.name}")
             errors.print(f"{name} kills the process that embeds it. To try it again, delete {path}", soft_wrap=True)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import sys
+from contextlib import suppress
 from typing import Annotated, NoReturn
 
 import typer
 
 from fastclip import __version__
 from fastclip.cli import datasets, demo, download, evaluate, shard, shards, status, verify
-from fastclip.errors import EXIT_USAGE, FastclipError, printable
-from fastclip.interrupts import GO_ON, Stopped, stop_on_signals
+from fastclip.errors import EXIT_INCOMPLETE, EXIT_INTEGRITY, EXIT_USAGE, FastclipError, printable
+from fastclip.interrupts import GO_ON, Stopped, ignore_signals, stop_on_signals
 from fastclip.launcher import join_launcher, leave_verdict, speaks_when_stopped
 
 app = typer.Typer(
@@ -52,8 +55,28 @@ def fastclip(
 def run() -> NoReturn:
     """Run the program with the command line's arguments, and exit with the code that `fastclip.errors` lists."""
     stop_on_signals()
-    if (verdict := join_launcher()) is not None:
-        sys.exit(verdict)
+    try:
+        code = join_launcher()
+        if code is None:
+            code = _command()
+        stopped = False
+    except Stopped as stop:
+        code, stopped = stop.exit_code, True
+        if speaks_when_stopped():
+            _print_error(str(stop), GO_ON)
+    ignore_signals()
+    if stopped:
+        # Batches of large backbones would be waited for, for minutes; what other modules have to clean up is done here.
+        gc.collect()
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _command() -> int:
+    """The exit code of the command that is asked for. Whatever is wrong is printed."""
     try:
         code = app(standalone_mode=False)
         if not isinstance(code, int):
@@ -62,12 +85,12 @@ def run() -> NoReturn:
             leave_verdict(code)  # what there is to say is printed
     except FastclipError as error:
         code = fail(str(error), error.fix, error.exit_code)
+    except typer.Abort:  # what Typer makes of EOFError
+        code = fail("A file ended before it should.", "Check what was given as input.", EXIT_INTEGRITY)
     except OSError as error:
-        code = fail(f"{error}.", "Check that the file is there and may be read, and the disk.", EXIT_USAGE)
-    except Stopped as stop:
-        if speaks_when_stopped():
-            _print_error(str(stop), GO_ON)
-        code = stop.exit_code
+        mistake = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError)
+        code = EXIT_USAGE if mistake else EXIT_INCOMPLETE
+        fail(f"{error}.", "Check that the file is there and may be read, and the disk.", code)
     except Exception as error:
         # Typer's own errors about the command line; which package defines them differs between its versions.
         if not hasattr(error, "format_message"):
@@ -75,7 +98,7 @@ def run() -> NoReturn:
         path = getattr(getattr(error, "ctx", None), "command_path", "fastclip").replace("python -m ", "")
         message = " ".join(error.format_message().split()) or "A command is missing."
         code = fail(message, f"{path} --help", EXIT_USAGE)
-    sys.exit(code)
+    return code
 
 
 def fail(message: str, fix: str, code: int) -> int:

@@ -1,17 +1,20 @@
 """Who is at which unit, and which unit nobody should try any more. Notes, never locks: a unit may be done twice.
 
 From opening a unit until its parts are published a process leaves an empty file. So processes keep out of each other's
-way, two runs of the same command share the work, and a unit that kills whoever embeds it is recognised.
+way, two runs of the same command share the work, and a unit that kills whoever embeds it is recognised: after one death
+a single process tries it, after two a process of its own does, and after a third nobody.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastclip.embed.plan import Unit
@@ -22,10 +25,27 @@ DEATHS = 2
 """A unit that so many processes died of, as far as anybody knows, is next tried in a process of its own."""
 
 HEARTBEAT_S = 10.0
-"""How often a process says that it is still at its units; only other machines look, this one knows better."""
+"""How often a process says that it is still at its units."""
+
+LONGEST_WAIT_S = 600.0
+"""How long at most others are waited for that are at a unit which somebody died of."""
 
 PARENT_MAY_FOLLOW_S = 2.0
 """Whoever kills all processes of a run may begin with a child: then its parent must not draw conclusions."""
+
+
+@dataclass
+class _Notes:
+    """The other processes at a unit: those that are gone, those that are at it, and those that may be either."""
+
+    dead: int = 0
+    alive: int = 0
+    unknown: int = 0
+    names: list[str] = field(default_factory=list)
+
+    @property
+    def all(self) -> int:
+        return self.dead + self.alive + self.unknown
 
 
 class Attempts:
@@ -37,38 +57,48 @@ class Attempts:
         self._machine = machine or _this_machine()
         process = process or os.getpid()
         self._me = f"{self._machine}-{process}-{started(process)}"
+        self._lock = threading.Lock()
         self._mine: set[str] = set()
+        self._closed = False
         self._heart: threading.Thread | None = None
+        self._first_seen: dict[str, tuple[float, float]] = {}
+        """Note of another machine → its time stamp when it was first looked at, and when that was."""
         self.deadly: list[Unit] = []
         """Units that `in_good_order` kept back, because processes died of them."""
 
     def begin(self, unit: Unit) -> None:
         """Say that this process is at `unit`."""
-        self._mine.add(unit.id)
-        with suppress(OSError):  # a store that cannot be written to says so when a part is published
-            self._notes.mkdir(parents=True, exist_ok=True)
-            self._note(unit.id).touch()
-        if not self._heart:
-            self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-            self._heart.start()
+        with self._lock:
+            if self._closed:
+                return
+            self._mine.add(unit.id)
+            with suppress(OSError):  # a store that cannot be written to says so when a part is published
+                self._notes.mkdir(parents=True, exist_ok=True)
+                self._note(unit.id).touch()
+            if not self._heart:
+                self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+                self._heart.start()
 
     def end(self, unit: Unit) -> None:
         """Say that nothing is left to do for `unit`."""
-        self._mine.discard(unit.id)
+        with self._lock:
+            self._mine.discard(unit.id)
         with suppress(OSError):
             for note in self._notes.glob(f"{unit.id}.*"):
                 note.unlink(missing_ok=True)
 
-    def end_all(self) -> None:
-        """Take back what this process has begun: it stops, and did not die."""
-        with suppress(OSError):
+    def end_all(self, *, closed: bool = False) -> None:
+        """Take back what this process has begun: it stops, and did not die. `closed`: it begins nothing any more."""
+        with self._lock, suppress(OSError):
+            self._closed = closed
             while self._mine:
                 self._note(self._mine.pop()).unlink(missing_ok=True)
 
     def in_good_order(self, units: Iterable[Unit], is_missing: Callable[[Unit], bool]) -> Iterator[Unit]:
         """The missing units: first those that nobody is at, then those that others began and have not finished.
 
-        Units that were given up are left out, and so are those in `deadly`.
+        A unit that nobody survived so far is not for two at a time: whoever is at it is waited for. Units that were
+        given up are left out, and so are those in `deadly`.
         """
         self.deadly.clear()
         begun = []
@@ -77,22 +107,39 @@ class Attempts:
             if not is_missing(unit):
                 if unit.id in noted:  # whoever was at it died after the last part was published
                     self.end(unit)
-                continue
-            if self.given_up(unit):
-                continue
-            if self._others(unit):
-                begun.append(unit)
-            else:
-                yield unit
-        suspects = [unit for unit in begun if sum(map(self._may_be_dead, self._others(unit))) >= DEATHS]
-        silent = self._silent(suspects, is_missing)
-        for unit in begun:
-            if not is_missing(unit):
-                self.end(unit)
-            elif len(silent.get(unit.id, ())) >= DEATHS:
-                self.deadly.append(unit)
-            else:
-                yield unit
+            elif not self.given_up(unit):
+                if self._may_join(unit, most=1):
+                    yield unit
+                else:
+                    begun.append(unit)
+        until = time.monotonic() + LONGEST_WAIT_S
+        while begun:
+            waiting = []
+            for unit in begun:
+                if not is_missing(unit):
+                    self.end(unit)
+                elif self.given_up(unit):
+                    continue
+                else:
+                    notes = self._look(unit)
+                    if not notes.alive and not notes.unknown and notes.dead >= DEATHS:
+                        self.deadly.append(unit)
+                    elif time.monotonic() > until or self._may_join(unit, most=DEATHS):
+                        yield unit
+                    else:
+                        waiting.append(unit)
+            if len(waiting) == len(begun):
+                time.sleep(random.uniform(0.2, 0.6))  # not at the same moment as the others
+            begun = waiting
+
+    def may_try_alone(self, unit: Unit, is_missing: Callable[[Unit], bool]) -> bool:
+        """Whether a unit of `deadly` is still to be tried. Waits for another process that tries it."""
+        until = time.monotonic() + LONGEST_WAIT_S
+        while is_missing(unit) and not self.given_up(unit):
+            if not self._look(unit).alive or time.monotonic() > until:
+                return True
+            time.sleep(0.5)
+        return False
 
     def give_up(self, unit: Unit, reason: str) -> None:
         """Let nobody try `unit` again, until a person deletes the file that says so."""
@@ -104,6 +151,28 @@ class Attempts:
         """The file that says why `unit` is not tried any more; None for one that may be."""
         path = self._path(unit)
         return path if path.is_file() else None
+
+    def all_given_up(self) -> set[str]:
+        """The ids of all units that nobody tries any more."""
+        with suppress(OSError):
+            return {path.stem for path in self._given_up.iterdir()}
+        return set()
+
+    def _may_join(self, unit: Unit, most: int) -> bool:
+        """Whether this process may be at `unit` too, where `most` may be or may have died. If so, it has begun.
+
+        Asked again with its own note there: of several that come at once, one joins.
+        """
+        if self._look(unit).all >= most:
+            return False
+        self.begin(unit)
+        others = self._look(unit)
+        if others.all < most or self._me < min(others.names):
+            return True
+        with self._lock, suppress(OSError):
+            self._mine.discard(unit.id)
+            self._note(unit.id).unlink(missing_ok=True)
+        return False
 
     def _noted(self) -> set[str]:
         """The units that processes are at, or died at."""
@@ -124,32 +193,37 @@ class Attempts:
                 with suppress(OSError):
                     os.utime(self._note(unit_id))
 
-    def _others(self, unit: Unit) -> dict[Path, float]:
-        """The notes of other processes at `unit`, and when each was last written to."""
-        notes = {}
-        for path in self._notes.glob(f"{unit.id}.*"):
+    def _others(self, unit: Unit) -> list[Path]:
+        """The notes of other processes at `unit`."""
+        with suppress(OSError):
+            return [path for path in self._notes.glob(f"{unit.id}.*") if path != self._note(unit.id)]
+        return []
+
+    def _look(self, unit: Unit) -> _Notes:
+        """What is known of the others at `unit`.
+
+        A process of this machine is there or not. One of another machine, or one that is frozen, is known by its
+        heart, which must be watched for a while; one that does not beat counts as dead, but a frozen one for nothing.
+        """
+        found = _Notes()
+        for note in self._others(unit):
+            found.names.append(name := note.name.partition(".")[2])
+            machine, process, start = name.split("-")
+            here = machine == self._machine
+            if here and started(int(process)) != start:
+                found.dead += 1
+                continue
             with suppress(OSError):
-                if path != self._note(unit.id):
-                    notes[path] = path.stat().st_mtime
-        return notes
-
-    def _may_be_dead(self, note: Path) -> bool:
-        """Whether the process that left `note` is gone, or runs where that cannot be seen."""
-        machine, process, start = note.name.partition(".")[2].split("-")
-        return machine != self._machine or started(int(process)) != start
-
-    def _silent(self, units: Sequence[Unit], is_missing: Callable[[Unit], bool]) -> dict[str, set[Path]]:
-        """Of each unit the notes of processes that are dead: gone, or on another machine and without a heartbeat."""
-        before = {unit.id: self._others(unit) for unit in units}
-        dead = {unit_id: set(filter(self._may_be_dead, notes)) for unit_id, notes in before.items()}
-        elsewhere = any(self._machine not in note.name for notes in dead.values() for note in notes)
-        until = time.monotonic() + 2.5 * HEARTBEAT_S
-        while elsewhere and time.monotonic() < until and any(map(is_missing, units)):
-            time.sleep(0.5)
-        for unit in units:
-            now = self._others(unit)
-            dead[unit.id] = {note for note in dead[unit.id] if now.get(note) == before[unit.id][note]}
-        return dead
+                beat, now = note.stat().st_mtime, time.monotonic()
+                first, since = self._first_seen.setdefault(note.name, (beat, now))
+                if beat != first:
+                    found.alive += 1
+                elif now - since < 2.5 * HEARTBEAT_S:
+                    found.alive += here
+                    found.unknown += not here
+                elif not here:
+                    found.dead += 1
+        return found
 
 
 def _this_machine() -> str:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from fastclip.data.shards.reader import OpenShard
 from fastclip.embed.attempts import Attempts
 from fastclip.embed.plan import Unit
 from fastclip.embed.store import Part, PartStore, part_identity
-from fastclip.errors import FastclipError, IntegrityError
+from fastclip.errors import FastclipError, IntegrityError, UserError
 from fastclip.models.tower import ImageTower
 from fastclip.pixels.decoder import Decoder, EncodedImage, Unreadable
 
@@ -75,12 +75,18 @@ class EmbeddingLoop:
 
     def __post_init__(self) -> None:
         self.seconds = StageSeconds()
+        self.failures: list[FastclipError] = []
         self._local = threading.local()
+        self._ahead: Future[_OpenUnit | None] = Future()
 
     def run(self, units: Iterable[Unit]) -> None:
-        """Embed what is not published when its turn comes. Batches never span shards; work in flight does."""
+        """Embed what is not published when its turn comes. Batches never span shards; work in flight does.
+
+        A shard that cannot be read costs the others nothing: why stands in `failures` afterwards.
+        """
         pool = ThreadPoolExecutor(self.workers, "embed", torch.set_num_threads, (1,))
         in_flight: deque[tuple[_OpenUnit, Future[_EmbeddedBatch]]] = deque()
+        stopped = False
         try:
             for opened, first_row in self._batches(units):
                 in_flight.append((opened, pool.submit(self._embed, opened, first_row)))
@@ -88,13 +94,15 @@ class EmbeddingLoop:
                     self._collect(*in_flight.popleft())
             while in_flight:
                 self._collect(*in_flight.popleft())
-        except FastclipError:
-            while in_flight:  # of the shards before the one that is damaged or missing
-                self._collect(*in_flight.popleft())
+        except BaseException as error:
+            stopped = not isinstance(error, Exception)
             raise
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # who is stopped does not wait for a batch
-            self.attempts.end_all()
+            # Who is stopped does not wait for a batch; an error leaves nothing behind that still computes.
+            pool.shutdown(wait=not stopped, cancel_futures=True)
+            if not stopped:
+                wait([self._ahead], timeout=60)
+            self.attempts.end_all(closed=stopped)
 
     def _batches(self, units: Iterable[Unit]) -> Iterator[tuple[_OpenUnit, int]]:
         for opened in self._opened(iter(units)):
@@ -106,9 +114,9 @@ class EmbeddingLoop:
 
     def _opened(self, units: Iterator[Unit]) -> Iterator[_OpenUnit]:
         """The owed units, the next one opened while this one is embedded: a slow source then costs no time."""
-        ahead = _start(self._open_next, units)
-        while opened := ahead.result():
-            ahead = _start(self._open_next, units)
+        self._ahead = _start(self._open_next, units)
+        while opened := self._ahead.result():
+            self._ahead = _start(self._open_next, units)
             yield opened
 
     def _open_next(self, units: Iterator[Unit]) -> _OpenUnit | None:
@@ -116,7 +124,12 @@ class EmbeddingLoop:
             if owed := self._owed(unit, self.towers):
                 started = time.perf_counter()
                 self.attempts.begin(unit)
-                opened = _OpenUnit(unit, OpenShard(unit.folder, unit.shard), owed)
+                try:
+                    opened = _OpenUnit(unit, OpenShard(unit.folder, unit.shard), owed)
+                except (UserError, IntegrityError) as error:
+                    self.failures.append(error)
+                    self.attempts.end(unit)
+                    continue
                 self.seconds.read += time.perf_counter() - started
                 return opened
         return None
@@ -154,9 +167,13 @@ class EmbeddingLoop:
         self.seconds.embed += batch.embed_s
         if len(opened.done) * self.batch_size >= opened.unit.shard.images:
             started = time.perf_counter()
-            opened.shard.check_unchanged()
-            for name in opened.towers:
-                self.store.publish(self._part(opened, name))
+            try:
+                opened.shard.check_unchanged()
+            except IntegrityError as error:
+                self.failures.append(error)
+            else:
+                for name in opened.towers:
+                    self.store.publish(self._part(opened, name))
             self.attempts.end(opened.unit)
             self.seconds.write += time.perf_counter() - started
 

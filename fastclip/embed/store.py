@@ -84,6 +84,11 @@ class PartStore:
         self._parts = folder / "parts"
         self._known: set[str] | None = None
 
+    def list(self) -> set[str]:
+        """The keys of all parts that are there now, for planning; `has` asks again for one that is not among them."""
+        self._known = set(self)
+        return self._known
+
     def has(self, key: str) -> bool:
         """Whether a part is published under `key`. The first call lists the folder: asking for each takes longer.
 
@@ -159,8 +164,9 @@ class PartStore:
             return None
 
     def remember_batch(self, identity: Mapping[str, Any], images: int) -> None:
-        """Keep for later runs how large a batch fits."""
-        write_whole(self._batch_path(identity), f"{images}\n".encode())
+        """Keep for later runs and other processes how large a batch fits. Of several the smallest counts."""
+        if (self.batch_that_fits(identity) or images) >= images:
+            write_whole(self._batch_path(identity), f"{images}\n".encode())
 
     def _batch_path(self, identity: Mapping[str, Any]) -> Path:
         return self.folder / "batches" / digest(canonical_json(identity))

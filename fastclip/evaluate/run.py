@@ -5,9 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,19 @@ from fastclip.embed.loop import EmbeddingLoop, StageSeconds
 from fastclip.embed.plan import Unit, shares, work_order
 from fastclip.embed.processes import Process, find_process
 from fastclip.embed.store import PartKeys, PartStore
-from fastclip.errors import FastclipError, IncompleteError, UserError
+from fastclip.errors import EXIT_INCOMPLETE, FastclipError, IncompleteError, UserError
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.targets import Target, find_targets
-from fastclip.interrupts import end_with_parent
+from fastclip.interrupts import GO_ON, SIGNALS, end_with_parent
 from fastclip.models.backbones import Backbone, embedding_dim, find_backbone
-from fastclip.models.numerics import describe_numerics, find_device, find_precision, fix_numerics
+from fastclip.models.numerics import (
+    describe_numerics,
+    find_device,
+    find_precision,
+    fix_numerics,
+    free_memory,
+    is_out_of_memory,
+)
 from fastclip.models.tower import ImageTower, load_image_tower
 from fastclip.models.weights import Weights, find_weights, random_weights
 from fastclip.pixels.decoder import decoder_spec, make_decoder
@@ -64,6 +73,8 @@ class Run:
         self.store = PartStore(options.store)
         self.attempts = Attempts(options.store)
         self.seconds = StageSeconds()
+        self.out_of_memory = ""
+        self.failures: list[FastclipError] = []
         self._units: list[Unit] = []
         backbones = dict.fromkeys(map(find_backbone, options.backbones))
         given = {find_backbone(name): path for name, path in options.weights.items()}
@@ -73,7 +84,8 @@ class Run:
             )
         self._weights = {backbone: self._find_weights(backbone, given.get(backbone)) for backbone in backbones}
         default = 256 if on_gpu else 32
-        self._set_batch_size(options.batch_size or self.store.batch_that_fits(self._memory_identity()) or default)
+        self._set_batch_size(options.batch_size or default)
+        self._follow_smaller_batch()
 
     def units(self) -> list[Unit]:
         """Every shard of every target, with the keys of its parts."""
@@ -89,34 +101,66 @@ class Run:
         """Whether a part of the unit is not published yet."""
         return not all(self.store.has(key) for key in unit.keys.values())
 
+    def missing_units(self) -> list[Unit]:
+        """The units that have something to be embedded, as far as one listing of the store tells."""
+        known, given_up = self.store.list(), self.attempts.all_given_up()
+        return [unit for unit in self.units() if not known.issuperset(unit.keys.values()) and unit.id not in given_up]
+
     def share_images(self) -> int:
         """Images that this process's own share still owes."""
+        missing = {unit.id for unit in self.missing_units()}
         share = shares(self.units(), self.process.world_size)[self.process.rank]
-        return sum(unit.shard.images for unit in share if self.is_missing(unit))
+        return sum(unit.shard.images for unit in share if unit.id in missing)
 
     def embed(self, on_images: Callable[[int], None] = lambda images: None) -> None:
-        """Publish every missing part: this process's share first, then whatever the others have not published yet."""
-        while missing := [u for u in self.units() if self.is_missing(u) and not self.attempts.given_up(u)]:
+        """Publish every missing part: this process's share first, then whatever the others have not published yet.
+
+        A shard that cannot be read costs the others nothing: why stands in `failures` afterwards.
+        """
+        tries = 0
+        while missing := self.missing_units():
             self._prepare_store(missing)
-            too_large = self.batch_size
             try:
                 self._embed(missing, on_images)
-                break
-            except torch.OutOfMemoryError:
-                pass  # until here the error holds the frames, and they the tensors
-            self._halve_batch(too_large)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.out_of_memory = str(error)
+            else:
+                if not self._follow_smaller_batch():
+                    break
+                continue
+            # Only here is the error gone, and with it the frames and their tensors.
+            tries += 1
+            self._make_room(tries)
 
     def embed_unit(self, unit: Unit) -> None:
-        """Publish the parts of one unit."""
-        self._loop([unit]).run([unit])
+        """Publish the parts of one unit. Raises what a shard that cannot be read raises."""
+        loop = self._loop([unit])
+        loop.run([unit])
+        if loop.failures:
+            raise loop.failures[0]
 
     def _embed(self, missing: Sequence[Unit], on_images: Callable[[int], None]) -> None:
+        wanted = {unit.id for unit in missing}
+        order = work_order(self.units(), self.process.rank, self.process.world_size)
         loop = self._loop(missing, on_images)
         self.seconds = loop.seconds
-        order = work_order(self.units(), self.process.rank, self.process.world_size)
-        loop.run(self.attempts.in_good_order(order, self.is_missing))
-        for unit in self.attempts.deadly:
-            self._embed_alone(unit)
+        loop.run(self._while_batches_fit(unit for unit in order if unit.id in wanted))
+        self.failures = loop.failures
+        deadly = list(self.attempts.deadly)
+        del loop  # and its towers: the process that embeds alone needs the room
+        free_memory()
+        for unit in deadly:
+            if self.attempts.may_try_alone(unit, self.is_missing) and (error := self._embed_alone(unit)):
+                self.failures.append(error)
+
+    def _while_batches_fit(self, order: Iterable[Unit]) -> Iterator[Unit]:
+        """The units in good order; none any more once another process found that its memory holds a smaller batch."""
+        for unit in self.attempts.in_good_order(order, self.is_missing):
+            if self._smaller_batch():
+                return
+            yield unit
 
     def _loop(self, missing: Sequence[Unit], on_images: Callable[[int], None] = lambda images: None) -> EmbeddingLoop:
         towers = self._load_towers(missing)
@@ -136,53 +180,88 @@ class Run:
 
     def _load_towers(self, missing: Sequence[Unit]) -> dict[str, ImageTower]:
         """The towers that any unit owes. On a GPU each has embedded a batch: what does not fit shows here."""
-        owed = [c for c in self.candidates if any(not self.store.has(unit.keys[c.backbone.name]) for unit in missing)]
+        known = self.store.list()
+        owed = [c for c in self.candidates if any(unit.keys[c.backbone.name] not in known for unit in missing)]
         towers = {c.backbone.name: load_image_tower(c.backbone, c.weights, self.precision, self.device) for c in owed}
         if self.device.type == "cuda":
             for tower in towers.values():
                 tower(torch.zeros(self.batch_size, 3, tower.side, tower.side, dtype=torch.uint8, device=self.device))
         return towers
 
-    def _embed_alone(self, unit: Unit) -> None:
-        """Embed a unit that processes died of in a process of its own. If that dies too, nobody tries it again."""
-        if not self.is_missing(unit):
-            return
-        child = multiprocessing.get_context("spawn").Process(target=_embed_unit, args=(self.options, unit))
-        child.start()
-        child.join()
-        if child.exitcode and child.exitcode > 0:  # it has said why
-            raise IncompleteError(
-                f"{unit.shard.name} cannot be embedded.", fix="Mend what is said above, then run the same command."
-            )
-        if child.exitcode and self.is_missing(unit):
-            self.attempts.give_up(unit, f"ended by {signal.Signals(-child.exitcode).name}")
+    def _embed_alone(self, unit: Unit) -> FastclipError | None:
+        """Embed a unit that processes died of in a process of its own. If that dies too, nobody tries it again.
+
+        Returns the error that the process ended with, if it did.
+        """
+        context = multiprocessing.get_context("spawn")
+        errors, their_end = context.Pipe(duplex=False)
+        child = context.Process(target=_embed_unit, args=(self.options, unit, their_end))
+        self.attempts.begin(unit)  # others keep away from now on, not only when the process is ready
+        try:
+            child.start()
+            their_end.close()
+            child.join()
+            code = child.exitcode or 0
+            if code < 0 and -code not in SIGNALS and self.is_missing(unit):
+                self.attempts.give_up(unit, f"ended by {signal.Signals(-code).name}")
+        finally:
+            child.kill()
+            self.attempts.end_all()
+        with suppress(EOFError):
+            if errors.poll():
+                error: FastclipError = errors.recv()
+                return error
+        if code > 0:
+            return IncompleteError(f"{unit.shard.name} was not embedded.", fix=GO_ON)
+        return None
 
     def _prepare_store(self, missing: Sequence[Unit]) -> None:
         """Find a store that cannot take the parts before any model is loaded. Raises `IncompleteError`."""
         dims = {c.backbone.name: embedding_dim(c.backbone) for c in self.candidates}
-        owed = [(unit, name) for unit in missing for name, key in unit.keys.items() if not self.store.has(key)]
+        known = self.store.list()
+        owed = [(unit, name) for unit in missing for name, key in unit.keys.items() if key not in known]
         number = 4 if self.precision == "fp32" else 2
         size = sum(unit.shard.images * dims[name] * number for unit, name in owed)
         self.store.prepare(len(owed), size, tidy=self.process.reports)
 
-    def _halve_batch(self, too_large: int) -> None:
-        """Go on with half as many images a batch, if that is left to fastclip, and remember it for this kind of GPU.
+    def _make_room(self, tries: int) -> None:
+        """Go on after the memory was full: with half as many images a batch, if that is left to fastclip and nothing is
+        published with the present number, else once more with the same.
 
-        The batch is part of every key, so embeddings of both sizes never mix.
+        The batch is part of every key, so embeddings of two sizes never mix. Later runs and other processes follow.
         """
-        torch.cuda.empty_cache()
-        if self.options.batch_size or too_large == 1:
-            raise UserError(
-                f"The memory of {self.device} does not hold a batch of {too_large}.",
-                fix=f"--batch-size {too_large // 2}" if too_large > 1 else "Evaluate fewer backbones at a time.",
+        free_memory()
+        known = self.store.list()
+        begun = any(key in known for unit in self.units() for key in unit.keys.values())
+        if not begun and not self.options.batch_size and self.batch_size > 1:
+            self._set_batch_size(self.batch_size // 2)
+            for identity in self._memory_identities():
+                self.store.remember_batch(identity, self.batch_size)
+        elif tries > 1 or self.batch_size == 1 or (self.options.batch_size and not begun):
+            raise IncompleteError(
+                f"The memory of {self.device} does not hold a batch of {self.batch_size}: {self.out_of_memory[:100]}",
+                fix=f"Free it, or --batch-size {max(1, self.batch_size // 2)}, which embeds everything anew.",
             )
-        self.store.remember_batch(self._memory_identity(), too_large // 2)
-        self._set_batch_size(too_large // 2)
 
-    def _memory_identity(self) -> dict[str, Any]:
-        """What decides how large a batch may be, as far as it is known."""
-        backbones = sorted(backbone.name for backbone in self._weights)
-        return {"numerics": self.numerics, "precision": self.precision, "backbones": backbones}
+    def _smaller_batch(self) -> int | None:
+        """A batch smaller than this run's that another process, or an earlier run, found to fit."""
+        if self.options.batch_size:
+            return None
+        found = [self.store.batch_that_fits(identity) for identity in self._memory_identities()]
+        smallest = min((images for images in found if images), default=self.batch_size)
+        return smallest if smallest < self.batch_size else None
+
+    def _follow_smaller_batch(self) -> bool:
+        if smaller := self._smaller_batch():
+            self._set_batch_size(smaller)
+        return smaller is not None
+
+    def _memory_identities(self) -> list[dict[str, Any]]:
+        """What decides how large a batch may be, as far as it is known, for each backbone."""
+        return [
+            {"numerics": self.numerics, "precision": self.precision, "backbone": backbone.name}
+            for backbone in self._weights
+        ]
 
     def _find_weights(self, backbone: Backbone, given: Path | None) -> Weights:
         return random_weights(backbone) if self.options.random_weights else find_weights(backbone, given)
@@ -220,14 +299,19 @@ class Run:
         return Candidate(backbone, weights, facts, recipe, PartKeys(recipe))
 
 
-def _embed_unit(options: EvalOptions, unit: Unit) -> None:
+def _embed_unit(options: EvalOptions, unit: Unit, errors: Connection) -> None:
     """What a process does that was started for one unit."""
     end_with_parent()
-    run = Run(options)
     try:
-        run.embed_unit(unit)
+        Run(options).embed_unit(unit)
     except FastclipError as error:
-        raise SystemExit(f"Error: {error}") from None
+        errors.send(error)
+        raise SystemExit(error.exit_code) from None
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        errors.send(IncompleteError(f"The memory does not hold a batch of {unit.shard.name}: {error}", fix=GO_ON))
+        raise SystemExit(EXIT_INCOMPLETE) from None
 
 
 def _distinct(prompts: Iterable[PromptSet]) -> list[PromptSet]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import re
@@ -79,6 +80,21 @@ def describe_numerics(device: torch.device) -> str:
         f"{k}={v}" for k, v in os.environ.items() if re.match(r"ONEDNN_|DNNL_|MKL_CBWR|MKL_ENABLE|NVIDIA_TF32", k)
     )
     return ", ".join([f"numerics {NUMERICS_VERSION}", libraries, hardware, *switches])
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device's memory was full, whoever says it: PyTorch, CUDA itself, its libraries or DALI."""
+    text = str(error).lower()
+    signs = ("out of memory", "cuda_error_out_of_memory", "alloc_failed", "memory allocation")
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in text for sign in signs)
+    )
+
+
+def free_memory() -> None:
+    """Give back what nothing uses any more."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _cpu_model() -> str:

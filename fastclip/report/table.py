@@ -54,8 +54,11 @@ def _percent(accuracy: Fraction | None) -> str:
     return NO_NUMBER if accuracy is None else f"{float(accuracy * 100):.2f}"
 
 
-def footnotes(evaluation: Evaluation) -> list[str]:
-    """What a reader must know beside the numbers, a sentence a line."""
+def footnotes(evaluation: Evaluation, *, can_go_on: bool = True) -> list[str]:
+    """What a reader must know beside the numbers, a sentence a line.
+
+    `can_go_on`: whether running the same command again would embed what is missing.
+    """
     facts = evaluation.backbones
     how = sorted({f"{f.precision}, decoded by {f.decoder.split(',')[0]}, batches of {f.batch_size}" for f in facts})
     images = {(cell.dataset, cell.domain): cell.images for cell in evaluation.cells}
@@ -80,7 +83,7 @@ def footnotes(evaluation: Evaluation) -> list[str]:
     missing = {(cell.domain, cell.backbone): cell for cell in evaluation.cells if cell.missing_shards}
     for cell in missing.values():
         lines.append(f"{cell.domain}, {cell.backbone}: {cell.missing_shards} of {cell.shards} shards are missing.")
-    if missing:
+    if missing and can_go_on:
         lines.append("Incomplete: run the same command again to go on.")
     return [printable(line) for line in lines]
 

@@ -15,6 +15,7 @@ from jaxtyping import Int64
 from fastclip.data.shards.manifest import ImageRecord, Shard, rewrite
 from fastclip.data.storage.folders import Folder, Location, differs, open_folder
 from fastclip.errors import UserError
+from fastclip.files import patiently
 
 
 class OpenShard:
@@ -29,7 +30,7 @@ class OpenShard:
         folder = open_folder(location)
         self._dataset = folder.name
         try:
-            path = folder.local(shard.name, size=shard.bytes, sha256=shard.sha256)
+            path = patiently(lambda: folder.local(shard.name, size=shard.bytes, sha256=shard.sha256))
             self._file = path.open("rb")
             self._stamp = _stamp(self._file)
             # Private copy-on-write: the pages of a read-only map, and PyTorch takes it without a warning.
@@ -91,7 +92,7 @@ def read_labels(location: Location, shard: Shard) -> Int64[np.ndarray, " images"
 def _index_rows(folder: Folder, shard: Shard) -> list[bytes]:
     path = f"{folder}/{shard.index_name}"
     try:
-        data = folder.local(shard.index_name, size=None, sha256=shard.index_sha256).read_bytes()
+        data = patiently(lambda: folder.local(shard.index_name, size=None, sha256=shard.index_sha256)).read_bytes()
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing; it stands beside {shard.name}.", fix=f"Write the shards again: {rewrite(folder)}"
