@@ -114,6 +114,8 @@ class Storm:
     folder: Path
     seed: int
     arguments: list[str]
+    units: int
+    """Parts that there are when all is done."""
     done: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -128,9 +130,8 @@ class Storm:
             ) as launch:
                 self.done["launches"] += 1
                 for _ in range(self.random.randint(2, 6)):
-                    while not launch.workers() and launch.process.poll() is None:
-                        time.sleep(0.02)
-                    self._wait(launch, self.random.uniform(0, 5))
+                    if not self._wait_for_moment(launch):
+                        break  # nothing is left to disturb
                     self.random.choice((self.kill_one, self.kill_one, self.kill_all, self.kill_launcher, self.freeze))(
                         launch
                     )
@@ -140,6 +141,20 @@ class Storm:
             self.done["launches"] += 1
             if launch.wait() != 0:
                 raise AssertionError(f"storm {self.seed}: the last round failed\n{launch.output}")
+
+    def _wait_for_moment(self, launch: Launch) -> bool:
+        """Wait until a few more parts are published or some seconds are over; whether anything is left to do."""
+        wanted = self._parts() + self.random.choice((0, 1, 1, 2, 3, 5, 8))
+        deadline = time.monotonic() + self.random.uniform(1, 12)
+        while launch.process.poll() is None and self._parts() < min(wanted, self.units):
+            if launch.workers() and time.monotonic() > deadline:
+                break
+            time.sleep(0.01)
+        self._wait(launch, self.random.choice((0, 0, 0.05, 0.3)))
+        return launch.process.poll() is None and self._parts() < self.units
+
+    def _parts(self) -> int:
+        return len(list((self.folder / self.store / "parts").rglob("*.safetensors")))
 
     def _wait(self, launch: Launch, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -192,7 +207,7 @@ def storms(
     calm = undisturbed(folder, arguments)
     total: Counter[str] = Counter()
     for seed in seeds:
-        storm = Storm(folder, seed, arguments)
+        storm = Storm(folder, seed, arguments, sum(name.startswith("parts") for name in calm))
         storm.run(rounds)
         found = contents(folder / storm.store)
         assert not (folder / storm.store / "given_up").exists(), f"storm {seed}: an innocent shard was given up"
