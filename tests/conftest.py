@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from helpers import REPOSITORY, Program, Sharded, shard
 
 from fastclip.data.shapes import SCORED_SEED, draw_shapes
+from fastclip.interrupts import SIGNALS
 from fastclip.models.numerics import fix_numerics
 
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -20,6 +22,16 @@ REFERENCE_PYTHON = REPOSITORY / ".venv-reference" / "bin" / "python"
 @pytest.fixture(scope="session", autouse=True)
 def _numerics() -> None:
     fix_numerics(torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """What a program that a test runs in this process does to signals must not reach the next one's children."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    signal.set_wakeup_fd(-1)
 
 
 @pytest.fixture(scope="session")

@@ -227,6 +227,7 @@ def test_the_slurm_job_refuses_several_launchers_a_node_and_no_gpus(checkout: Ch
         assert code == 2 and words in err
 
 
+@pytest.mark.slow
 def test_the_slurm_array_completes_although_two_of_its_workers_are_stopped(checkout: Checkout, plain: Plain):
     checkout.command("scontrol", SCONTROL)
     array = {"SLURM_ARRAY_TASK_COUNT": 3, "SLURM_ARRAY_TASK_MIN": 1, "SLURM_ARRAY_TASK_MAX": 3}
@@ -251,6 +252,7 @@ def test_the_slurm_array_refuses_numbers_that_are_no_shares(checkout: Checkout, 
     assert code == 2 and "must be 1-N" in err
 
 
+@pytest.mark.slow
 def test_the_full_table_is_written_and_says_which_datasets_are_missing(checkout: Checkout, plain: Plain):
     small = {"DATASETS": "shapes", "BACKBONES": "-b tiny", "SHARDS": plain.shards, "EVAL": "--batch-size 64"}
     code, out, err = checkout.run("launch/full_table.sh", 2, **small)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from storms import Launch, contents, send
 from fastclip.data.shards.manifest import read_manifest
 from fastclip.embed import attempts as attempts_module
 from fastclip.embed.attempts import Attempts
+from fastclip.embed.plan import Unit
 from fastclip.embed.processes import find_process
 from fastclip.errors import IncompleteError, UserError
 from fastclip.evaluate import run as run_module
@@ -483,3 +484,18 @@ def test_a_storm_leaves_the_bytes_of_a_calm_run(small: Sharded, tmp_path: Path):
     shutil.copytree(small.shards, tmp_path / "shards")
     done = storms.storms(tmp_path, range(1), ["small", *SLOW], rounds=1)
     assert done["launches"] >= 2 and sum(done.values()) > done["launches"]
+
+
+def test_what_is_embedded_is_published_while_the_next_shard_is_waited_for(small: Sharded, tmp_path: Path):
+    """Else two processes that wait for each other's shards would."""
+    run = Run(EvalOptions(backbones=("tiny",), shards=small.shards, store=tmp_path))
+    first, second = run.units()[:2]
+
+    def units() -> Iterator[Unit]:
+        yield first
+        until(lambda: not run.is_missing(first), 30)
+        yield second
+
+    loop = run._loop([first, second])
+    loop.run(units())
+    assert not run.is_missing(first) and not run.is_missing(second)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,6 +77,7 @@ class EmbeddingLoop:
         self.seconds = StageSeconds()
         self.failures: list[FastclipError] = []
         self._local = threading.local()
+        self._in_flight: deque[tuple[_OpenUnit, Future[_EmbeddedBatch]]] = deque()
         self._ahead: Future[_OpenUnit | None] = Future()
 
     def run(self, units: Iterable[Unit]) -> None:
@@ -85,7 +86,7 @@ class EmbeddingLoop:
         A shard that cannot be read costs the others nothing: why stands in `failures` afterwards.
         """
         pool = ThreadPoolExecutor(self.workers, "embed", torch.set_num_threads, (1,))
-        in_flight: deque[tuple[_OpenUnit, Future[_EmbeddedBatch]]] = deque()
+        in_flight = self._in_flight
         stopped = False
         try:
             for opened, first_row in self._batches(units):
@@ -115,9 +116,19 @@ class EmbeddingLoop:
     def _opened(self, units: Iterator[Unit]) -> Iterator[_OpenUnit]:
         """The owed units, the next one opened while this one is embedded: a slow source then costs no time."""
         self._ahead = _start(self._open_next, units)
-        while opened := self._ahead.result():
+        while opened := self._next_opened():
             self._ahead = _start(self._open_next, units)
             yield opened
+
+    def _next_opened(self) -> _OpenUnit | None:
+        """The unit that is being opened. Meanwhile what is embedded is published: somebody may wait for it."""
+        while self._in_flight and not self._ahead.done():
+            oldest = self._in_flight[0][1]
+            either: list[Future[Any]] = [self._ahead, oldest]
+            wait(either, return_when=FIRST_COMPLETED)
+            if oldest.done():
+                self._collect(*self._in_flight.popleft())
+        return self._ahead.result()
 
     def _open_next(self, units: Iterator[Unit]) -> _OpenUnit | None:
         for unit in units:
