@@ -142,11 +142,10 @@ class Run:
             raise loop.failures[0]
 
     def _embed(self, missing: Sequence[Unit], on_images: Callable[[int], None]) -> None:
-        wanted = {unit.id for unit in missing}
         order = work_order(self.units(), self.process.rank, self.process.world_size)
         loop = self._loop(missing, on_images)
         self.seconds = loop.seconds
-        loop.run(self._while_batches_fit(unit for unit in order if unit.id in wanted))
+        loop.run(self._while_batches_fit(order))
         self.failures = loop.failures
         deadly = list(self.attempts.deadly)
         del loop  # and its towers: the process that embeds alone needs the room
