@@ -398,6 +398,7 @@ def in_the_store(fastclip: Program, sharded: Sharded, *runs: tuple[object, ...])
     return found
 
 
+@pytest.mark.slow
 def test_equal_runs_share_the_work_and_different_ones_do_not_meet(shapes: Sharded, fastclip: Program, tmp_path: Path):
     sharded = shard(shapes.source, tmp_path / "small", "shapes", shard_images=2)
     same = ("--precision", "fp32", "--batch-size", "2")

@@ -84,6 +84,7 @@ if "2/3" in sys.orig_argv:
 """
 
 
+@pytest.mark.slow
 def test_a_worker_whose_tower_is_off_by_a_millionth_is_named_and_ends_in_exit_code_5(shapes: Sharded, program: Program):
     (program.folder / "python").mkdir()
     (program.folder / "python" / "sitecustomize.py").write_text(SITECUSTOMIZE)

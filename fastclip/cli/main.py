@@ -65,8 +65,8 @@ def run() -> NoReturn:
         if speaks_when_stopped():
             _print_error(str(stop), GO_ON)
     ignore_signals()
-    if stopped:
-        # Batches of large backbones would be waited for, for minutes; what other modules have to clean up is done here.
+    if stopped and "multiprocessing.synchronize" not in sys.modules:  # which cleans up at a normal end only
+        # Batches of large backbones would be waited for, for minutes.
         gc.collect()
         with suppress(OSError):
             sys.stdout.flush()
