@@ -8,16 +8,12 @@ files. The rest is what `fastclip eval` does for a finished set under three prom
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import tempfile
-import time
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from speed import REPOSITORY, machine, measurement, whole_process
+from common import keep, of_whole_processes, parser, whole_process
 
 from fastclip.data.shards.manifest import MANIFEST, REJECTED, Domain, ImageRecord, Manifest, Shard, json_lines
 from fastclip.embed.store import Part, part_identity
@@ -102,11 +98,10 @@ def publish_drawn(run: Run) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("images", 586_575), ("classes", 345), ("rounds", 3)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--work", type=Path, help="where to write 1.3 GB; default: the system's temporary folder")
-    arguments = parser.parse_args()
+    options = parser(__doc__, photos=False)
+    options.add_argument("--images", type=int, default=586_575)
+    options.add_argument("--classes", type=int, default=345)
+    arguments = options.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.work) as name:
         work = Path(name)
         write_index_files(arguments.images, arguments.classes, work / "shards")
@@ -117,11 +112,7 @@ def main() -> None:
         command += [word for prompts in PROMPTS for word in ("--prompts", prompts)]
         runs = [whole_process(command, work) for _ in range(arguments.rounds)]
     settings = {"classes": f"{arguments.classes}", "dim": f"{DIM}", "prompt sets": f"{len(PROMPTS)}"}
-    found = measurement("score, whole process", arguments.images, runs, settings)
-    results = REPOSITORY / "benchmarks" / "results" / f"{time.strftime('%Y-%m-%d')}-cpu.jsonl"
-    with results.open("a") as file:
-        file.write(json.dumps({**asdict(found), "machine": machine("cpu")}) + "\n")
-    print(f"{found.images:,} images: {found.seconds:.1f} s, {found.peak_gib:.2f} GiB at most")
+    keep([of_whole_processes("score, whole process", arguments.images, runs, settings)])
 
 
 if __name__ == "__main__":

@@ -8,18 +8,16 @@ which Python imports what the writing processes need.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shutil
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 
-from speed import REPOSITORY, Measurement, copy_photos, machine, measurement, whole_process
+from common import copy_photos, keep, of_whole_processes, parser, whole_process
 
+from fastclip.bench.records import Measurement, measurement
 from fastclip.data.shards.writer import WriteOptions, write_shards
 from fastclip.data.sources.layouts import list_source
 from fastclip.data.storage.folders import open_folder
@@ -51,13 +49,9 @@ def from_first_image(source: Path, out: Path, options: WriteOptions) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, required=True, help="folder of photos of ImageNet size")
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--work", type=Path, help="where to write; default: the system's temporary folder")
-    arguments = parser.parse_args()
-    conditions = machine("cpu")
+    options = parser(__doc__)
+    options.add_argument("--images", type=int, default=20_000)
+    arguments = options.parse_args()
     found: list[Measurement] = []
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         work = Path(folder)
@@ -69,20 +63,16 @@ def main() -> None:
             settings["disk MB/s"] = f"{disk / 1e6:.0f}"
             command = [sys.executable, "-m", "fastclip", "shard", "p", "--source", work / "in", "--out", work / "out"]
             runs: list[tuple[float, float]] = []
-            spans: list[tuple[float, float]] = []
+            spans: list[float] = []
             for _ in range(arguments.rounds):
                 shutil.rmtree(work / "out", ignore_errors=True)
                 runs.append(whole_process([*command, *([] if verify else ["--no-verify"])], work))
                 shutil.rmtree(work / "out", ignore_errors=True)
-                options = WriteOptions(verify=verify, processes=len(os.sched_getaffinity(0)))
-                spans.append((from_first_image(work / "in", work / "out" / "p", options), 0.0))
-            found.append(measurement("shard, whole process", arguments.images, runs, settings))
+                how = WriteOptions(verify=verify, processes=len(os.sched_getaffinity(0)))
+                spans.append(from_first_image(work / "in", work / "out" / "p", how))
+            found.append(of_whole_processes("shard, whole process", arguments.images, runs, settings))
             found.append(measurement("shard, from first image", arguments.images, spans, settings))
-    results = REPOSITORY / "benchmarks" / "results" / f"{time.strftime('%Y-%m-%d')}-cpu.jsonl"
-    with results.open("a") as file:
-        for each in found:
-            file.write(json.dumps({**asdict(each), "machine": conditions}) + "\n")
-            print(f"{each.what:24} {each.images:6,} images {each.seconds:7.2f} s {each.rate:7.0f}/s  {each.settings}")
+    keep(found)
 
 
 if __name__ == "__main__":

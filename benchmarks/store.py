@@ -8,18 +8,16 @@ without syncing; everything in the page cache. `has` is asked for every unit, as
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from speed import REPOSITORY, Measurement, machine, measurement
+from common import keep, parser
 
+from fastclip.bench.records import Measurement, measurement
 from fastclip.data.shards.manifest import MANIFEST, Domain, Manifest, Shard, read_manifest
 from fastclip.embed.plan import shares
 from fastclip.embed.store import Part, PartStore
@@ -96,7 +94,7 @@ def before_it_begins(parts: int, rounds: int, work: Path) -> list[Measurement]:
     }
     found = []
     for name, span in spans.items():
-        runs = [(seconds_of(span), 0.0) for _ in range(rounds)]
+        runs = [seconds_of(span) for _ in range(rounds)]
         found.append(measurement(f"store, {name}", parts, runs, {"parts": f"{parts}"}))
     return found
 
@@ -110,29 +108,22 @@ def publishing(parts: int, rounds: int, work: Path) -> list[Measurement]:
         rows = rng.normal(size=(50, 512)).astype(np.float16)
         store = PartStore(work / f"published{number}")
         made = [Part({"weights": "w", "shard": n}, rows, ()) for n in range(parts)]
-        runs.append((seconds_of(lambda store=store, made=made: [store.publish(part) for part in made]), 0.0))
+        runs.append(seconds_of(lambda store=store, made=made: [store.publish(part) for part in made]))
     found.append(measurement("store, publish", parts, runs, {"parts": f"{parts}", "bytes": f"{rows.nbytes}"}))
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", type=int, nargs="+", default=[100, 1000, 10_000, 100_000])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--work", type=Path, help="where to write; default: the system's temporary folder")
-    arguments = parser.parse_args()
-    conditions = machine("cpu")
+    options = parser(__doc__, photos=False)
+    options.add_argument("--parts", type=int, nargs="+", default=[100, 1000, 10_000, 100_000])
+    arguments = options.parse_args()
     found: list[Measurement] = []
     for parts in arguments.parts:
         with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
             found += before_it_begins(parts, arguments.rounds, Path(folder))
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         found += publishing(1000, arguments.rounds, Path(folder))
-    results = REPOSITORY / "benchmarks" / "results" / f"{time.strftime('%Y-%m-%d')}-cpu.jsonl"
-    with results.open("a") as file:
-        for each in found:
-            file.write(json.dumps({**asdict(each), "machine": conditions}) + "\n")
-            print(f"{each.what:26} {each.images:7,} {each.seconds:8.3f} s {each.rate:10,.0f}/s")
+    keep(found)
 
 
 if __name__ == "__main__":

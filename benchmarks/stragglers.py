@@ -9,8 +9,6 @@ everything, divided by 1.1. The pair without a slow worker stands beside it.
 
 from __future__ import annotations
 
-import argparse
-import json
 import signal
 import statistics
 import subprocess
@@ -18,10 +16,11 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import asdict
 from pathlib import Path
 
-from speed import REPOSITORY, copy_photos, machine, measurement, whole_process
+from common import copy_photos, keep, parser, whole_process
+
+from fastclip.bench.records import measurement
 
 SHARD_IMAGES = 10
 PERIOD_S, AWAKE = 0.5, 0.1
@@ -57,11 +56,9 @@ def seconds_to_embed(work: Path, store: Path, shares: list[str], slow: bool) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=400)
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--images", type=int, default=400)
+    arguments = options.parse_args()
     cases = {"one worker": (["1/1"], False), "two workers": (["1/2", "2/2"], False)}
     cases["two workers, one slow"] = (["1/2", "2/2"], True)
     seconds: dict[str, list[float]] = {name: [] for name in cases}
@@ -73,14 +70,9 @@ def main() -> None:
         for number in range(arguments.rounds):
             for case, (shares, slow) in cases.items():
                 seconds[case].append(seconds_to_embed(work, work / f"{case} {number}", shares, slow))
-    results = REPOSITORY / "benchmarks" / "results" / f"{time.strftime('%Y-%m-%d')}-cpu.jsonl"
     ideal = statistics.median(seconds["one worker"]) / 1.1
-    with results.open("a") as file:
-        for case, each in seconds.items():
-            settings = {"shard images": f"{SHARD_IMAGES}", "awake": f"{AWAKE}", "ideal with one slow": f"{ideal:.1f}"}
-            found = measurement(f"straggler, {case}", arguments.images, [(each_s, 0.0) for each_s in each], settings)
-            file.write(json.dumps({**asdict(found), "machine": machine("cpu")}) + "\n")
-            print(f"{case:24} {found.seconds:6.1f} s")
+    settings = {"shard images": SHARD_IMAGES, "awake": AWAKE, "ideal with one slow": f"{ideal:.1f}"}
+    keep(measurement(f"straggler, {case}", arguments.images, each, settings) for case, each in seconds.items())
     print(f"ideal with one slow {ideal:.1f} s: {statistics.median(seconds['two workers, one slow']) / ideal:.2f} of it")
 
 

@@ -20,7 +20,7 @@ FLOORS = [
     {"text", "score"},
     {"embed"},
     {"evaluate"},
-    {"verify"},
+    {"verify", "bench"},
     {"cli"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

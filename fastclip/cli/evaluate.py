@@ -5,29 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastclip.cli.options import (
-    MODEL,
-    PLACE,
-    SHOW,
-    AllBackbones,
-    Backbones,
-    BatchSize,
-    Decoder,
-    Device,
-    Precision,
-    RandomWeights,
-    Shards,
-    Store,
-    Targets,
-    WeightsFiles,
-    backbone_names,
-    weights_by_backbone,
-)
+from fastclip.cli.options import PLACE, SHOW, Prompts, Store, Workers, prompt_sets, takes_eval_options
 from fastclip.errors import EXIT_INCOMPLETE, EXIT_UNREADABLE
 
 if TYPE_CHECKING:
@@ -35,28 +19,11 @@ if TYPE_CHECKING:
     from fastclip.evaluate.run import Run
 
 
+@takes_eval_options
 def command(
-    targets: Targets = None,
-    backbones: Backbones = None,
-    all_backbones: AllBackbones = False,
-    prompts: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SET",
-            help="transferlearning (the default), photo, openai80, or a file of templates. Repeatable.",
-            **MODEL,
-        ),
-    ] = None,
-    weights: WeightsFiles = None,
-    random_weights: RandomWeights = False,
-    precision: Precision = None,
-    decoder: Decoder = None,
-    batch_size: BatchSize = None,
-    device: Device = None,
-    workers: Annotated[
-        int | None, typer.Option(metavar="N", help="Threads that decode and embed. Default: the cores.", **PLACE)
-    ] = None,
-    shards: Shards = "shards",
+    options: EvalOptions,
+    prompts: Prompts = None,
+    workers: Workers = None,
     store: Store = Path("embeddings"),
     share: Annotated[
         str | None,
@@ -78,24 +45,8 @@ def command(
 
     Any number of processes: accelerate launch --config_file FILE -m fastclip eval …
     """
-    from fastclip.evaluate.options import EvalOptions
-
-    names = backbone_names(all_backbones, backbones)
-    options = EvalOptions(
-        targets=tuple(targets or ()),
-        backbones=names,
-        prompts=tuple(prompts or ("transferlearning",)),
-        weights=weights_by_backbone(weights, names),
-        random_weights=random_weights,
-        precision=precision,
-        decoder=decoder,
-        batch_size=batch_size,
-        device=device,
-        workers=workers,
-        shards=shards,
-        store=store,
-        share=share,
-        unreadable=unreadable,
+    options = replace(
+        options, prompts=prompt_sets(prompts), workers=workers, store=store, share=share, unreadable=unreadable
     )
     if code := evaluate_and_print(options, json=json, predictions=predictions):
         raise typer.Exit(code)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from fastclip.errors import UserError
+
+if TYPE_CHECKING:
+    from fastclip.evaluate.options import EvalOptions
 
 MODEL = {"rich_help_panel": "What the numbers depend on"}
 PLACE = {"rich_help_panel": "Where and how fast"}
@@ -45,17 +51,76 @@ Shards = Annotated[
         metavar="DIR", help="Folder of all sharded datasets; may be https://, s3://, gs:// or hf://.", **PLACE
     ),
 ]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SET",
+        help="transferlearning (the default), photo, openai80, or a file of templates. Repeatable.",
+        **MODEL,
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(metavar="N", help="Threads that decode and embed. Default: the cores.", **PLACE)
+]
 Store = Annotated[Path, typer.Option(metavar="DIR", help="Folder of embeddings, shared by all runs.", **PLACE)]
 
 
-def backbone_names(all_backbones: bool, backbones: list[str] | None) -> tuple[str, ...]:
-    """What --all-backbones and -b ask for together."""
+def takes_eval_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let `command(options, …)` be given `eval_options` on the command line, as if it took each of them itself."""
+    shared, own = inspect.signature(eval_options).parameters, inspect.signature(command).parameters
+    hints = get_type_hints(eval_options, localns={"EvalOptions": Any}, include_extras=True)
+    hints |= get_type_hints(command, localns={"EvalOptions": Any}, include_extras=True)
+
+    @functools.wraps(command)
+    def with_options(**values: Any) -> None:
+        options = eval_options(**{name: values.pop(name) for name in shared})
+        command(options, **values)
+
+    parameters = [*shared.values(), *list(own.values())[1:]]
+    with_options.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [each.replace(annotation=hints[each.name]) for each in parameters]
+    )
+    with_options.__annotations__ = {each.name: hints[each.name] for each in parameters}
+    del with_options.__wrapped__  # type: ignore[attr-defined]  # Typer would ask it for its annotations
+    return with_options
+
+
+def eval_options(
+    targets: Targets = None,
+    backbones: Backbones = None,
+    all_backbones: AllBackbones = False,
+    weights: WeightsFiles = None,
+    random_weights: RandomWeights = False,
+    precision: Precision = None,
+    decoder: Decoder = None,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    shards: Shards = "shards",
+) -> EvalOptions:
+    """What is evaluated and what its numbers depend on. Raises `UserError`."""
+    from fastclip.evaluate.options import EvalOptions
     from fastclip.models.backbones import OPENAI_BACKBONES
 
-    return (*(OPENAI_BACKBONES if all_backbones else ()), *(backbones or ()))
+    names = (*(OPENAI_BACKBONES if all_backbones else ()), *(backbones or ()))
+    return EvalOptions(
+        targets=tuple(targets or ()),
+        backbones=names,
+        weights=_weights_by_backbone(weights, names),
+        random_weights=random_weights,
+        precision=precision,
+        decoder=decoder,
+        batch_size=batch_size,
+        device=device,
+        shards=shards,
+    )
 
 
-def weights_by_backbone(given: list[str] | None, backbones: tuple[str, ...]) -> dict[str, Path]:
+def prompt_sets(given: list[str] | None) -> tuple[str, ...]:
+    """What `--prompts` asks for."""
+    return tuple(given or ("transferlearning",))
+
+
+def _weights_by_backbone(given: list[str] | None, backbones: tuple[str, ...]) -> dict[str, Path]:
     """`BACKBONE=FILE` pairs; a bare FILE belongs to the only backbone."""
     weights = {}
     for text in given or ():

@@ -2,68 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from fastclip.cli.options import (
-    AllBackbones,
-    Backbones,
-    BatchSize,
-    Decoder,
-    Device,
-    Precision,
-    RandomWeights,
-    Shards,
-    Store,
-    Targets,
-    WeightsFiles,
-    backbone_names,
-    weights_by_backbone,
-)
+from fastclip.cli.options import Store, takes_eval_options
 from fastclip.errors import EXIT_INCOMPLETE, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from fastclip.evaluate.options import EvalOptions
     from fastclip.evaluate.status import CellStatus
 
 
-def command(
-    targets: Targets = None,
-    backbones: Backbones = None,
-    all_backbones: AllBackbones = False,
-    weights: WeightsFiles = None,
-    random_weights: RandomWeights = False,
-    precision: Precision = None,
-    decoder: Decoder = None,
-    batch_size: BatchSize = None,
-    device: Device = None,
-    shards: Shards = "shards",
-    store: Store = Path("embeddings"),
-) -> None:
+@takes_eval_options
+def command(options: EvalOptions, store: Store = Path("embeddings")) -> None:
     """Show what `fastclip eval` with the same options has done, what it would do, and why. Exit code 4: not all."""
     from rich.console import Console
 
-    from fastclip.evaluate.options import EvalOptions
     from fastclip.evaluate.run import Run
     from fastclip.evaluate.status import status
 
-    names = backbone_names(all_backbones, backbones)
-    options = EvalOptions(
-        targets=tuple(targets or ()),
-        backbones=names,
-        weights=weights_by_backbone(weights, names),
-        random_weights=random_weights,
-        precision=precision,
-        decoder=decoder,
-        batch_size=batch_size,
-        device=device,
-        shards=shards,
-        store=store,
-    )
-    cells = status(Run(options))
+    cells = status(Run(replace(options, store=store)))
     console = Console(highlight=False, markup=False, emoji=False)
     console.print(_table(cells))
     for line in _reasons(cells):

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastclip.cli.options import (
-    MODEL,
-    PLACE,
-    SHOW,
-    AllBackbones,
-    Backbones,
-    BatchSize,
-    Decoder,
-    Device,
-    Precision,
-    RandomWeights,
-    Shards,
-    Targets,
-    WeightsFiles,
-    backbone_names,
-    weights_by_backbone,
-)
+from fastclip.cli.options import PLACE, SHOW, Prompts, Workers, prompt_sets, takes_eval_options
 from fastclip.errors import EXIT_INTEGRITY
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from fastclip.evaluate.options import EvalOptions
     from fastclip.verify import Certificate, Check
 
 
@@ -36,28 +22,11 @@ MOST_DETAILS = 5
 """Lines printed of what does not hold in one check."""
 
 
+@takes_eval_options
 def command(
-    targets: Targets = None,
-    backbones: Backbones = None,
-    all_backbones: AllBackbones = False,
-    prompts: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SET",
-            help="transferlearning (the default), photo, openai80, or a file of templates. Repeatable.",
-            **MODEL,
-        ),
-    ] = None,
-    weights: WeightsFiles = None,
-    random_weights: RandomWeights = False,
-    precision: Precision = None,
-    decoder: Decoder = None,
-    batch_size: BatchSize = None,
-    device: Device = None,
-    workers: Annotated[
-        int | None, typer.Option(metavar="N", help="Threads that decode and embed. Default: the cores.", **PLACE)
-    ] = None,
-    shards: Shards = "shards",
+    options: EvalOptions,
+    prompts: Prompts = None,
+    workers: Workers = None,
     images: Annotated[int, typer.Option(metavar="N", min=8, help="Images that are tried.", **PLACE)] = 64,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the certificate to this file.", **SHOW)
@@ -71,24 +40,10 @@ def command(
     """
     from rich.console import Console
 
-    from fastclip.evaluate.options import EvalOptions
     from fastclip.files import write_whole
     from fastclip.verify import verify
 
-    names = backbone_names(all_backbones, backbones)
-    options = EvalOptions(
-        targets=tuple(targets or ()),
-        backbones=names,
-        prompts=tuple(prompts or ("transferlearning",)),
-        weights=weights_by_backbone(weights, names),
-        random_weights=random_weights,
-        precision=precision,
-        decoder=decoder,
-        batch_size=batch_size,
-        device=device,
-        workers=workers,
-        shards=shards,
-    )
+    options = replace(options, prompts=prompt_sets(prompts), workers=workers)
     with Console(stderr=True).status("looking at what there is") as status:
         certificate = verify(options, images, status.update)
     print_certificate(certificate)

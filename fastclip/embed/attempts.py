@@ -62,7 +62,7 @@ class Attempts:
         self._closed = False
         self._heart: threading.Thread | None = None
         self._first_seen: dict[str, tuple[float, float]] = {}
-        """Note of another machine → its time stamp when it was first looked at, and when that was."""
+        """Note → its time stamp when it was first looked at, and when that was."""
         self.deadly: list[Unit] = []
         """Units that `in_good_order` kept back, because processes died of them."""
 

@@ -1,0 +1,1 @@
+"""How fast this machine is: every figure is a record with its conditions."""

@@ -1,0 +1,79 @@
+"""One measurement: images and seconds of the same span, what was done, and what it ran on."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from fastclip.machine import available_cores
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Images and seconds of the same span, and the conditions."""
+
+    what: str
+    images: int
+    seconds: float
+    """The median of `all_seconds`."""
+    all_seconds: list[float]
+    settings: dict[str, str]
+    peak_gib: float = 0.0
+    """Of the process that did it, the largest of all rounds; 0 if it was not looked at."""
+    machine: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Images per second."""
+        return self.images / self.seconds
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self)) + "\n"
+
+
+def measurement(
+    what: str, images: int, seconds: Sequence[float], settings: Mapping[str, object], peak_gib: float = 0.0
+) -> Measurement:
+    """The record of several rounds, on this machine."""
+    rounds = [round(each_s, 7) for each_s in seconds]
+    shown = {name: str(value) for name, value in settings.items()}
+    on = machine("cuda" if shown.get("device", "cpu").startswith("cuda") else "cpu")
+    return Measurement(what, images, statistics.median(rounds), rounds, shown, round(peak_gib, 2), on)
+
+
+def append_records(path: Path, found: Iterable[Measurement]) -> None:
+    """Add the records to the JSON lines in `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.writelines(each.to_json() for each in found)
+
+
+def machine(device: str) -> dict[str, str]:
+    """What it runs on: processor, versions, and the commit if this is a repository."""
+    found = {"cpu": platform.processor() or platform.machine(), "cores": str(available_cores())}
+    with suppress(OSError, StopIteration):
+        cpu = Path("/proc/cpuinfo").read_text()
+        found["cpu"] = next(line.split(":")[1].strip() for line in cpu.splitlines() if line.startswith("model name"))
+        found["bf16"] = " ".join(name for name in ("avx512_bf16", "amx_bf16") if name in cpu) or "no"
+    found["python"] = platform.python_version()
+    for package in ("fastclip", "torch", "torchvision", "open_clip_torch", "nvidia-dali-cuda130"):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    if device == "cuda":
+        import torch
+
+        found |= {"gpu": torch.cuda.get_device_name(0), "cuda": torch.version.cuda or ""}
+    with suppress(OSError):
+        command = ["git", "describe", "--always", "--dirty"]
+        here = Path(__file__).parent
+        described = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+        found["commit"] = described.stdout.strip() or "no repository"
+    return found
