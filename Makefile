@@ -14,8 +14,9 @@ export PYTHONDONTWRITEBYTECODE :=
 demo: $(SETUP)
 	$(BIN)/fastclip demo
 
+# Two at a time: most tests wait for processes that start.
 test: lint $(REFERENCE)
-	$(BIN)/pytest -q -rs
+	$(BIN)/pytest -q -rs --numprocesses 2 --dist loadfile
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

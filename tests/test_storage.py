@@ -202,7 +202,7 @@ def test_a_dataset_behind_http_gives_the_local_table_without_telling_its_secrets
         assert not any(secret in str(caught.value) + caught.value.fix for secret in secrets)
     server.faults["shards/shapes/manifest.json"] += ["503"] * 6
     outcome = patient("eval", "shapes", "-b", "tiny", "--shards", address)
-    assert (outcome.code, outcome.err.count("\n")) == (4, 2) and "503" in outcome.err
+    assert (outcome.code, outcome.err.count("\n")) == (4, 2) and "503" in outcome.err, outcome.err
     assert not any(secret in outcome.err + outcome.out for secret in secrets)
 
 

@@ -451,7 +451,8 @@ def _filesystem(scheme: str, process: int, wait_s: float) -> Any:
     import fsspec
 
     # They log failures with tracebacks and whole addresses; what matters of them is in our errors.
-    for library in ("fsspec", "aiobotocore", "botocore", "gcsfs", "huggingface_hub", "s3fs"):
+    # asyncio complains at the end of a loaded machine's process of a connection that was not closed in a tenth second.
+    for library in ("aiobotocore", "asyncio", "botocore", "fsspec", "gcsfs", "huggingface_hub", "s3fs"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     return fsspec.filesystem(scheme, skip_instance_cache=True, **_filesystem_options(scheme, wait_s))
 
