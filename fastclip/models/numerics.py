@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 
 from fastclip.errors import UserError
+from fastclip.machine import available_memory
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
-NUMERICS_VERSION = 2
+NUMERICS_VERSION = 3
 """Raised by hand when a change of this code moves a bit of an embedding or a prototype: it is in their keys."""
 
 
@@ -95,6 +96,13 @@ def free_memory() -> None:
     """Give back what nothing uses any more."""
     gc.collect()
     torch.cuda.empty_cache()
+
+
+def free_memory_bytes(device: torch.device, processes: int) -> int:
+    """Memory that a process may still take on `device`: its GPU's, or its part of what `processes` here share."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return available_memory() // processes
 
 
 def _cpu_model() -> str:
