@@ -498,6 +498,6 @@ def test_what_is_embedded_is_published_while_the_next_shard_is_waited_for(small:
         until(lambda: not run.is_missing(first), 30)
         yield second
 
-    loop = run._loop([first, second])
+    loop = run.loop(run.load_towers(run.candidates))
     loop.run(units())
     assert not run.is_missing(first) and not run.is_missing(second)

@@ -126,6 +126,8 @@ def _embed(run: Run, errors: Any) -> None:
     if not missing:
         run.embed()  # nothing of its own, but others may need help
         return
+    if line := _memory(run):
+        errors.print(line)
     started = time.perf_counter()
     process = run.process
     others = f", process {process.rank + 1} of {process.world_size}" if process.world_size > 1 else ""
@@ -142,3 +144,16 @@ def _embed(run: Run, errors: Any) -> None:
         who = f"Process {process.rank + 1} of {process.world_size} embedded" if others else "Embedded"
         errors.print(f"{who} {seconds.images:,} images in {elapsed:.1f} s, models loaded: {rate}.")
         errors.print(f"Thread seconds: {spent}; bounded by {max(stages, key=stages.__getitem__)}.")
+
+
+def _memory(run: Run) -> str:
+    """What several towers at once take of the memory; nothing for a single one."""
+    passes = run.passes(run.missing_units())
+    if sum(map(len, passes)) < 2:
+        return ""
+    free = f"{run.free_memory / 1e9:.1f} GB of memory are free"
+    if len(passes) == 1:
+        needed = run.needed_memory(passes[0]) / 1e9
+        return f"{len(passes[0])} backbones at once take about {needed:.1f} GB; {free}."
+    groups = " | ".join(", ".join(candidate.backbone.name for candidate in each) for each in passes)
+    return f"{free}, so the images are decoded {len(passes)} times: {groups}"

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from fastclip import __version__
-from fastclip.cli import datasets, demo, download, evaluate, shard, shards, status, verify
+from fastclip.cli import bench, datasets, demo, download, evaluate, shard, shards, status, verify
 from fastclip.errors import EXIT_INCOMPLETE, EXIT_INTEGRITY, EXIT_USAGE, FastclipError, printable
 from fastclip.interrupts import GO_ON, Stopped, ignore_signals, stop_on_signals
 from fastclip.launcher import join_launcher, leave_verdict, speaks_when_stopped
@@ -29,6 +29,7 @@ app.add_typer(datasets.app, name="datasets")
 app.command("shard")(shard.command)
 app.add_typer(shards.app, name="shards")
 app.command("eval")(evaluate.command)
+app.command("bench")(bench.command)
 app.command("verify")(verify.command)
 app.command("status")(status.command)
 

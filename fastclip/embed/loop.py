@@ -70,11 +70,11 @@ class EmbeddingLoop:
     batch_size: int
     workers: int
     storage: torch.dtype
+    seconds: StageSeconds = field(default_factory=StageSeconds)
     on_images: Callable[[int], None] = lambda images: None
     """Called with the number of images whenever a batch is embedded."""
 
     def __post_init__(self) -> None:
-        self.seconds = StageSeconds()
         self.failures: list[FastclipError] = []
         self._local = threading.local()
         self._in_flight: deque[tuple[_OpenUnit, Future[_EmbeddedBatch]]] = deque()

@@ -26,12 +26,14 @@ from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.targets import Target, find_targets
 from fastclip.interrupts import GO_ON, SIGNALS, end_with_parent
 from fastclip.models.backbones import Backbone, embedding_dim, find_backbone
+from fastclip.models.cost import tower_memory
 from fastclip.models.numerics import (
     describe_numerics,
     find_device,
     find_precision,
     fix_numerics,
     free_memory,
+    free_memory_bytes,
     is_out_of_memory,
 )
 from fastclip.models.tower import ImageTower, load_image_tower
@@ -70,6 +72,7 @@ class Run:
         self.targets = find_targets(options.shards, options.targets)
         self.prompts = _distinct([find_prompt_set(name) for name in options.prompts])
         self.numerics = describe_numerics(self.device)
+        self.free_memory = free_memory_bytes(self.device, self.process.local_world_size)
         self.store = PartStore(options.store)
         self.attempts = Attempts(options.store)
         self.seconds = StageSeconds()
@@ -107,10 +110,37 @@ class Run:
         return [unit for unit in self.units() if not known.issuperset(unit.keys.values()) and unit.id not in given_up]
 
     def share_images(self) -> int:
-        """Images that this process's own share still owes."""
-        missing = {unit.id for unit in self.missing_units()}
-        share = shares(self.units(), self.process.world_size)[self.process.rank]
-        return sum(unit.shard.images for unit in share if unit.id in missing)
+        """Images that this process's own share still has to decode, once for each pass."""
+        missing = self.missing_units()
+        ids = {unit.id for unit in missing}
+        share = [u for u in shares(self.units(), self.process.world_size)[self.process.rank] if u.id in ids]
+        known = self.store.list()
+        return sum(
+            unit.shard.images
+            for each in self.passes(missing)
+            for unit in share
+            if any(unit.keys[candidate.backbone.name] not in known for candidate in each)
+        )
+
+    def passes(self, missing: Sequence[Unit]) -> list[list[Candidate]]:
+        """The candidates that any unit owes, in as few passes over the images as memory allows, mostly one."""
+        known = self.store.list()
+        owed = [c for c in self.candidates if any(unit.keys[c.backbone.name] not in known for unit in missing)]
+        if len(owed) < 2:
+            return [owed] if owed else []
+        result: list[list[Candidate]] = [[]]
+        for candidate in owed:
+            if result[-1] and self.needed_memory([*result[-1], candidate]) > self.free_memory:
+                result.append([])
+            result[-1].append(candidate)
+        return result
+
+    def needed_memory(self, candidates: Sequence[Candidate]) -> int:
+        """About how many bytes their image towers take together, at work: one tower of a batch computes at a time."""
+        memory = [tower_memory(candidate.backbone) for candidate in candidates]
+        weights = sum(each.bytes(self.precision, 0, 0) for each in memory)
+        working = (each.bytes(self.precision, self.workers, self.batch_size) for each in memory)
+        return weights + max(w - each.bytes(self.precision, 0, 0) for w, each in zip(working, memory, strict=True))
 
     def embed(self, on_images: Callable[[int], None] = lambda images: None) -> None:
         """Publish every missing part: this process's share first, then whatever the others have not published yet.
@@ -118,6 +148,7 @@ class Run:
         A shard that cannot be read costs the others nothing: why stands in `failures` afterwards.
         """
         tries = 0
+        self.seconds = StageSeconds()
         while missing := self.missing_units():
             self._prepare_store(missing)
             try:
@@ -136,33 +167,46 @@ class Run:
 
     def embed_unit(self, unit: Unit) -> None:
         """Publish the parts of one unit. Raises what a shard that cannot be read raises."""
-        loop = self._loop([unit])
+        loop = self.loop(self.load_towers([c for c in self.candidates if not self.store.has(c.key(unit.shard))]))
         loop.run([unit])
         if loop.failures:
             raise loop.failures[0]
 
     def _embed(self, missing: Sequence[Unit], on_images: Callable[[int], None]) -> None:
-        order = work_order(self.units(), self.process.rank, self.process.world_size)
-        loop = self._loop(missing, on_images)
-        self.seconds = loop.seconds
-        loop.run(self._while_batches_fit(order))
-        self.failures = loop.failures
-        deadly = list(self.attempts.deadly)
-        del loop  # and its towers: the process that embeds alone needs the room
-        free_memory()
-        for unit in deadly:
+        self.failures.clear()
+        deadly: dict[str, Unit] = {}
+        for candidates in self.passes(missing):
+            order = work_order(self.units(), self.process.rank, self.process.world_size)
+            loop = self.loop(self.load_towers(candidates), self.seconds, on_images)
+            loop.run(self._while_batches_fit(order, [c.backbone.name for c in candidates]))
+            self.failures += [each for each in loop.failures if str(each) not in map(str, self.failures)]
+            deadly |= {unit.id: unit for unit in self.attempts.deadly}
+            del loop  # and its towers: whatever comes next needs the room
+            free_memory()
+        for unit in deadly.values():
             if self.attempts.may_try_alone(unit, self.is_missing) and (error := self._embed_alone(unit)):
                 self.failures.append(error)
 
-    def _while_batches_fit(self, order: Iterable[Unit]) -> Iterator[Unit]:
-        """The units in good order; none any more once another process found that its memory holds a smaller batch."""
-        for unit in self.attempts.in_good_order(order, self.is_missing):
+    def _while_batches_fit(self, order: Iterable[Unit], names: Sequence[str]) -> Iterator[Unit]:
+        """The units that owe any of `names`, in good order; none any more once another process found that its memory
+        holds a smaller batch.
+        """
+
+        def is_missing(unit: Unit) -> bool:
+            return not all(self.store.has(unit.keys[name]) for name in names)
+
+        for unit in self.attempts.in_good_order(order, is_missing):
             if self._smaller_batch():
                 return
             yield unit
 
-    def _loop(self, missing: Sequence[Unit], on_images: Callable[[int], None] = lambda images: None) -> EmbeddingLoop:
-        towers = self._load_towers(missing)
+    def loop(
+        self,
+        towers: Mapping[str, ImageTower],
+        seconds: StageSeconds | None = None,
+        on_images: Callable[[int], None] = lambda images: None,
+    ) -> EmbeddingLoop:
+        """The inner loop with `towers` by backbone; what it takes is added to `seconds`."""
         sides = sorted({tower.side for tower in towers.values()})
         threads = max(1, self.process.cores // self.workers)
         return EmbeddingLoop(
@@ -174,14 +218,15 @@ class Run:
             batch_size=self.batch_size,
             workers=self.workers,
             storage=torch.float32 if self.precision == "fp32" else torch.float16,
+            seconds=seconds or StageSeconds(),
             on_images=on_images,
         )
 
-    def _load_towers(self, missing: Sequence[Unit]) -> dict[str, ImageTower]:
-        """The towers that any unit owes. On a GPU each has embedded a batch: what does not fit shows here."""
-        known = self.store.list()
-        owed = [c for c in self.candidates if any(unit.keys[c.backbone.name] not in known for unit in missing)]
-        towers = {c.backbone.name: load_image_tower(c.backbone, c.weights, self.precision, self.device) for c in owed}
+    def load_towers(self, candidates: Sequence[Candidate]) -> dict[str, ImageTower]:
+        """Their towers by backbone. On a GPU each has embedded a batch: what does not fit shows here."""
+        towers = {
+            c.backbone.name: load_image_tower(c.backbone, c.weights, self.precision, self.device) for c in candidates
+        }
         if self.device.type == "cuda":
             for tower in towers.values():
                 tower(torch.zeros(self.batch_size, 3, tower.side, tower.side, dtype=torch.uint8, device=self.device))

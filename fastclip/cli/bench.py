@@ -1,0 +1,92 @@
+"""`fastclip bench`: how fast this machine is in every stage, and which one bounds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fastclip.cli.options import PLACE, SHOW, Workers, takes_eval_options
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fastclip.bench.stages import Bench
+    from fastclip.evaluate.options import EvalOptions
+
+
+@takes_eval_options
+def command(
+    options: EvalOptions,
+    workers: Workers = None,
+    images: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Whole shards, at least so many images.", **PLACE)
+    ] = 512,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="How often; the median counts.", **PLACE)] = 3,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Add the records to this file, a line each.", **SHOW)
+    ] = None,
+) -> None:
+    """Measure decoding, each tower, both together, writing and scoring on images that are sharded.
+
+    --random-weights will do: a tower's speed does not depend on them.
+    """
+    import tempfile
+
+    from rich.console import Console
+
+    from fastclip.bench.records import append_records
+    from fastclip.bench.stages import bench
+
+    with (
+        tempfile.TemporaryDirectory(prefix="fastclip-") as scratch,
+        Console(stderr=True).status("looking at what there is") as status,
+    ):
+        options = replace(options, workers=workers)
+        found = bench(options, images, rounds, Path(scratch), lambda stage: status.update(f"measuring: {stage}"))
+    if json:
+        append_records(json, found.records)
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.print(_table(found))
+    for line in _sentences(found):
+        console.print(line)
+
+
+def _table(found: Bench) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("stage", overflow="fold")
+    for name in ("images/s", "MB/s", "GFLOP/s", "of products", "of peak"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in found.records:
+        stage = f"tower {each.settings['backbone']}" if each.what == "tower" else each.what
+        row = [f"{each.rate:,.0f}" if each.rate >= 100 else f"{each.rate:.1f}"]
+        row.append(f"{int(each.settings['bytes']) / each.seconds / 1e6:,.0f}" if "bytes" in each.settings else "")
+        if each.what == "tower":
+            done = int(each.settings["flops per image"]) * each.rate
+            row += [f"{done / 1e9:,.0f}", f"{done / found.product_flops:.0%}"]
+            row += [f"{done / found.peak_flops:.0%}" if found.peak_flops else "—"]
+        table.add_row(stage, *row)
+    return table
+
+
+def _sentences(found: Bench) -> list[str]:
+    settings = found.records[0].settings
+    together = next(each for each in found.records if each.what == "together")
+    embed = 1 / sum(1 / rate for rate in found.towers.values())
+    lines = [
+        f"Bounded by {found.bounded_by}: decoding alone {found.decode:,.0f} images/s, embedding alone {embed:,.1f}.",
+        f"Together {found.together:,.1f} images/s, {found.together / found.limit:.0%} of what the two allow.",
+    ]
+    if not found.peak_flops:
+        lines.append("No data sheet of this device is known: no share of its peak.")
+    lines.append(
+        f"{found.images:,} images; {settings['precision']} on {settings['device']}, decoded by {settings['decoder']}, "
+        f"batches of {settings['batch']}, {settings['workers']} threads, {together.peak_gib:.1f} GiB at most; "
+        f"matrix products reach {found.product_flops / 1e9:,.0f} GFLOP/s."
+    )
+    return lines

@@ -1,0 +1,158 @@
+"""Costs counted before a run, what is grouped by memory, and `fastclip bench`: what it says, never how fast it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import Program, Sharded, image_bytes, shard, write
+from torch import nn
+
+from fastclip.bench.devices import peak_flops
+from fastclip.embed.loop import EmbeddingLoop
+from fastclip.evaluate.options import EvalOptions
+from fastclip.evaluate.run import Run
+from fastclip.machine import available_memory
+from fastclip.models.backbones import OPENAI_BACKBONES, TINY, Backbone
+from fastclip.models.cost import flops, tower_memory
+from fastclip.models.tower import build_model, load_image_tower
+from fastclip.models.weights import random_weights
+
+PUBLISHED_GFLOPS = {
+    "RN50": 12.22,
+    "RN50x4": 42.56,
+    "RN50x16": 149.39,
+    "RN50x64": 529.11,
+    "ViT-B/32": 8.82,
+    "ViT-B/16": 35.13,
+    "ViT-L/14": 162.03,
+    "ViT-L/14@336px": 381.92,
+}
+"""Of the image towers, from open_clip's `model_profile.csv`."""
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Sharded:
+    files = {f"a/{'xy'[i % 2]}/{i}.png": image_bytes(size=(40 + i, 50)) for i in range(14)}
+    return shard(write(tmp_path / "few", files), tmp_path / "shards", "few", shard_images=8)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_GFLOPS)
+def test_fewer_operations_are_counted_than_published_by_what_is_not_computed(name: str):
+    """The attention pool asks for one token, the last block computes one: no more than eight hundredths."""
+    share = flops(OPENAI_BACKBONES[name]) / (PUBLISHED_GFLOPS[name] * 1e9)
+    assert 0.92 < share < 0.99
+
+
+@pytest.mark.parametrize(
+    "backbone", [TINY, OPENAI_BACKBONES["RN50"], OPENAI_BACKBONES["ViT-B/32"]], ids=lambda b: b.name
+)
+def test_operations_and_working_memory_are_those_of_a_real_pass(backbone: Backbone):
+    """Against hooks on every convolution and linear layer of a tower that computes."""
+    tower = load_image_tower(backbone, random_weights(backbone), "fp32", torch.device("cpu"))
+    counted, widest = [], []
+
+    def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        per_output = module.weight[0].numel()
+        counted.append(2 * output.numel() * per_output)
+        widest.append(inputs[0].numel() + output.numel())
+
+    for module in tower._visual.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(hook)
+    tower(torch.zeros(1, 3, backbone.side, backbone.side, dtype=torch.uint8))
+    # Attention's own products are no modules, nor are the projections inside of torch's attention.
+    assert 0.6 * flops(backbone) < sum(counted) <= flops(backbone)
+    memory = tower_memory(backbone)
+    assert max(widest) <= memory.activations <= 2 * max(widest)
+    assert memory.parameters == sum(each.numel() for each in tower._visual.parameters())
+    assert memory.parameters <= sum(
+        each.numel() for each in build_model(backbone, "fp32", meta=True).visual.parameters()
+    )
+
+
+def test_towers_that_do_not_fit_together_take_turns_and_embed_the_same_bytes(
+    few: Sharded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def embed(name: str, free_memory: int) -> tuple[dict[str, bytes], int]:
+        options = EvalOptions(
+            backbones=("tiny", "ViT-B/32"), random_weights=True, shards=few.shards, store=tmp_path / name, batch_size=4
+        )
+        run = Run(options)
+        run.free_memory = free_memory
+        batches = []
+        real = EmbeddingLoop._embed
+        monkeypatch.setattr(EmbeddingLoop, "_embed", lambda *a: batches.append(a) or real(*a))
+        expected = run.share_images()
+        images: list[int] = []
+        run.embed(images.append)
+        monkeypatch.undo()
+        assert sum(images) == expected
+        parts = {path.name: path.read_bytes() for path in (tmp_path / name / "parts").rglob("*.safetensors")}
+        return parts, len(batches)
+
+    together, batches = embed("together", 1 << 40)
+    in_turns, twice = embed("in turns", 0)
+    assert in_turns == together and len(together) == 4
+    assert (batches, twice) == (4, 8), "one decode a pass"
+
+
+def test_what_several_backbones_take_is_said_before_they_embed(few: Sharded, fastclip: Program):
+    run = fastclip("eval", "-b", "tiny", "-b", "ViT-B/32", "--random-weights", "--shards", few.shards)
+    assert "2 backbones at once take about 0." in run.err and "free." in run.err
+    again = fastclip("eval", "-b", "tiny", "-b", "ViT-B/32", "--random-weights", "--shards", few.shards)
+    assert "at once" not in again.err
+
+
+def test_free_memory_is_less_than_there_is():
+    total = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
+    assert 0 < available_memory() < int(total.split()[1]) * 1024
+
+
+def test_only_devices_with_a_data_sheet_have_a_peak():
+    assert peak_flops("NVIDIA H200", "fp16") == 989e12
+    assert peak_flops("NVIDIA H100 80GB HBM3", "bf16") == 989e12
+    assert peak_flops("NVIDIA A100-SXM4-80GB", "fp32") == 19.5e12
+    assert peak_flops("NVIDIA L4", "fp16") == 121e12 and peak_flops("NVIDIA L40S", "fp16") == 362e12
+    assert peak_flops("Tesla V100-SXM2-16GB", "bf16") is None
+    assert peak_flops("NVIDIA GeForce RTX 9999", "fp16") is None
+
+
+def test_bench_measures_each_stage_and_says_what_bounds(shapes: Sharded, fastclip: Program):
+    arguments = ["-b", "tiny", "--shards", shapes.shards, "--images", 30, "--rounds", 2, "--precision", "fp32"]
+    run = fastclip("bench", *arguments, "--json", "b.jsonl")
+    assert run.code == 0, run.err
+    assert max(map(len, run.out.splitlines())) <= 80
+    assert "Bounded by " in run.out and "40 images; fp32 on cpu, decoded by torchvision" in run.out
+    assert "No data sheet" in run.out and " — " in run.out, "no ratio where the device is not known"
+    records = [json.loads(line) for line in (fastclip.folder / "b.jsonl").read_text().splitlines()]
+    assert [each["what"] for each in records] == ["decode", "tower", "together", "read", "write", "score"]
+    for each in records:
+        assert each["images"] == 40 and len(each["all_seconds"]) == 2 and each["seconds"] > 0
+        assert {"cpu", "cores", "torch", "commit"} <= each["machine"].keys()
+    assert int(records[3]["settings"]["bytes"]) == sum(
+        path.stat().st_size for path in sorted(shapes.folder.rglob("*.tar"))[:2]
+    )
+    assert not (fastclip.folder / "embeddings").exists(), "what bench embeds is thrown away"
+
+
+def test_bench_drives_the_loop_that_eval_does(shapes: Sharded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The parts that it makes with every stage in place are those of an evaluation, byte for byte."""
+    from fastclip.bench import stages
+
+    kept: dict[str, bytes] = {}
+    real = stages._Stages._score
+
+    def keep(self: stages._Stages) -> None:
+        parts = (self._scratch / "parts").rglob("*.safetensors")
+        kept.update({path.name: path.read_bytes() for path in parts})
+        real(self)
+
+    monkeypatch.setattr(stages._Stages, "_score", keep)
+    options = EvalOptions(backbones=("tiny",), shards=shapes.shards, store=tmp_path / "eval")
+    stages.bench(options, 1000, 1, tmp_path)
+    Run(dataclasses.replace(options, store=tmp_path / "eval")).embed()
+    assert kept == {path.name: path.read_bytes() for path in (tmp_path / "eval" / "parts").rglob("*.safetensors")}
