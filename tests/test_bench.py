@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from helpers import Program, Sharded, image_bytes, shard, write
 from torch import nn
 
 from fastclip.bench.devices import peak_flops
+from fastclip.bench.forecast import forecast
+from fastclip.bench.records import measurement
+from fastclip.cli.forecast import duration
 from fastclip.embed.loop import EmbeddingLoop
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.run import Run
@@ -123,7 +127,8 @@ def test_only_devices_with_a_data_sheet_have_a_peak():
 
 def test_bench_measures_each_stage_and_says_what_bounds(shapes: Sharded, fastclip: Program):
     arguments = ["-b", "tiny", "--shards", shapes.shards, "--images", 30, "--rounds", 2, "--precision", "fp32"]
-    run = fastclip("bench", *arguments, "--json", "b.jsonl")
+    home = dataclasses.replace(fastclip, environment={"HOME": str(fastclip.folder)})
+    run = home("bench", *arguments, "--json", "b.jsonl")
     assert run.code == 0, run.err
     assert max(map(len, run.out.splitlines())) <= 80
     assert "Bounded by " in run.out and "40 images; fp32 on cpu, decoded by torchvision" in run.out
@@ -156,3 +161,48 @@ def test_bench_drives_the_loop_that_eval_does(shapes: Sharded, tmp_path: Path, m
     stages.bench(options, 1000, 1, tmp_path)
     Run(dataclasses.replace(options, store=tmp_path / "eval")).embed()
     assert kept == {path.name: path.read_bytes() for path in (tmp_path / "eval" / "parts").rglob("*.safetensors")}
+
+
+def test_dry_run_says_what_is_left_and_times_it_by_what_bench_measured(shapes: Sharded, fastclip: Program):
+    home = dataclasses.replace(fastclip, environment={"HOME": str(fastclip.folder)})
+    arguments = ["-b", "tiny", "--shards", shapes.shards, "--precision", "fp32"]
+    before = home("eval", "--dry-run", *arguments)
+    assert before.code == 0 and "No time: nothing was measured here yet" in before.out
+    assert not (fastclip.folder / "embeddings").exists()
+    assert home("bench", *arguments, "--images", 20, "--rounds", 1).code == 0
+    after = home("eval", "--dry-run", *arguments)
+    tars = sum(path.stat().st_size for path in shapes.folder.rglob("*.tar"))
+    assert f"{tars / 1e6:,.1f} MB to read and decode once; 12 parts of 0.1 MB to write." in after.out
+    assert re.search(r"^ tiny +12/12 +240 ", after.out, re.M) and re.search(r"^ 1 .* s ", after.out, re.M)
+    assert "bounded by" in after.out and max(map(len, after.out.splitlines())) <= 80
+    other = home("eval", "--dry-run", *arguments, "--batch-size", 7)
+    assert "No time" in other.out, "a record of other conditions says nothing"
+    assert home("eval", *arguments).code == 0
+    done = home("eval", "--dry-run", *arguments)
+    assert "Everything is embedded: only scoring is left." in done.out and "0/12" in done.out
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_forecast_adds_up(shapes: Sharded, tmp_path: Path, device: str):
+    """Twelve shards of twenty images, made-up speeds, reckoned by hand."""
+    run = Run(EvalOptions(backbones=("tiny",), shards=shapes.shards, store=tmp_path, precision="fp32", device="cpu"))
+    run.device = torch.device(device)
+    like = {"device": device, "precision": "fp32", "decoder": run.decoder, "workers": run.workers}
+    like |= {"batch": run.batch_size, "numerics": run.numerics}
+    decode = measurement("decode", 100, [1.0], {**like, "device": "cpu"})
+    tower = measurement("tower", 100, [4.0], {**like, "device": "cpu", "backbone": "tiny", "flops per image": 1})
+    records = [dataclasses.replace(each, settings={**each.settings, "device": device}) for each in (decode, tower)]
+    found = forecast(run, records)
+    one = 240 * (1 / 100 + 1 / 25) if device == "cpu" else 240 / 25
+    assert found.shares[0].seconds == pytest.approx(one) and found.bounded_by == "embedding"
+    assert [each.processes for each in found.shares] == [1, 8, 64], "a thousand are no faster than twelve"
+    assert found.shares[1].seconds == pytest.approx(one / 8)
+    assert found.shares[2].seconds == pytest.approx(one / 12)
+    assert found.shares[0].parts_per_second == pytest.approx(12 / one)
+    assert found.written_bytes == 240 * 64 * 4 and found.flops == 240 * flops(TINY)
+    assert not forecast(run, [decode]).shares and not forecast(run, []).shares
+
+
+def test_durations_read_well():
+    shown = [duration(seconds) for seconds in (0.01, 0.44, 9.96, 99.0, 100.0, 5900.0, 6000.0, 172_700.0, 2e5)]
+    assert shown == ["0.1 s", "0.4 s", "10 s", "99 s", "1.7 min", "98 min", "1.7 h", "48 h", "2 days"]

@@ -56,6 +56,21 @@ def append_records(path: Path, found: Iterable[Measurement]) -> None:
         file.writelines(each.to_json() for each in found)
 
 
+def kept_records_path() -> Path:
+    """Where `fastclip bench` keeps what it measured on this machine, for `fastclip eval --dry-run`."""
+    return Path("~/.cache/fastclip/bench.jsonl").expanduser()
+
+
+def read_records(path: Path) -> list[Measurement]:
+    """The records in a file, oldest first; none where there is none, and without lines that are cut or of old make."""
+    found = []
+    with suppress(OSError):
+        for line in path.read_text("utf-8").splitlines():
+            with suppress(ValueError, TypeError):
+                found.append(Measurement(**json.loads(line)))
+    return found
+
+
 def machine(device: str) -> dict[str, str]:
     """What it runs on: processor, versions, and the commit if this is a repository."""
     found = {"cpu": platform.processor() or platform.machine(), "cores": str(available_cores())}

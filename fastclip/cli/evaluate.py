@@ -31,6 +31,9 @@ def command(
             metavar="I/N", help="Share I of N, for workers or launchers that do not know of each other.", **PLACE
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what is left to do, and how long it will take.", **PLACE)
+    ] = False,
     unreadable: Annotated[
         str, typer.Option(metavar="POLICY", help="An unreadable image counts as: stop, wrong or exclude.", **SHOW)
     ] = "stop",
@@ -48,7 +51,12 @@ def command(
     options = replace(
         options, prompts=prompt_sets(prompts), workers=workers, store=store, share=share, unreadable=unreadable
     )
-    if code := evaluate_and_print(options, json=json, predictions=predictions):
+    if dry_run:
+        from fastclip.cli.forecast import print_forecast
+        from fastclip.evaluate.run import Run
+
+        print_forecast(Run(options))
+    elif code := evaluate_and_print(options, json=json, predictions=predictions):
         raise typer.Exit(code)
 
 
