@@ -51,7 +51,7 @@ class Forecast:
     free_memory: int
     bounded_by: str
     shares: tuple[Share, ...]
-    """Of `WORLD_SIZES` those that are faster than a smaller one; none where nothing was measured, or nothing is left."""
+    """Of `WORLD_SIZES` those faster than a smaller one; none where nothing was measured, or is left."""
 
     @property
     def flops(self) -> int:
