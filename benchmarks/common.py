@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from fastclip.bench.records import Measurement, append_records, measurement
@@ -40,8 +41,17 @@ def keep(found: Iterable[Measurement], device: str = "cpu") -> None:
     print(f"records: {path.relative_to(REPOSITORY)}")
 
 
-def whole_process(command: Sequence[object], folder: Path) -> tuple[float, float]:
-    """Wall seconds and peak GiB of a command that must succeed."""
+@dataclass(frozen=True)
+class Finished:
+    """A process that ended well."""
+
+    seconds: float
+    peak_gib: float
+    last_line: str
+
+
+def whole_process(command: Sequence[object], folder: Path) -> Finished:
+    """Run a command, which must succeed, in `folder`."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": ""}
     started = time.perf_counter()
     with tempfile.TemporaryFile() as log:
@@ -53,17 +63,16 @@ def whole_process(command: Sequence[object], folder: Path) -> tuple[float, float
             peak_kib = max([peak_kib, *(int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line)])
             time.sleep(0.02)
         seconds = time.perf_counter() - started
-        if process.returncode:
-            log.seek(0)
-            sys.exit(f"{' '.join(map(str, command))} failed:\n{log.read().decode()[-2000:]}")
-    return seconds, peak_kib / 2**20
+        log.seek(0)
+        output = log.read().decode()
+    if process.returncode:
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{output[-2000:]}")
+    return Finished(seconds, peak_kib / 2**20, (output.splitlines() or [""])[-1])
 
 
-def of_whole_processes(
-    what: str, images: int, runs: Sequence[tuple[float, float]], settings: Mapping[str, object]
-) -> Measurement:
+def of_whole_processes(what: str, images: int, runs: Sequence[Finished], settings: Mapping[str, object]) -> Measurement:
     """The record of what `whole_process` returned, round by round."""
-    return measurement(what, images, [wall_s for wall_s, _ in runs], settings, max(peak for _, peak in runs))
+    return measurement(what, images, [run.seconds for run in runs], settings, max(run.peak_gib for run in runs))
 
 
 def copy_photos(photos: Path, count: int, folder: Path) -> None:
@@ -75,12 +84,10 @@ def copy_photos(photos: Path, count: int, folder: Path) -> None:
         shutil.copyfile(files[index % len(files)], target)
 
 
-def shard(photos: Path, count: int, work: Path) -> str:
-    """A sharded dataset of `count` photos in `work`/shards; its name."""
-    name = f"photos{count}"
-    copy_photos(photos, count, work / name)
-    whole_process([sys.executable, "-m", "fastclip", "shard", name, "--source", work / name], work)
-    return name
+def shard_folder(source: Path, work: Path, *options: object) -> str:
+    """Shard the images of `source` into `work`/shards; the dataset's name."""
+    whole_process([sys.executable, "-m", "fastclip", "shard", source.name, "--source", source, *options], work)
+    return source.name
 
 
 def save_random_weights(backbone: str, path: Path) -> None:

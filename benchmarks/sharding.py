@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import copy_photos, keep, of_whole_processes, parser, whole_process
+from common import Finished, copy_photos, keep, of_whole_processes, parser, whole_process
 
 from fastclip.bench.records import Measurement, measurement
 from fastclip.data.shards.writer import WriteOptions, write_shards
@@ -62,7 +62,7 @@ def main() -> None:
             settings = {"program": "fastclip shard", "verified": str(verify), "megabytes": f"{size / 1e6:.0f}"}
             settings["disk MB/s"] = f"{disk / 1e6:.0f}"
             command = [sys.executable, "-m", "fastclip", "shard", "p", "--source", work / "in", "--out", work / "out"]
-            runs: list[tuple[float, float]] = []
+            runs: list[Finished] = []
             spans: list[float] = []
             for _ in range(arguments.rounds):
                 shutil.rmtree(work / "out", ignore_errors=True)

@@ -1,0 +1,241 @@
+"""fastclip beside CLIP_benchmark, clip-retrieval and a plain loop: whole processes on the same photos and weights.
+
+    .venv/bin/python benchmarks/peers.py --photos DIR [--rounds 5] [--images 512] [--five] [--cold] [--device cuda]
+
+Wall time of commands from their start to their end, models and all, in turns; a record holds the median, all rounds and
+the number of right answers. The same random weights for all: every photo then falls into one class, so that the counts
+show only that every image was counted; equal answers with trained weights are what the tests show.
+
+`make test` sets up CLIP_benchmark's environment. clip-retrieval needs one of its own, and is left out without it:
+
+    python3 -m venv .venv-peers && .venv-peers/bin/pip install -r benchmarks/peers.txt
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from common import (
+    PEER,
+    REPOSITORY,
+    Finished,
+    copy_photos,
+    keep,
+    of_whole_processes,
+    parser,
+    save_random_weights,
+    shard_folder,
+    whole_process,
+)
+
+from fastclip.bench.records import Measurement
+
+CLIP_RETRIEVAL = REPOSITORY / ".venv-peers" / "bin" / "python"
+ARCHITECTURES = {
+    "RN50": "RN50-quickgelu",
+    "RN101": "RN101-quickgelu",
+    "RN50x4": "RN50x4-quickgelu",
+    "ViT-B/32": "ViT-B-32-quickgelu",
+    "ViT-B/16": "ViT-B-16-quickgelu",
+}
+TEMPLATE = "a photo of a {}."
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A program at some setting: its commands, and how many answers were right."""
+
+    program: str
+    commands: Sequence[Sequence[object]]
+    """One after the other: a program that takes one backbone at a time is started for each."""
+    right: Callable[[], list[int]]
+    settings: dict[str, str] = field(default_factory=dict)
+
+
+class Work:
+    """A folder with the photos as files and as shards, and weights; every program writes below `out`."""
+
+    def __init__(self, folder: Path, photos: Path, images: int, device: str) -> None:
+        self.folder, self.device = folder, device
+        copy_photos(photos, images, folder / "source")
+        shard_folder(folder / "source", folder)
+        (folder / "shards" / "source" / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\n")
+        self.out = folder / "out"
+
+    def weights(self, backbone: str) -> Path:
+        path = self.folder / f"{ARCHITECTURES[backbone]}.safetensors"
+        if not path.exists():
+            save_random_weights(backbone, path)
+        return path
+
+    def fastclip(self, backbones: Sequence[str], *options: str) -> Peer:
+        command: list[object] = [sys.executable, "-m", "fastclip", "eval", "source", "--prompts", "photo"]
+        for backbone in backbones:
+            command += ["-b", backbone, "--weights", f"{backbone}={self.weights(backbone)}"]
+        command += [
+            "--device",
+            self.device,
+            "--store",
+            self.out / "store",
+            "--json",
+            self.out / "record.json",
+            *options,
+        ]
+
+        def right() -> list[int]:
+            cells = json.loads((self.out / "record.json").read_text())["cells"]
+            return [sum(cell["top1"] for cell in cells if cell["backbone"] == name) for name in backbones]
+
+        return Peer("fastclip", [command], right, {"options": " ".join(options) or "its defaults"})
+
+    def clip_benchmark(self, backbones: Sequence[str], *options: str) -> Peer:
+        """Several models in one process. A domain is a split. It computes in bf16 unless it is told not to."""
+        command: list[object] = [PEER, "-m", "clip_benchmark.cli", "eval", "--dataset", "wds/source", "--split", "all"]
+        command += ["--dataset_root", self.folder / "shards" / "source", "--task", "zeroshot_classification"]
+        command += ["--pretrained_model", *(f"{ARCHITECTURES[name]},{self.weights(name)}" for name in backbones)]
+        command += ["--output", self.out / "{model}.json", *options]
+
+        def right() -> list[int]:
+            return [self._accuracy(self.out / f"{ARCHITECTURES[name]}.json") for name in backbones]
+
+        return Peer("CLIP_benchmark", [command], right, {"options": " ".join(options)})
+
+    def _accuracy(self, path: Path) -> int:
+        images = sum(1 for _ in (self.folder / "source").rglob("*.*"))
+        return round(json.loads(path.read_text())["metrics"]["acc1"] * images)
+
+    def clip_retrieval(self, backbones: Sequence[str], *options: str) -> Peer:
+        """It writes embeddings only; they are scored here, outside of its time."""
+        tars = sorted((self.folder / "shards" / "source").rglob("*.tar"))
+        commands: list[list[object]] = []
+        for name in backbones:
+            command: list[object] = [CLIP_RETRIEVAL, "-c", "from clip_retrieval.cli import main; main()", "inference"]
+            command += [f"--input_dataset={_braces(tars)}", "--input_format=webdataset"]
+            command += [f"--output_folder={self.out / name.replace('/', '-')}", "--enable_text=False"]
+            command += [f"--clip_model=open_clip:{ARCHITECTURES[name]}/{self.weights(name)}", "--use_jit=False"]
+            commands.append([*command, *options])
+
+        def right() -> list[int]:
+            return [self._score(name, self.out / name.replace("/", "-")) for name in backbones]
+
+        return Peer("clip-retrieval", commands, right, {"options": " ".join(options)})
+
+    def _score(self, backbone: str, folder: Path) -> int:
+        """By the prototypes that fastclip keeps, with the labels of the tars' members."""
+        import tarfile
+
+        import pyarrow.parquet
+        from safetensors.numpy import load_file
+
+        from fastclip.models.backbones import find_backbone
+        from fastclip.models.tower import load_text_tower
+        from fastclip.models.weights import find_weights
+
+        path = self.folder / f"{ARCHITECTURES[backbone]}.prototypes.safetensors"
+        if not path.exists():
+            import torch
+            from safetensors.torch import save_file
+
+            found = find_backbone(backbone)
+            tower = load_text_tower(found, find_weights(found, self.weights(backbone)), torch.device("cpu"))
+            save_file({"prototypes": tower([TEMPLATE.format(name) for name in "ab"], 1)}, path)
+        labels = {}
+        for tar in (self.folder / "shards" / "source").rglob("*.tar"):
+            with tarfile.open(tar) as members:
+                for member in members:
+                    if member.name.endswith(".cls"):
+                        labels[member.name[:-4]] = int(members.extractfile(member).read())  # type: ignore[union-attr]
+        embeddings = np.concatenate([np.load(file) for file in sorted((folder / "img_emb").glob("*.npy"))])
+        names = [
+            key
+            for file in sorted((folder / "metadata").glob("*.parquet"))
+            for key in pyarrow.parquet.read_table(file)["image_path"].to_pylist()
+        ]
+        answers = (embeddings.astype(np.float32) @ load_file(path)["prototypes"].T).argmax(axis=1)
+        return sum(int(answer == labels[name]) for answer, name in zip(answers, names, strict=True))
+
+    def plain_loop(self, backbones: Sequence[str], *options: str) -> Peer:
+        commands = []
+        for name in backbones:
+            command = [sys.executable, REPOSITORY / "benchmarks" / "plain_loop.py", "--images", self.folder / "source"]
+            command += ["--architecture", ARCHITECTURES[name], "--weights", self.weights(name), "--device", self.device]
+            commands.append([*command, *options])
+        return Peer("plain loop", commands, list, {"options": " ".join(options) or "its defaults"})
+
+
+def _braces(paths: Sequence[Path]) -> str:
+    return str(paths[0]) if len(paths) == 1 else "{" + ",".join(map(str, paths)) + "}"
+
+
+def run_once(peer: Peer, work: Work, cold: bool) -> tuple[Finished, list[int]]:
+    """One run from nothing, and its right answers by backbone."""
+    shutil.rmtree(work.out, ignore_errors=True)
+    work.out.mkdir()
+    if cold:
+        os.sync()
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+    runs = [whole_process(command, work.folder) for command in peer.commands]
+    printed = [json.loads(run.last_line)["right"] for run in runs if peer.program == "plain loop"]
+    whole = Finished(sum(run.seconds for run in runs), max(run.peak_gib for run in runs), "")
+    return whole, printed or peer.right()
+
+
+def compare(
+    peers: Sequence[Peer], work: Work, backbones: Sequence[str], images: int, rounds: int, cold: bool
+) -> list[Measurement]:
+    """Every program in turns."""
+    runs: list[list[tuple[Finished, list[int]]]] = [[] for _ in peers]
+    for number in range(rounds):
+        for peer, found in zip(peers, runs, strict=True):
+            found.append(run_once(peer, work, cold))
+            print(
+                f"round {number + 1}: {peer.program} {peer.settings['options']}: {found[-1][0].seconds:.1f} s",
+                flush=True,
+            )
+    records = []
+    for peer, found in zip(peers, runs, strict=True):
+        settings = {"program": peer.program, **peer.settings, "backbone": " ".join(backbones), "device": work.device}
+        settings |= {"cache": "cold" if cold else "warm", "right": str(found[-1][1])}
+        records.append(of_whole_processes("whole process", images, [finished for finished, _ in found], settings))
+    return records
+
+
+def main() -> None:
+    options = parser(__doc__, rounds=5)
+    options.add_argument("--images", type=int, default=512)
+    options.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    options.add_argument("--backbones", nargs="+", default=["ViT-B/32", "RN50"], choices=ARCHITECTURES)
+    options.add_argument("--five", action="store_true", help="all five small backbones in one go instead")
+    options.add_argument("--cold", action="store_true", help="nothing in the page cache; needs root")
+    options.add_argument("--only", nargs="+", help="some of the programs")
+    arguments = options.parse_args()
+    found = []
+    with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
+        work = Work(Path(folder), arguments.photos, arguments.images, arguments.device)
+        for backbones in [list(ARCHITECTURES)] if arguments.five else [[name] for name in arguments.backbones]:
+            peers = [work.fastclip(backbones)]
+            if PEER.is_file():
+                shared = ("--num_workers", "1", "--batch_size", "64")
+                peers.append(work.clip_benchmark(backbones, *shared))
+                if arguments.device == "cpu":
+                    peers.append(work.clip_benchmark(backbones, *shared, "--no_amp"))
+            if CLIP_RETRIEVAL.is_file():
+                peers.append(work.clip_retrieval(backbones, "--num_prepro_workers=1", "--batch_size=64"))
+            peers.append(work.plain_loop(backbones, "--workers", "2"))
+            peers = [peer for peer in peers if not arguments.only or peer.program in arguments.only]
+            for name in backbones:
+                work.weights(name)
+            found += compare(peers, work, backbones, arguments.images, arguments.rounds, arguments.cold)
+    keep(found, arguments.device)
+
+
+if __name__ == "__main__":
+    main()
