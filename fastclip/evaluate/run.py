@@ -130,7 +130,8 @@ class Run:
             return [owed] if owed else []
         result: list[list[Candidate]] = [[]]
         for candidate in owed:
-            if result[-1] and self.needed_memory([*result[-1], candidate]) > self.free_memory:
+            # The estimate is one from below.
+            if result[-1] and self.needed_memory([*result[-1], candidate]) > 0.8 * self.free_memory:
                 result.append([])
             result[-1].append(candidate)
         return result

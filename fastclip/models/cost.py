@@ -25,8 +25,8 @@ class TowerMemory:
     """Numbers that one image needs at the widest place: inputs and outputs of a single operation."""
 
     def bytes(self, precision: str, batches: int, batch_size: int) -> int:
-        """With `batches` batches at a time. What lies beside the widest operation, and the allocator's slack, are not
-        in it: the largest resident size of whole runs was up to a third above this.
+        """With `batches` batches at a time. An estimate from below: libraries, what lies beside the widest operation,
+        and the allocator's slack are not in it.
         """
         return (self.parameters + self.activations * batches * batch_size) * (4 if precision == "fp32" else 2)
 
