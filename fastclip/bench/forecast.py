@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fastclip.bench.records import Measurement
+from fastclip.bench.records import Measurement, conditions
 from fastclip.embed.plan import Unit
 from fastclip.evaluate.run import Candidate, Run
 from fastclip.models.backbones import embedding_dim
@@ -96,15 +96,7 @@ def forecast(run: Run, records: Sequence[Measurement]) -> Forecast:
 
 def _is_like(run: Run, record: Measurement) -> bool:
     """Whether it was measured under what this run will do."""
-    wanted = {
-        "device": run.device.type,
-        "precision": run.precision,
-        "decoder": run.decoder,
-        "workers": run.workers,
-        "batch": run.batch_size,
-        "numerics": run.numerics,
-    }
-    return all(record.settings.get(name) == str(value) for name, value in wanted.items())
+    return conditions(run).items() <= record.settings.items()
 
 
 def _backbone(run: Run, candidate: Candidate, known: set[str], rates: Mapping[str, Measurement]) -> BackboneForecast:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fastclip.evaluate.run import Run
 from fastclip.machine import available_cores
 
 
@@ -47,6 +48,18 @@ def measurement(
     shown = {name: str(value) for name, value in settings.items()}
     on = machine("cuda" if shown.get("device", "cpu").startswith("cuda") else "cpu")
     return Measurement(what, images, statistics.median(rounds), rounds, shown, round(peak_gib, 2), on)
+
+
+def conditions(run: Run) -> dict[str, str]:
+    """What decides how fast a run is on this machine, beside its backbones."""
+    return {
+        "device": run.device.type,
+        "precision": run.precision,
+        "decoder": run.decoder,
+        "workers": str(run.workers),
+        "batch": str(run.batch_size),
+        "numerics": run.numerics,
+    }
 
 
 def append_records(path: Path, found: Iterable[Measurement]) -> None:

@@ -15,7 +15,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from fastclip.bench.devices import matrix_product_flops, peak_flops
-from fastclip.bench.records import Measurement, measurement
+from fastclip.bench.records import Measurement, conditions, measurement
 from fastclip.embed.attempts import Attempts
 from fastclip.embed.loop import EmbeddingLoop, StageSeconds
 from fastclip.embed.plan import Unit
@@ -88,15 +88,7 @@ class _Stages:
         self._units = _first_units(run.units(), images)
         self._images = sum(unit.shard.images for unit in self._units)
         self._bytes = sum(unit.shard.bytes for unit in self._units)
-        self._settings = {
-            "program": "fastclip bench",
-            "device": run.device.type,
-            "precision": run.precision,
-            "decoder": run.decoder,
-            "workers": run.workers,
-            "batch": run.batch_size,
-            "numerics": run.numerics,
-        }
+        self._settings = {"program": "fastclip bench", **conditions(run)}
         self._records: list[Measurement] = []
 
     def measure(self) -> Bench:
@@ -139,7 +131,7 @@ class _Stages:
                 return seen[-1]
 
         first = loop.make_decoder
-        one = replace(loop, make_decoder=lambda: Keeping(first()), batch_size=self._run.batch_size)
+        one = replace(loop, make_decoder=lambda: Keeping(first()))
         sides = {f"side {tower.side}": _Pixel(tower.side) for tower in loop.towers.values()}
         self._once(one, sides, self._units[:1])
         return seen[0]

@@ -55,7 +55,8 @@ def command(
         from fastclip.cli.forecast import print_forecast
         from fastclip.evaluate.run import Run
 
-        print_forecast(Run(options))
+        if (run := Run(options)).process.reports:
+            print_forecast(run)
     elif code := evaluate_and_print(options, json=json, predictions=predictions):
         raise typer.Exit(code)
 
