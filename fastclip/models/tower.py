@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from fastclip.errors import IntegrityError, UserError
 from fastclip.lean import import_open_clip
 from fastclip.models.backbones import TINY, Backbone
-from fastclip.models.rewrites import rewrite
+from fastclip.models.rewrites import pack_convolutions, rewrite
 from fastclip.models.weights import RANDOM_SEED, Weights, read_weights
 
 # A fixed shape, padded: another shape picks other kernels and moves the last bits.
@@ -34,6 +34,8 @@ class ImageTower:
         self.side = backbone.side
         self._dtype = DTYPES[precision]
         self._visual = visual.to(device, memory_format=torch.channels_last).eval()
+        if device.type == "cpu":
+            pack_convolutions(self._visual, self._dtype)
         self._mean = torch.tensor(backbone.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(backbone.std, device=device).view(1, 3, 1, 1)
 
