@@ -2,9 +2,10 @@
 
     .venv/bin/python benchmarks/peers.py --photos DIR [--rounds 5] [--images 512] [--five] [--cold] [--device cuda]
 
-Wall time of commands from their start to their end, models and all, in turns; a record holds the median, all rounds and
-the number of right answers. The same random weights for all: every photo then falls into one class, so that the counts
-show only that every image was counted; equal answers with trained weights are what the tests show.
+Every program computes in the precision that fastclip chooses for this machine, if it has that. Wall time of commands
+from their start to their end, models and all, in turns; a record holds the median, all rounds and the number of right
+answers. The same random weights for all: every photo then falls into one class, so that the counts show only that every
+image was counted; equal answers with trained weights are what the tests show.
 
 `make test` sets up CLIP_benchmark's environment. clip-retrieval needs one of its own, and is left out without it:
 
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from common import (
     PEER,
     REPOSITORY,
@@ -37,15 +39,12 @@ from common import (
 )
 
 from fastclip.bench.records import Measurement
+from fastclip.models.backbones import OPENAI_BACKBONES
+from fastclip.models.numerics import find_precision
 
 CLIP_RETRIEVAL = REPOSITORY / ".venv-peers" / "bin" / "python"
-ARCHITECTURES = {
-    "RN50": "RN50-quickgelu",
-    "RN101": "RN101-quickgelu",
-    "RN50x4": "RN50x4-quickgelu",
-    "ViT-B/32": "ViT-B-32-quickgelu",
-    "ViT-B/16": "ViT-B-16-quickgelu",
-}
+ARCHITECTURES = {name: backbone.architecture for name, backbone in OPENAI_BACKBONES.items()}
+SMALL = ("RN50", "RN101", "RN50x4", "ViT-B/32", "ViT-B/16")
 TEMPLATE = "a photo of a {}."
 
 
@@ -76,28 +75,27 @@ class Work:
             save_random_weights(backbone, path)
         return path
 
-    def fastclip(self, backbones: Sequence[str], *options: str) -> Peer:
-        command: list[object] = [sys.executable, "-m", "fastclip", "eval", "source", "--prompts", "photo"]
-        for backbone in backbones:
-            command += ["-b", backbone, "--weights", f"{backbone}={self.weights(backbone)}"]
-        command += [
-            "--device",
-            self.device,
-            "--store",
-            self.out / "store",
-            "--json",
-            self.out / "record.json",
-            *options,
-        ]
+    def fastclip(self, backbones: Sequence[str], *options: str, apart: bool = False) -> Peer:
+        """All backbones in one run, or, `apart`, in a run for each."""
+        groups = [[name] for name in backbones] if apart else [list(backbones)]
+        records = [self.out / f"record-{number}.json" for number in range(len(groups))]
+        commands = []
+        for group, record in zip(groups, records, strict=True):
+            command: list[object] = [sys.executable, "-m", "fastclip", "eval", "source", "--prompts", "photo"]
+            for name in group:
+                command += ["-b", name, "--weights", f"{name}={self.weights(name)}"]
+            command += ["--device", self.device, "--store", self.out / "store", "--json", record, *options]
+            commands.append(command)
 
         def right() -> list[int]:
-            cells = json.loads((self.out / "record.json").read_text())["cells"]
+            cells = [cell for record in records for cell in json.loads(record.read_text())["cells"]]
             return [sum(cell["top1"] for cell in cells if cell["backbone"] == name) for name in backbones]
 
-        return Peer("fastclip", [command], right, {"options": " ".join(options) or "its defaults"})
+        flags = " ".join(options) or "its defaults"
+        return Peer("fastclip", commands, right, {"options": f"{flags}, a run for each" if apart else flags})
 
     def clip_benchmark(self, backbones: Sequence[str], *options: str) -> Peer:
-        """Several models in one process. A domain is a split. It computes in bf16 unless it is told not to."""
+        """Several models in one process. A domain is a split. It computes in 16 bits unless it is told not to."""
         command: list[object] = [PEER, "-m", "clip_benchmark.cli", "eval", "--dataset", "wds/source", "--split", "all"]
         command += ["--dataset_root", self.folder / "shards" / "source", "--task", "zeroshot_classification"]
         command += ["--pretrained_model", *(f"{ARCHITECTURES[name]},{self.weights(name)}" for name in backbones)]
@@ -141,7 +139,6 @@ class Work:
 
         path = self.folder / f"{ARCHITECTURES[backbone]}.prototypes.safetensors"
         if not path.exists():
-            import torch
             from safetensors.torch import save_file
 
             found = find_backbone(backbone)
@@ -218,15 +215,15 @@ def main() -> None:
     options.add_argument("--only", nargs="+", help="some of the programs")
     arguments = options.parse_args()
     found = []
+    precision = find_precision(None, torch.device(arguments.device), {})
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         work = Work(Path(folder), arguments.photos, arguments.images, arguments.device)
-        for backbones in [list(ARCHITECTURES)] if arguments.five else [[name] for name in arguments.backbones]:
+        for backbones in [list(SMALL)] if arguments.five else [[name] for name in arguments.backbones]:
             peers = [work.fastclip(backbones)]
             if PEER.is_file():
-                shared = ("--num_workers", "1", "--batch_size", "64")
-                peers.append(work.clip_benchmark(backbones, *shared))
-                if arguments.device == "cpu":
-                    peers.append(work.clip_benchmark(backbones, *shared, "--no_amp"))
+                same = ("--no_amp",) if precision == "fp32" else ()
+                settings = ("--num_workers", "1", "--batch_size", "64", *same)
+                peers.append(work.clip_benchmark(backbones, *settings))
             if CLIP_RETRIEVAL.is_file():
                 peers.append(work.clip_retrieval(backbones, "--num_prepro_workers=1", "--batch_size=64"))
             peers.append(work.plain_loop(backbones, "--workers", "2"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,29 @@ def available_memory() -> int:
             most, taken = int((here / limit).read_text()), int((here / used).read_text())
             free.append(most - taken + _numbers(here / stat).get(cache, 0))
     return max(0, min(free)) if free else 8 << 30
+
+
+def keep_freed_memory() -> None:
+    """Have malloc keep what is freed for the next batch, in one heap for all threads: to be called before any starts.
+
+    glibc hands every large block back to the kernel, which clears it page by page when it is asked for again: a tenth
+    of RN50's time, 4 % of ViT-B/32's (Xeon, two threads). Another C library is left as it is.
+    """
+    with suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_ARENA_MAX, 1)
+
+
+def give_back_freed_memory() -> None:
+    """Hand to the kernel what malloc keeps and nothing uses."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+# Of <malloc.h>.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def _numbers(path: Path) -> dict[str, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import Sharded
+from helpers import Sharded, needs_gpu
 
 from fastclip.cli import evaluate as eval_command
 from fastclip.data.shards.manifest import Shard, read_manifest
@@ -115,6 +115,7 @@ ANOTHER = {
     "precision": "fp16",
     "decoder": "dali",
     "batch_size": 8,
+    "compile_towers": "on",
     "workers": 5,
     "share": "2/3",
     "unreadable": "exclude",
@@ -189,6 +190,21 @@ def test_every_batch_is_decoded_once_for_all_towers_and_sides(shapes: Sharded, t
             assert found is not None
             expected = [crop(decode_rgb(opened.image_bytes(row)), side).float().mean(dim=(1, 2)) for row in range(20)]
             assert np.allclose(found.embeddings, torch.stack(expected).numpy(), atol=1e-3)
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("decoder", ["dali", "torchvision"])
+def test_nothing_in_the_loop_waits_for_a_gpu(decoder: str, shapes: Sharded, tmp_path: Path):
+    options = EvalOptions(backbones=("tiny",), shards=shapes.shards, store=tmp_path, device="cuda", decoder=decoder)
+    run = Run(options)
+    loop = run.loop(run.load_towers(run.candidates))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loop.run(run.units())
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert not loop.failures and not run.missing_units()
 
 
 def test_a_backbone_in_two_spellings_is_one(shapes: Sharded, tmp_path: Path):

@@ -277,6 +277,32 @@ def test_other_precisions_flip_few_answers_and_the_flips_are_counted(pacs: Shard
         assert len(flipped) <= len(rows["fp32"]) // 20 and widest < 0.05
 
 
+def test_compiled_towers_give_the_same_answers_and_every_run_the_same_bytes(shapes: Sharded, fastclip: Program):
+    cached = dataclasses.replace(fastclip, environment={"TORCHINDUCTOR_CACHE_DIR": str(fastclip.folder / "compiled")})
+    rows = {}
+    for name, arguments in (("eager", []), ("compiled", ["--compile", "on"]), ("again", ["--compile", "on"])):
+        path = fastclip.folder / f"{name}.parquet"
+        record = evaluate(cached, shapes, "-b", "tiny", *arguments, "--store", name, "--predictions", path)
+        rows[name] = answers(path)["transferlearning"]
+        assert record["backbones"][0]["numerics"].endswith(", compiled") == (name != "eager")
+    theirs = {path: (row["predicted"], row["margin"]) for path, row in rows["eager"].items()}
+    assert_same_answers(rows["compiled"], theirs)
+    eager, compiled, again = (all_parts(fastclip.folder / name / "parts") for name in rows)
+    assert compiled == again and not compiled.keys() & eager.keys()
+
+
+def test_what_cannot_be_compiled_is_said_in_two_lines(shapes: Sharded, fastclip: Program):
+    bare = dataclasses.replace(
+        fastclip,
+        environment={"TORCHINDUCTOR_CACHE_DIR": str(fastclip.folder / "compiled"), "CXX": "nothing", "PATH": ""},
+    )
+    outcome = bare("eval", "shapes/flat", "-b", "tiny", "--shards", shapes.shards, "--compile", "on")
+    assert outcome.code == 2 and outcome.err.count("\n") == 2, outcome.err
+    assert "cannot be compiled" in outcome.err and "--compile off" in outcome.err
+    outcome = bare("eval", "shapes/flat", "-b", "tiny", "--shards", shapes.shards, "--compile", "always")
+    assert outcome.code == 2 and "auto | on | off" in outcome.err
+
+
 @needs_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -58,6 +58,7 @@ def conditions(run: Run) -> dict[str, str]:
         "decoder": run.decoder,
         "workers": str(run.workers),
         "batch": str(run.batch_size),
+        "compile": "on" if run.compiled else "off",
         "numerics": run.numerics,
     }
 

@@ -15,6 +15,7 @@ from fastclip.cli import bench, datasets, demo, download, evaluate, shard, shard
 from fastclip.errors import EXIT_INCOMPLETE, EXIT_INTEGRITY, EXIT_USAGE, FastclipError, printable
 from fastclip.interrupts import GO_ON, Stopped, ignore_signals, stop_on_signals
 from fastclip.launcher import join_launcher, leave_verdict, speaks_when_stopped
+from fastclip.machine import keep_freed_memory
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,6 +57,7 @@ def fastclip(
 def run() -> NoReturn:
     """Run the program with the command line's arguments, and exit with the code that `fastclip.errors` lists."""
     stop_on_signals()
+    keep_freed_memory()
     try:
         code = join_launcher()
         if code is None:

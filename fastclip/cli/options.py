@@ -42,6 +42,12 @@ Decoder = Annotated[
 BatchSize = Annotated[
     int | None, typer.Option(metavar="N", help="Images a forward pass. Default: 32, on a GPU 256.", **MODEL)
 ]
+Compile = Annotated[
+    str,
+    typer.Option(
+        "--compile", metavar="WHEN", help="on, off, or auto: where it was measured to pay, nowhere yet.", **MODEL
+    ),
+]
 Device = Annotated[
     str | None, typer.Option(metavar="NAME", help="cpu or cuda. Default: the GPU where there is one.", **PLACE)
 ]
@@ -94,6 +100,7 @@ def eval_options(
     precision: Precision = None,
     decoder: Decoder = None,
     batch_size: BatchSize = None,
+    compile_towers: Compile = "auto",
     device: Device = None,
     shards: Shards = "shards",
 ) -> EvalOptions:
@@ -110,6 +117,7 @@ def eval_options(
         precision=precision,
         decoder=decoder,
         batch_size=batch_size,
+        compile_towers=compile_towers,
         device=device,
         shards=shards,
     )

@@ -1,7 +1,8 @@
 """The inner loop: for each batch decode once, for each tower embed, hand over to the store.
 
 Every worker thread decodes and embeds whole batches; torch and the decoders release the GIL. On a CPU that uses all
-cores with one intra-op thread each; on a GPU the next batch decodes while this one is embedded.
+cores with one intra-op thread each. On a GPU a worker only says what is to be computed and copied back, and goes on to
+decode its next batch; who publishes waits for the copies, after several batches more were handed to the GPU.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fastclip.data.shards.reader import OpenShard
 from fastclip.embed.attempts import Attempts
@@ -39,12 +41,13 @@ class StageSeconds:
 
 @dataclass(frozen=True)
 class _EmbeddedBatch:
-    """What a worker hands over: embeddings by backbone, a row a real image, on the CPU."""
+    """What a worker hands over: embeddings by backbone, a row a real image, on the CPU or on their way there."""
 
-    embeddings: Mapping[str, np.ndarray]
+    vectors: Mapping[str, Tensor]
     unreadable: Sequence[Unreadable]
     decode_s: float
-    embed_s: float
+    arrive: Callable[[], float]
+    """Waits until they are there; the seconds that embedding took."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class EmbeddingLoop:
     def __post_init__(self) -> None:
         self.failures: list[FastclipError] = []
         self._local = threading.local()
+        self._turn = threading.Lock()
         self._in_flight: deque[tuple[_OpenUnit, Future[_EmbeddedBatch]]] = deque()
         self._ahead: Future[_OpenUnit | None] = Future()
 
@@ -159,23 +163,53 @@ class EmbeddingLoop:
             self._local.decoder = self.make_decoder()
         started = time.perf_counter()
         decoded = self._local.decoder.decode(images)
-        decoded_at = time.perf_counter()
-        embeddings = {
-            name: tower(decoded.crops[tower.side])[: len(images)].to("cpu", self.storage).numpy()
-            for name, tower in opened.towers.items()
-        }
+        decode_s = time.perf_counter() - started
+        crops = decoded.crops
+
+        def embed() -> dict[str, Tensor]:
+            return {
+                name: tower(crops[tower.side])[: len(images)].to(self.storage).to("cpu", non_blocking=True)
+                for name, tower in opened.towers.items()
+            }
+
+        vectors, arrive = self._timed(embed, on_gpu=next(iter(crops.values())).is_cuda)
         unreadable = [Unreadable(first_row + row, reason) for row, reason in decoded.unreadable]
-        return _EmbeddedBatch(embeddings, unreadable, decoded_at - started, time.perf_counter() - decoded_at)
+        return _EmbeddedBatch(vectors, unreadable, decode_s, arrive)
+
+    def _timed(
+        self, embed: Callable[[], dict[str, Tensor]], on_gpu: bool
+    ) -> tuple[dict[str, Tensor], Callable[[], float]]:
+        """What `embed` returns, and a function that waits until it is there and says how many seconds it took.
+
+        On a GPU by its own clock: nothing here waits for it, and each batch has its turn as a whole.
+        """
+        if not on_gpu:
+            started = time.perf_counter()
+            vectors = embed()
+            seconds = time.perf_counter() - started
+            return vectors, lambda: seconds
+        begun, there = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        with self._turn:
+            begun.record()
+            vectors = embed()
+            there.record()
+
+        def arrive() -> float:
+            there.synchronize()
+            return begun.elapsed_time(there) / 1000
+
+        return vectors, arrive
 
     def _collect(self, opened: _OpenUnit, future: Future[_EmbeddedBatch]) -> None:
         """Take the oldest batch; with the last one of its unit, publish the unit's parts."""
         batch = future.result()
         opened.done.append(batch)
-        images = len(next(iter(batch.embeddings.values())))
+        embed_s = batch.arrive()
+        images = len(next(iter(batch.vectors.values())))
         self.on_images(images)
         self.seconds.images += images
         self.seconds.decode += batch.decode_s
-        self.seconds.embed += batch.embed_s
+        self.seconds.embed += embed_s
         if len(opened.done) * self.batch_size >= opened.unit.shard.images:
             started = time.perf_counter()
             try:
@@ -189,7 +223,7 @@ class EmbeddingLoop:
             self.seconds.write += time.perf_counter() - started
 
     def _part(self, opened: _OpenUnit, name: str) -> Part:
-        embeddings = np.concatenate([batch.embeddings[name] for batch in opened.done])
+        embeddings = torch.cat([batch.vectors[name] for batch in opened.done]).numpy()
         unreadable = tuple(row for batch in opened.done for row in batch.unreadable)
         embeddings[[row for row, _ in unreadable]] = 0
         bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastclip.errors import UserError
+from fastclip.models.compiled import COMPILE
 from fastclip.pixels.decoder import DECODERS
 from fastclip.report.cells import POLICIES
 
@@ -32,6 +33,8 @@ class EvalOptions:
     decoder: str | None = field(default=None, metadata=IDENTITY)
     batch_size: int | None = field(default=None, metadata=IDENTITY)
     """Images a forward pass, short batches padded to it: it picks kernels, and they move the last bits."""
+    compile_towers: str = field(default="auto", metadata=IDENTITY)
+    """auto, on or off: torch's compiler, which moves the last bits."""
     device: str | None = field(default=None, metadata=IDENTITY)
     workers: int | None = field(default=None, metadata=RUNTIME)
     """Threads that decode and embed."""
@@ -51,6 +54,8 @@ class EvalOptions:
             raise UserError(f"There is no policy {self.unreadable!r}.", fix=f"--unreadable {' | '.join(POLICIES)}")
         if self.decoder not in (None, *DECODERS):
             raise UserError(f"There is no decoder {self.decoder!r}.", fix=f"--decoder {' | '.join(DECODERS)}")
+        if self.compile_towers not in COMPILE:
+            raise UserError(f"--compile does not know {self.compile_towers!r}.", fix=f"--compile {' | '.join(COMPILE)}")
         for name in ("batch_size", "workers"):
             if (number := getattr(self, name)) is not None and number < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {number}.", fix="Leave it out.")

@@ -71,6 +71,7 @@ class Run:
         self.workers = options.workers or (3 if on_gpu else self.process.cores)
         self.targets = find_targets(options.shards, options.targets)
         self.prompts = _distinct([find_prompt_set(name) for name in options.prompts])
+        self.compiled = options.compile_towers == "on"
         self.numerics = describe_numerics(self.device)
         self.free_memory = free_memory_bytes(self.device, self.process.local_world_size)
         self.store = PartStore(options.store)
@@ -224,11 +225,15 @@ class Run:
         )
 
     def load_towers(self, candidates: Sequence[Candidate]) -> dict[str, ImageTower]:
-        """Their towers by backbone. On a GPU each has embedded a batch: what does not fit shows here."""
+        """Their towers by backbone. On a GPU, and compiled, each has embedded a batch: what does not fit, or
+        cannot be compiled, shows here."""
         towers = {
-            c.backbone.name: load_image_tower(c.backbone, c.weights, self.precision, self.device) for c in candidates
+            c.backbone.name: load_image_tower(
+                c.backbone, c.weights, self.precision, self.device, compiled=self.compiled
+            )
+            for c in candidates
         }
-        if self.device.type == "cuda":
+        if self.compiled or self.device.type == "cuda":
             for tower in towers.values():
                 tower(torch.zeros(self.batch_size, 3, tower.side, tower.side, dtype=torch.uint8, device=self.device))
         return towers
@@ -318,6 +323,7 @@ class Run:
         self.candidates = [self._candidate(backbone, weights, spec) for backbone, weights in self._weights.items()]
 
     def _candidate(self, backbone: Backbone, weights: Weights, decoder: str) -> Candidate:
+        numerics = f"{self.numerics}, compiled" if self.compiled else self.numerics
         facts = BackboneFacts(
             name=backbone.name,
             weights=weights.digest,
@@ -325,7 +331,7 @@ class Run:
             precision=self.precision,
             decoder=decoder,
             batch_size=self.batch_size,
-            numerics=self.numerics,
+            numerics=numerics,
         )
         recipe = {
             "weights": weights.digest,
@@ -339,7 +345,7 @@ class Run:
             "decoder": decoder,
             "precision": self.precision,
             "batch_size": self.batch_size,
-            "numerics": self.numerics,
+            "numerics": numerics,
         }
         return Candidate(backbone, weights, facts, recipe, PartKeys(recipe))
 

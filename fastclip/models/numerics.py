@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from fastclip.errors import UserError
-from fastclip.machine import available_memory
+from fastclip.machine import available_memory, give_back_freed_memory
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -96,6 +96,7 @@ def free_memory() -> None:
     """Give back what nothing uses any more."""
     gc.collect()
     torch.cuda.empty_cache()
+    give_back_freed_memory()
 
 
 def free_memory_bytes(device: torch.device, processes: int) -> int:

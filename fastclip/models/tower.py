@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from fastclip.errors import IntegrityError, UserError
 from fastclip.lean import import_open_clip
 from fastclip.models.backbones import TINY, Backbone
+from fastclip.models.compiled import compile_visual
 from fastclip.models.rewrites import pack_convolutions, rewrite
 from fastclip.models.weights import RANDOM_SEED, Weights, read_weights
 
@@ -30,11 +31,15 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class ImageTower:
     """The image half of a backbone on its device and in its precision."""
 
-    def __init__(self, visual: Any, backbone: Backbone, precision: str, device: torch.device) -> None:
+    def __init__(
+        self, visual: Any, backbone: Backbone, precision: str, device: torch.device, *, compiled: bool = False
+    ) -> None:
         self.side = backbone.side
         self._dtype = DTYPES[precision]
         self._visual = visual.to(device, memory_format=torch.channels_last).eval()
-        if device.type == "cpu":
+        if compiled:
+            self._visual = compile_visual(self._visual, backbone.name)
+        elif device.type == "cpu":
             pack_convolutions(self._visual, self._dtype)
         self._mean = torch.tensor(backbone.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(backbone.std, device=device).view(1, 3, 1, 1)
@@ -93,10 +98,12 @@ class TextTower:
         return features / features.norm(dim=-1, keepdim=True)
 
 
-def load_image_tower(backbone: Backbone, weights: Weights, precision: str, device: torch.device) -> ImageTower:
+def load_image_tower(
+    backbone: Backbone, weights: Weights, precision: str, device: torch.device, *, compiled: bool = False
+) -> ImageTower:
     """The image tower of `backbone` in `precision` (fp32, bf16 or fp16) on `device`."""
     visual = load_model(backbone, weights, precision).visual
-    return ImageTower(visual, backbone, precision, device)
+    return ImageTower(visual, backbone, precision, device, compiled=compiled)
 
 
 def load_text_tower(backbone: Backbone, weights: Weights, device: torch.device) -> TextTower:

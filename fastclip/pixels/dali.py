@@ -25,6 +25,7 @@ class DaliDecoder:
         self._batch_size = batch_size
         self._device = device
         self._threads = threads
+        self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
         self._one_by_one = TorchvisionDecoder(sides, batch_size, device)
         self._pipeline = self._build()
 
@@ -37,10 +38,7 @@ class DaliDecoder:
             return self._one_by_one.decode(images)
         try:
             self._feed(images)
-            outputs = self._pipeline.run()
-            return DecodedBatch(
-                {side: self._crops(output) for side, output in zip(self._sides, outputs, strict=True)}, []
-            )
+            return DecodedBatch(self._crops(self._pipeline.run()), [])
         except RuntimeError as error:
             if re.search(r"cuda|memory|alloc", str(error), re.IGNORECASE):
                 raise  # a fault of the machine: other pixels because of it would not be a function of the shard
@@ -55,14 +53,26 @@ class DaliDecoder:
             self._pipeline.feed_input(f"start{side}", list(start))
             self._pipeline.feed_input(f"end{side}", list(end))
 
-    def _crops(self, output: Any) -> UInt8[Tensor, "batch 3 side side"]:
-        """A DALI batch [n, side, side, 3] as a padded channels-last tensor that outlives the pipeline's buffers."""
-        found = torch.from_dlpack(output.as_tensor()).permute(0, 3, 1, 2)
-        batch = torch.zeros((self._batch_size, *found.shape[1:]), dtype=torch.uint8, device=self._device).to(
-            memory_format=torch.channels_last
-        )
+    def _crops(self, outputs: Sequence[Any]) -> dict[int, UInt8[Tensor, "batch 3 side side"]]:
+        """DALI's batches [n, side, side, 3] as padded channels-last tensors that outlive the pipeline's buffers.
+
+        On a GPU they are copied beside the towers' work, not after it, before DALI fills its buffers again.
+        """
+        if self._stream is None:
+            return {side: self._padded(output) for side, output in zip(self._sides, outputs, strict=True)}
+        with torch.cuda.stream(self._stream):
+            crops = {side: self._padded(output) for side, output in zip(self._sides, outputs, strict=True)}
+            copied = self._stream.record_event()
+        for batch in crops.values():
+            batch.record_stream(torch.cuda.current_stream(self._device))
+        copied.synchronize()
+        return crops
+
+    def _padded(self, output: Any) -> UInt8[Tensor, "batch 3 side side"]:
+        found = torch.from_dlpack(output.as_tensor())
+        batch = torch.zeros((self._batch_size, *found.shape[1:]), dtype=torch.uint8, device=self._device)
         batch[: len(found)] = found
-        return batch
+        return batch.permute(0, 3, 1, 2)
 
     def _build(self) -> Pipeline:
         on_gpu = self._device.type == "cuda"

@@ -36,8 +36,9 @@ class TorchvisionDecoder:
 
     def decode(self, images: Sequence[EncodedImage]) -> DecodedBatch:
         """Decode one image after the other; what does not decode becomes a zero row and is named."""
+        on_gpu = self._device.type == "cuda"
         crops = {
-            side: torch.zeros(self._batch_size, 3, side, side, dtype=torch.uint8).to(memory_format=torch.channels_last)
+            side: torch.zeros(self._batch_size, side, side, 3, dtype=torch.uint8, pin_memory=on_gpu).permute(0, 3, 1, 2)
             for side in self._sides
         }
         unreadable = []
@@ -50,7 +51,9 @@ class TorchvisionDecoder:
                 continue
             for side, batch in crops.items():
                 batch[row] = crop(pixels, side)
-        return DecodedBatch({side: batch.to(self._device) for side, batch in crops.items()}, unreadable)
+        return DecodedBatch(
+            {side: batch.to(self._device, non_blocking=True) for side, batch in crops.items()}, unreadable
+        )
 
 
 def decode_rgb(data: memoryview) -> UInt8[Tensor, "3 height width"]:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastclip.errors import printable
-from fastclip.report.cells import Cell, Evaluation, mean
+from fastclip.report.cells import BackboneFacts, Cell, Evaluation, mean
 
 NO_NUMBER = "—"
 
@@ -54,13 +54,18 @@ def _percent(accuracy: Fraction | None) -> str:
     return NO_NUMBER if accuracy is None else f"{float(accuracy * 100):.2f}"
 
 
+def _how(facts: BackboneFacts) -> str:
+    compiled = ", compiled" if facts.numerics.endswith(", compiled") else ""
+    return f"{facts.precision}{compiled}, decoded by {facts.decoder.split(',')[0]}, batches of {facts.batch_size}"
+
+
 def footnotes(evaluation: Evaluation, *, can_go_on: bool = True) -> list[str]:
     """What a reader must know beside the numbers, a sentence a line.
 
     `can_go_on`: whether running the same command again would embed what is missing.
     """
     facts = evaluation.backbones
-    how = sorted({f"{f.precision}, decoded by {f.decoder.split(',')[0]}, batches of {f.batch_size}" for f in facts})
+    how = sorted({_how(each) for each in facts})
     images = {(cell.dataset, cell.domain): cell.images for cell in evaluation.cells}
     lines = [f"{sum(images.values()):,} images; {'; '.join(how)}."]
     for dataset in evaluation.datasets:
