@@ -17,6 +17,7 @@ from fastclip.bench.forecast import forecast
 from fastclip.bench.records import measurement
 from fastclip.cli.forecast import duration
 from fastclip.embed.loop import EmbeddingLoop
+from fastclip.errors import UserError
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.run import Run
 from fastclip.machine import available_memory
@@ -142,6 +143,17 @@ def test_bench_measures_each_stage_and_says_what_bounds(shapes: Sharded, fastcli
         path.stat().st_size for path in sorted(shapes.folder.rglob("*.tar"))[:2]
     )
     assert not (fastclip.folder / "embeddings").exists(), "what bench embeds is thrown away"
+
+
+def test_bench_says_which_backbones_fit_together(shapes: Sharded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from fastclip.bench import stages
+
+    options = EvalOptions(backbones=("ViT-L/14", "RN50x64"), random_weights=True, shards=shapes.shards, device="cpu")
+    monkeypatch.setattr("fastclip.evaluate.run.free_memory_bytes", lambda *_: 2 << 30)
+    monkeypatch.setattr(stages, "matrix_product_flops", lambda *_: 1.0)
+    with pytest.raises(UserError, match="do not fit into memory together; eval takes 2 passes") as error:
+        stages.bench(options, 20, 1, tmp_path)
+    assert error.value.fix.endswith("-b ViT-L/14")
 
 
 def test_bench_drives_the_loop_that_eval_does(shapes: Sharded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

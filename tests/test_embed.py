@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from fastclip.errors import IntegrityError, UserError
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.run import Run
 from fastclip.models.tower import ImageTower
-from fastclip.pixels.decoder import DecodedBatch, EncodedImage, Unreadable, make_decoder
+from fastclip.pixels.decoder import DecodedBatch, Decoder, EncodedImage, Unreadable, make_decoder
 from fastclip.pixels.torchvision import crop, decode_rgb
 
 CPU = torch.device("cpu")
@@ -190,6 +191,44 @@ def test_every_batch_is_decoded_once_for_all_towers_and_sides(shapes: Sharded, t
             assert found is not None
             expected = [crop(decode_rgb(opened.image_bytes(row)), side).float().mean(dim=(1, 2)) for row in range(20)]
             assert np.allclose(found.embeddings, torch.stack(expected).numpy(), atol=1e-3)
+
+
+def test_while_a_shard_is_published_those_after_it_are_embedded(shapes: Sharded, tmp_path: Path):
+    """Three batches a shard. The store is so slow that it is only done once the next shard is under way."""
+    embedded = 0
+    changed = threading.Condition()
+    overlapped: list[bool] = []
+
+    class Colour(ImageTower):
+        def __init__(self) -> None:
+            self.side = 32
+
+        def __call__(self, crops: torch.Tensor) -> torch.Tensor:
+            nonlocal embedded
+            with changed:
+                embedded += 1
+                changed.notify_all()
+            return crops.float().mean(dim=(2, 3))
+
+    class SlowStore(PartStore):
+        def publish(self, part: Part) -> None:
+            batches = 3 * (len(overlapped) + 1)
+            with changed:
+                overlapped.append(changed.wait_for(lambda: embedded > batches or batches == 9, timeout=20))
+            super().publish(part)
+
+    shards = read_manifest(shapes.folder).shards[:3]
+    work = [Unit(shapes.folder, each, {"c": part_key(part_identity({"weights": "c"}, each))}) for each in shards]
+    store = SlowStore(tmp_path)
+
+    def decoder() -> Decoder:
+        return make_decoder("torchvision", [32], 8, CPU, 1)
+
+    loop = EmbeddingLoop(
+        {"c": Colour()}, {"c": {"weights": "c"}}, decoder, store, Attempts(tmp_path), 8, 2, torch.float32
+    )
+    loop.run(work)
+    assert overlapped == [True, True, True]
 
 
 @needs_gpu

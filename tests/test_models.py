@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import Program
+from helpers import Program, lively
 from safetensors.torch import load_file, save_file
 
 from fastclip.errors import FastclipError, IntegrityError, UserError
@@ -64,26 +64,6 @@ def test_any_backbone_of_open_clip_can_be_named_and_another_preprocessing_is_ref
         find_backbone("ViT-B-16-SigLIP/webli")
     with pytest.raises(UserError, match="no backbone"):
         find_backbone("ViT-B-32/no-such-weights")
-
-
-def lively(model: torch.nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Random weights under which `pixels` differ: fresh ones put every image into one place."""
-    generator = torch.Generator().manual_seed(1)
-    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for name, tensor in tensors.items():
-        if name.endswith("bn3.weight"):
-            tensor.uniform_(0.5, 1, generator=generator)
-        elif "attnpool" in name and name.endswith(("q_proj.weight", "k_proj.weight")):
-            tensor.mul_(4)
-        elif name.endswith(".bias"):
-            tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.05)
-    model.load_state_dict(tensors)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # statistics of these very images, so that none of their differences is flattened
-    with torch.no_grad():
-        model.train().encode_image(pixels)
-    return model.eval().state_dict()
 
 
 @pytest.mark.parametrize("name", ["RN50", "ViT-B/32"])

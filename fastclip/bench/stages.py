@@ -20,6 +20,7 @@ from fastclip.embed.attempts import Attempts
 from fastclip.embed.loop import EmbeddingLoop, StageSeconds
 from fastclip.embed.plan import Unit
 from fastclip.embed.store import PartStore, part_identity, part_key
+from fastclip.errors import UserError
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.run import Run
 from fastclip.evaluate.scoring import score
@@ -97,6 +98,12 @@ class _Stages:
         product = matrix_product_flops(run.device, run.precision, run.workers)
         peak = peak_flops(torch.cuda.get_device_name(run.device), run.precision) if run.device.type == "cuda" else None
         self._on_stage("loading")
+        if len(passes := run.passes(self._units)) > 1:
+            names = " ".join(f"-b {c.backbone.name}" for c in passes[0])
+            raise UserError(
+                f"{len(run.candidates)} backbones do not fit into memory together; eval takes {len(passes)} passes.",
+                fix=f"Measure those of one pass: {names}",
+            )
         towers = run.load_towers(run.candidates)
         loop = run.loop(towers)
         pixels = {f"side {side}": _Pixel(side) for side in sorted({tower.side for tower in towers.values()})}
@@ -111,7 +118,8 @@ class _Stages:
             alone[name] = self._time(
                 "tower", replace(loop, make_decoder=lambda: _Decoded(crops)), {name: tower}, **facts
             )
-        together = self._time("together", loop, towers, backbone=" ".join(towers))
+        estimate = f"{run.needed_memory(run.candidates) / 2**30:.2f}"
+        together = self._time("together", loop, towers, backbone=" ".join(towers), **{"estimated GiB": estimate})
         self._score()
         embed = 1 / sum(1 / rate for rate in alone.values())
         limit = min(decode, embed) if run.device.type == "cuda" else 1 / (1 / decode + 1 / embed)

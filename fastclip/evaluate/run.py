@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,7 +36,7 @@ from fastclip.models.numerics import (
     is_out_of_memory,
 )
 from fastclip.models.tower import ImageTower, load_image_tower
-from fastclip.models.weights import Weights, find_weights, random_weights
+from fastclip.models.weights import Weights, find_all_weights, random_weights
 from fastclip.pixels.decoder import decoder_spec, make_decoder
 from fastclip.report.cells import BackboneFacts
 from fastclip.text.prompts import PromptSet, find_prompt_set
@@ -86,7 +85,11 @@ class Run:
             raise UserError(
                 f"--weights names {min(b.name for b in unused)}, which is not evaluated.", fix="Add -b NAME."
             )
-        self._weights = {backbone: self._find_weights(backbone, given.get(backbone)) for backbone in backbones}
+        self._weights = (
+            {backbone: random_weights(backbone) for backbone in backbones}
+            if options.random_weights
+            else find_all_weights({backbone: given.get(backbone) for backbone in backbones}, self.process.cores)
+        )
         default = 256 if on_gpu else 32
         self._set_batch_size(options.batch_size or default)
         self._follow_smaller_batch()
@@ -312,9 +315,6 @@ class Run:
             {"numerics": self.numerics, "precision": self.precision, "backbone": backbone.name}
             for backbone in self._weights
         ]
-
-    def _find_weights(self, backbone: Backbone, given: Path | None) -> Weights:
-        return random_weights(backbone) if self.options.random_weights else find_weights(backbone, given)
 
     def _set_batch_size(self, batch_size: int) -> None:
         self.batch_size = batch_size

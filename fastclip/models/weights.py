@@ -6,6 +6,7 @@ import os
 import socket
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -45,12 +46,15 @@ def find_weights(backbone: Backbone, given: Path | None) -> Weights:
 
     Raises `UserError` that says which file is missing and where it was looked for.
     """
-    if given is not None:
-        if not given.is_file():
-            raise UserError(f"{backbone.name}: there is no weights file {given}.", fix="--weights FILE.safetensors")
-        return Weights(given, digest_file(given))
-    path = _in_package(backbone) or _in_caches(backbone) or _download(backbone)
-    return Weights(path, digest_file(path))
+    return find_all_weights({backbone: given}, threads=1)[backbone]
+
+
+def find_all_weights(given: Mapping[Backbone, Path | None], threads: int) -> dict[Backbone, Weights]:
+    """`find_weights` of each backbone: one file after the other is looked for, `threads` at a time are read."""
+    paths = [_locate(backbone, path) for backbone, path in given.items()]
+    with ThreadPoolExecutor(threads, "digest") as pool:  # OpenAI's nine are 5 GB
+        digests = list(pool.map(digest_file, paths))
+    return {backbone: Weights(path, digest) for backbone, path, digest in zip(given, paths, digests, strict=True)}
 
 
 def read_weights(backbone: Backbone, path: Path, sha256: str) -> dict[str, Tensor]:
@@ -70,6 +74,14 @@ def read_weights(backbone: Backbone, path: Path, sha256: str) -> dict[str, Tenso
             fix="Convert it to safetensors with the program that wrote it; fastclip opens no pickled file.",
         )
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def _locate(backbone: Backbone, given: Path | None) -> Path:
+    if given is None:
+        return _in_package(backbone) or _in_caches(backbone) or _download(backbone)
+    if not given.is_file():
+        raise UserError(f"{backbone.name}: there is no weights file {given}.", fix="--weights FILE.safetensors")
+    return given
 
 
 def _in_package(backbone: Backbone) -> Path | None:

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from nvidia.dali import Pipeline, fn, types
 from torch import Tensor
 
-from fastclip.pixels.decoder import DecodedBatch, EncodedImage, check_encoded
+from fastclip.pixels.decoder import HARDWARE_LOAD, DecodedBatch, EncodedImage, check_encoded
 from fastclip.pixels.geometry import crop_regions
 from fastclip.pixels.torchvision import TorchvisionDecoder
 
@@ -20,11 +20,20 @@ from fastclip.pixels.torchvision import TorchvisionDecoder
 class DaliDecoder:
     """See `fastclip.pixels.decoder.Decoder`."""
 
-    def __init__(self, sides: Sequence[int], batch_size: int, device: torch.device, threads: int) -> None:
+    def __init__(
+        self,
+        sides: Sequence[int],
+        batch_size: int,
+        device: torch.device,
+        threads: int,
+        *,
+        hardware_load: float = HARDWARE_LOAD,
+    ) -> None:
         self._sides = sides
         self._batch_size = batch_size
         self._device = device
         self._threads = threads
+        self._hardware_load = hardware_load
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
         self._one_by_one = TorchvisionDecoder(sides, batch_size, device)
         self._pipeline = self._build()
@@ -85,7 +94,7 @@ class DaliDecoder:
             prefetch_queue_depth=1,
         )
         with pipeline:
-            pipeline.set_outputs(*_crops_of_every_side(self._sides, "mixed" if on_gpu else "cpu"))
+            pipeline.set_outputs(*_crops_of_every_side(self._sides, on_gpu, self._hardware_load))
         pipeline.build()
         return pipeline
 
@@ -98,13 +107,18 @@ def _may_be_decoded(image: EncodedImage) -> bool:
     return True
 
 
-def _crops_of_every_side(sides: Sequence[int], decode_on: str) -> list[Any]:
+def _crops_of_every_side(sides: Sequence[int], on_gpu: bool, hardware_load: float) -> list[Any]:
     """The graph: one decode, one resize of the region that CLIP keeps for each side."""
     encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1, no_copy=True)
     # CLIP's own preprocessing does not rotate by EXIF; DALI would.
     # Fancy upsampling is what libjpeg does; without it nvJPEG's 4:2:0 chroma differs from the CPU's.
     images = fn.decoders.image(
-        encoded, device=decode_on, output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True
+        encoded,
+        device="mixed" if on_gpu else "cpu",
+        output_type=types.RGB,
+        adjust_orientation=False,
+        jpeg_fancy_upsampling=True,
+        hw_decoder_load=hardware_load,
     )
     return [
         fn.resize(

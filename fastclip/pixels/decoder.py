@@ -15,6 +15,11 @@ from fastclip.errors import UserError
 
 DECODERS = ("torchvision", "dali")
 
+HARDWARE_LOAD = 0.65
+"""Part of a batch that DALI gives to the GPU's JPEG engine, where there is one, and not to its cores: it decides which
+image takes which route. DALI's default.
+"""
+
 
 class EncodedImage(NamedTuple):
     """A JPEG, PNG or WebP file, and the height and width of its pixels as stored (EXIF is not applied)."""
@@ -77,7 +82,8 @@ def decoder_spec(name: str, device: torch.device) -> str:
         return fallback
     try:
         dali = version("nvidia-dali-cuda130")
-        return f"dali {dali} {'mixed' if device.type == 'cuda' else 'cpu'}, {fallback}"
+        where = f"mixed, engine {HARDWARE_LOAD:g}" if device.type == "cuda" else "cpu"
+        return f"dali {dali} {where}, {fallback}"
     except PackageNotFoundError:
         raise UserError(
             "The DALI decoder needs the package nvidia-dali-cuda130, which is not installed.",

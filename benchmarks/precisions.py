@@ -1,0 +1,141 @@
+"""What each way to compute does to embeddings of real photos: cosine to eager fp32, answers that flip, images a second.
+
+    .venv/bin/python benchmarks/precisions.py --photos DIR [--backbones ViT-L/14 …] [--ways bf16 …] [--device cuda]
+
+Weights are drawn so that photos differ (fresh ones put all into one place). Half of the photos are asked which of the
+other half they are most like: a flip is an answer other than that of eager fp32, its margin how close two photos were.
+With trained weights, whose activations have outliers that drawn ones lack, 8 bits can only do worse.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from common import REPOSITORY, keep, parser
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fastclip.bench.records import measurement
+from fastclip.machine import available_cores, keep_freed_memory
+from fastclip.models.backbones import Backbone, find_backbone
+from fastclip.models.numerics import fix_numerics
+from fastclip.models.tower import ImageTower, build_model, load_image_tower
+from fastclip.models.weights import Weights
+from fastclip.pixels.decoder import make_decoder
+
+sys.path.append(str(REPOSITORY / "tests"))
+from decoders import photos_of
+from helpers import lively
+
+WAYS = ("fp32", "bf16", "fp16", "fp32 compiled", "bf16 compiled", "fp16 compiled", "int8", "fp8")
+HEAVY = ("RN50x16", "RN50x64", "ViT-L/14", "ViT-L/14@336px")
+
+
+class EightBits(nn.Module):
+    """A linear layer whose product is one of 8-bit numbers, scaled by row on both sides."""
+
+    def __init__(self, linear: nn.Linear, way: str) -> None:
+        super().__init__()
+        self._dtype = torch.int8 if way == "int8" else torch.float8_e4m3fn
+        weight, scale = self._quantised(linear.weight.float())
+        self.weight, self.scale, self.bias = weight.t(), scale.t(), linear.bias  # column by column, as the kernels ask
+
+    def _quantised(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        limit = 127.0 if self._dtype == torch.int8 else torch.finfo(self._dtype).max
+        scale = rows.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / limit
+        scaled = rows / scale
+        return (scaled.round() if self._dtype == torch.int8 else scaled).to(self._dtype), scale
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        rows, scale = self._quantised(tokens.flatten(0, -2).float())
+        if self._dtype == torch.int8:
+            product = torch._int_mm(rows, self.weight) * (scale * self.scale)
+        elif rows.is_cuda:
+            product = torch._scaled_mm(rows, self.weight, scale, self.scale, out_dtype=torch.bfloat16)
+        else:
+            product = (rows.float() @ self.weight.float()) * (scale * self.scale)
+        return (product + self.bias).to(tokens.dtype).unflatten(0, tokens.shape[:-1])
+
+
+def make_tower(backbone: Backbone, weights: Weights, way: str, device: torch.device) -> ImageTower:
+    """The tower as it is computed in `way`; in 8 bits the MLPs' products, two thirds of a vision transformer."""
+    if way not in ("int8", "fp8"):
+        precision, _, compiled = way.partition(" ")
+        return load_image_tower(backbone, weights, precision, device, compiled=bool(compiled))
+    tower = load_image_tower(backbone, weights, "bf16" if device.type == "cuda" else "fp32", device)
+    for module in tower._visual.modules():
+        for name, child in list(module.named_children()):
+            if name in ("c_fc", "c_proj") and isinstance(child, nn.Linear):
+                setattr(module, name, EightBits(child, way))
+    return tower
+
+
+def embed(tower: ImageTower, batches: list[Tensor], device: torch.device) -> tuple[Tensor, float]:
+    """All embeddings, and the seconds without those of the first batch."""
+    found = [tower(batches[0])]
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    found += [tower(batch) for batch in batches]
+    result = torch.cat([each.cpu() for each in found[1:]])
+    return result, time.perf_counter() - started
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--images", type=int, default=192)
+    options.add_argument("--batch-size", type=int, default=32)
+    options.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    options.add_argument("--backbones", nargs="+", default=HEAVY)
+    options.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
+    arguments = options.parse_args()
+    keep_freed_memory()
+    device = torch.device(arguments.device)
+    fix_numerics(device)
+    if device.type == "cpu":
+        torch.set_num_threads(available_cores())
+    images = photos_of(arguments.photos, 1)[: arguments.images]
+    for name in arguments.backbones:
+        backbone = find_backbone(name)
+        decoder = make_decoder("torchvision", [backbone.side], arguments.batch_size, device, 1)
+        parts = [images[n : n + arguments.batch_size] for n in range(0, len(images), arguments.batch_size)]
+        batches = [decoder.decode(part).crops[backbone.side] for part in parts]
+        torch.manual_seed(0)
+        model = build_model(backbone, "fp32", meta=False)
+        pixels = batches[0][:8].cpu().float() / 128 - 1
+        with tempfile.TemporaryDirectory() as folder:
+            save_file(lively(model, pixels), Path(folder) / "w.safetensors")
+            del model
+            weights = Weights(Path(folder) / "w.safetensors", "")
+            exact = None
+            for way in dict.fromkeys(["fp32", *arguments.ways]):
+                if way in ("int8", "fp8") and not name.startswith("ViT"):
+                    continue  # torch has no such convolutions
+                vectors, seconds = embed(make_tower(backbone, weights, way, device), batches, device)
+                vectors = vectors[: len(images)]
+                exact = vectors if exact is None else exact
+                cosines, (before, after) = (vectors * exact).sum(1), (answers(each) for each in (exact, vectors))
+                flipped = before[0] != after[0]
+                widest = before[1][flipped].max().item() if flipped.any() else 0.0
+                settings = {
+                    "program": "precisions.py", "backbone": name, "device": arguments.device, "way": way,
+                    "threads": torch.get_num_threads(), "batch": arguments.batch_size,
+                    "mean cosine": f"{cosines.mean():.6f}", "least cosine": f"{cosines.min():.6f}",
+                    "flipped": f"{int(flipped.sum())} of {len(flipped)}", "widest margin": f"{widest:.2g}",
+                }  # fmt: skip
+                keep([measurement("precision", len(images), [seconds], settings)], arguments.device)
+
+
+def answers(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the first half each of the second half is most like, and by which margin."""
+    half = len(vectors) // 2
+    best = (vectors[half:] @ vectors[:half].T).topk(2)
+    return best.indices[:, 0], best.values[:, 0] - best.values[:, 1]
+
+
+if __name__ == "__main__":
+    main()
