@@ -354,8 +354,8 @@ class FullTower(ImageTower):
 def full_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     real = run_module.load_image_tower
 
-    def load(*arguments: object) -> ImageTower:
-        tower = real(*arguments)
+    def load(*arguments: object, **options: object) -> ImageTower:
+        tower = real(*arguments, **options)
         tower.__class__ = FullTower
         return tower
 
@@ -404,8 +404,8 @@ def test_memory_that_is_full_later_on_is_tried_once_more_and_no_other_batch_is_b
 ):
     real = run_module.load_image_tower
 
-    def load(*arguments: object) -> ImageTower:
-        tower = real(*arguments)
+    def load(*arguments: object, **options: object) -> ImageTower:
+        tower = real(*arguments, **options)
         tower.__class__ = LateTower
         return tower
 
