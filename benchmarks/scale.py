@@ -29,7 +29,7 @@ def main() -> None:
             for _ in range(arguments.rounds):
                 shutil.rmtree(work / "embeddings", ignore_errors=True)
                 runs.append(whole_process(command, work))
-            settings = {"program": "fastclip", "backbone": "tiny", "device": arguments.device}
+            settings = {"benchmark": "scale.py", "program": "fastclip", "backbone": "tiny", "device": arguments.device}
             found.append(of_whole_processes("whole process", count, runs, settings))
     keep(found, arguments.device)
 

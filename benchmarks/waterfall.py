@@ -9,6 +9,7 @@ flag of each bar stands in its record, and so do the right answers.
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from common import keep, parser
@@ -21,7 +22,9 @@ def bars(work: Work, backbones: list[str]) -> list[Peer]:
     overlap, last = ("--workers", "2"), ("--workers", "2", "--channels-last")
     loops = [work.plain_loop(backbones, *flags) for flags in ((), overlap, last, (*last, "--precision", half))]
     ours = [("--decoder", "torchvision"), ("--decoder", "dali"), ("--compile", "on")]
-    return [*loops, *(work.fastclip(backbones, *flags, apart=True) for flags in ours), work.fastclip(backbones)]
+    apart = [work.fastclip(backbones, *flags, apart=True) for flags in ours]
+    steps = [*loops, *apart, work.fastclip(backbones)]
+    return [replace(step, settings={**step.settings, "bar": str(number)}) for number, step in enumerate(steps)]
 
 
 def main() -> None:
@@ -36,7 +39,9 @@ def main() -> None:
         steps = bars(work, arguments.backbones)
         if arguments.bars:
             steps = [steps[number] for number in arguments.bars]
-        found = compare(steps, work, arguments.backbones, arguments.images, arguments.rounds, cold=False)
+        found = compare(
+            "waterfall.py", steps, work, arguments.backbones, arguments.images, arguments.rounds, cold=False
+        )
     keep(found, arguments.device)
 
 

@@ -23,7 +23,7 @@ from fastclip.evaluate.run import Run
 from fastclip.machine import available_memory
 from fastclip.models.backbones import OPENAI_BACKBONES, TINY, Backbone
 from fastclip.models.cost import flops, tower_memory
-from fastclip.models.tower import build_model, load_model
+from fastclip.models.tower import build_model, load_visual
 from fastclip.models.weights import random_weights
 
 PUBLISHED_GFLOPS = {
@@ -57,7 +57,7 @@ def test_fewer_operations_are_counted_than_published_by_what_is_not_computed(nam
 )
 def test_operations_and_working_memory_are_those_of_a_real_pass(backbone: Backbone):
     """Against hooks on every convolution and linear layer of a tower that computes."""
-    visual = load_model(backbone, random_weights(backbone), "fp32").visual
+    visual = load_visual(backbone, random_weights(backbone), "fp32", torch.device("cpu"))
     counted, widest = [], []
 
     def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:

@@ -18,7 +18,15 @@ from fastclip.files import digest_file
 from fastclip.models import backbones, weights
 from fastclip.models.backbones import OPENAI_BACKBONES, TINY, find_backbone
 from fastclip.models.numerics import find_precision
-from fastclip.models.tower import ImageTower, TextTower, build_model, load_image_tower, load_model, load_text_tower
+from fastclip.models.tower import (
+    ImageTower,
+    TextTower,
+    build_model,
+    load_image_tower,
+    load_model,
+    load_text_tower,
+    load_visual,
+)
 from fastclip.models.weights import Weights, find_weights, read_weights
 
 CPU = torch.device("cpu")
@@ -107,7 +115,7 @@ def unit(rows: torch.Tensor) -> torch.Tensor:
 def test_the_same_weights_in_fp16_and_bf16_point_the_same_way():
     crops = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     found = find_weights(TINY, None)
-    vectors = {p: ImageTower(load_model(TINY, found, p).visual, TINY, p, CPU)(crops) for p in ("fp32", "bf16", "fp16")}
+    vectors = {p: ImageTower(load_visual(TINY, found, p, CPU), TINY, p, CPU)(crops) for p in ("fp32", "bf16", "fp16")}
     for precision, least in (("bf16", 0.999), ("fp16", 0.99999)):
         assert (vectors[precision] * vectors["fp32"]).sum(1).min() > least, precision
         assert not torch.equal(vectors[precision], vectors["fp32"])
