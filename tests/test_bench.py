@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from fastclip.bench.devices import peak_flops
 from fastclip.bench.forecast import forecast
-from fastclip.bench.records import measurement
+from fastclip.bench.records import conditions, measurement
 from fastclip.cli.forecast import duration
 from fastclip.embed.loop import EmbeddingLoop
 from fastclip.errors import UserError
@@ -213,6 +214,23 @@ def test_a_forecast_adds_up(shapes: Sharded, tmp_path: Path, device: str):
     assert found.shares[0].parts_per_second == pytest.approx(12 / one)
     assert found.written_bytes == 240 * 64 * 4 and found.flops == 240 * flops(TINY)
     assert not forecast(run, [decode]).shares and not forecast(run, []).shares
+
+
+@pytest.mark.parametrize(
+    ("rate", "load_s", "pays_from"), [(50.0, 42.0, 2000.0), (24.0, 42.0, math.inf), (50.0, 1.0, 0.0)]
+)
+def test_compiling_pays_from_as_many_images_as_were_measured(
+    rate: float, load_s: float, pays_from: float, shapes: Sharded, tmp_path: Path
+):
+    """25 images/s after 2 s without it: at 50 after 42 s, 40 s are made good by 2,000 times 0.02 s."""
+    run = Run(EvalOptions(backbones=("tiny",), shards=shapes.shards, store=tmp_path, precision="fp32", device="cpu"))
+    like = {**conditions(run), "backbone": "tiny", "flops per image": 1}
+    plain = measurement("tower", 25, [1.0], {**like, "load seconds": 2.0})
+    compiled = measurement("tower", 25, [25 / rate], {**like, "compile": "on", "load seconds": load_s})
+    found = forecast(run, [plain, compiled]).backbones[0]
+    assert found.compiling_pays_from == pytest.approx(pays_from)
+    assert found.rate == pytest.approx(25), "what is not asked for is not reckoned with"
+    assert forecast(run, [plain]).backbones[0].compiling_pays_from is None
 
 
 def test_durations_read_well():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,9 @@ class BackboneForecast:
     rate: float | None
     measured: bool
     """Whether the rate is this tower's own; else it is reckoned from its operations and those of one that was."""
+    compiling_pays_from: float | None
+    """Images from which on `--compile on` takes a process less time here, the building included; infinite if it never
+    does, None if it was not measured both ways."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,15 @@ def forecast(run: Run, records: Sequence[Measurement]) -> Forecast:
     """What `run` would embed, timed by the `records` of `fastclip bench` on this kind of machine; the latest count."""
     known = run.store.list()
     missing = run.missing_units()
-    usable = [each for each in records if _is_like(run, each)]
-    rates = {str(each.settings["backbone"]): each for each in usable if each.what == "tower"}
+    usable = [each for each in records if conditions(run).items() <= each.settings.items()]
+    towers = _towers(usable)
     decode = next((each.rate for each in reversed(usable) if each.what == "decode"), None)
-    backbones = tuple(_backbone(run, candidate, known, rates) for candidate in run.candidates)
+    like = [{**conditions(run), "compile": compiled}.items() for compiled in ("off", "on")]
+    plain, compiled = (_towers([each for each in records if same <= each.settings.items()]) for same in like)
+    backbones = tuple(
+        _backbone(run, c, known, towers, _pays_from(plain.get(c.backbone.name), compiled.get(c.backbone.name)))
+        for c in run.candidates
+    )
     passes = run.passes(missing)
     timed = {each.name: each.rate for each in backbones if each.rate}
     found: list[Share] = []
@@ -94,12 +103,23 @@ def forecast(run: Run, records: Sequence[Measurement]) -> Forecast:
     )
 
 
-def _is_like(run: Run, record: Measurement) -> bool:
-    """Whether it was measured under what this run will do."""
-    return conditions(run).items() <= record.settings.items()
+def _towers(records: Sequence[Measurement]) -> dict[str, Measurement]:
+    """The latest record of each tower."""
+    return {each.settings["backbone"]: each for each in records if each.what == "tower"}
 
 
-def _backbone(run: Run, candidate: Candidate, known: set[str], rates: Mapping[str, Measurement]) -> BackboneForecast:
+def _pays_from(plain: Measurement | None, compiled: Measurement | None) -> float | None:
+    """How many images it takes until a compiled tower has caught up."""
+    if plain is None or compiled is None:
+        return None
+    longer_s = float(compiled.settings["load seconds"]) - float(plain.settings["load seconds"])
+    saved_s = 1 / plain.rate - 1 / compiled.rate
+    return max(0.0, longer_s / saved_s) if saved_s > 0 else math.inf
+
+
+def _backbone(
+    run: Run, candidate: Candidate, known: set[str], rates: Mapping[str, Measurement], pays_from: float | None
+) -> BackboneForecast:
     name = candidate.backbone.name
     units = run.units()
     missing = [unit for unit in units if unit.keys[name] not in known]
@@ -110,7 +130,9 @@ def _backbone(run: Run, candidate: Candidate, known: set[str], rates: Mapping[st
     others = [int(each.settings["flops per image"]) * each.rate for each in rates.values()]
     rate = own.rate if own else min(others) / cost if others else None
     size = embedding_dim(candidate.backbone) * (4 if run.precision == "fp32" else 2)
-    return BackboneForecast(name, len(units), len(missing), images, cost, images * size, rate, own is not None)
+    return BackboneForecast(
+        name, len(units), len(missing), images, cost, images * size, rate, own is not None, pays_from
+    )
 
 
 def _seconds(run: Run, unit: Unit, known: set[str], rates: Mapping[str, float], decode: float, passes: int) -> float:

@@ -104,17 +104,20 @@ class _Stages:
                 f"{len(run.candidates)} backbones do not fit into memory together; eval takes {len(passes)} passes.",
                 fix=f"Measure those of one pass: {names}",
             )
-        towers = run.load_towers(run.candidates)
+        towers, load_s = self._load()
         loop = run.loop(towers)
         pixels = {f"side {side}": _Pixel(side) for side in sorted({tower.side for tower in towers.values()})}
         crops = self._crops(loop)
-        for tower in towers.values():
-            tower(crops.crops[tower.side])  # the first batch takes longer
+        for name, tower in towers.items():
+            started = time.perf_counter()
+            tower(crops.crops[tower.side]).cpu()  # the first batch takes longer
+            load_s[name] += time.perf_counter() - started
         decode = self._time("decode", loop, pixels, sides=" ".join(name.split()[1] for name in pixels))
         alone = {}
         for name, tower in towers.items():
             cost = flops(next(c.backbone for c in run.candidates if c.backbone.name == name))
             facts = {"backbone": name, "flops per image": cost, "matrix product flops": round(product)}
+            facts["load seconds"] = f"{load_s[name]:.2f}"
             alone[name] = self._time(
                 "tower", replace(loop, make_decoder=lambda: _Decoded(crops)), {name: tower}, **facts
             )
@@ -125,6 +128,16 @@ class _Stages:
         limit = min(decode, embed) if run.device.type == "cuda" else 1 / (1 / decode + 1 / embed)
         bounded_by = "decoding" if decode < embed else "the tower" if len(towers) == 1 else "the towers"
         return Bench(tuple(self._records), self._images, decode, alone, together, limit, bounded_by, product, peak)
+
+    def _load(self) -> tuple[dict[str, ImageTower], dict[str, float]]:
+        """The towers, and the seconds that each took, compiling included."""
+        towers: dict[str, ImageTower] = {}
+        seconds = {}
+        for candidate in self._run.candidates:
+            started = time.perf_counter()
+            towers |= self._run.load_towers([candidate])
+            seconds[candidate.backbone.name] = time.perf_counter() - started
+        return towers, seconds
 
     def _crops(self, loop: EmbeddingLoop) -> DecodedBatch:
         """A batch of the first images, decoded."""

@@ -93,7 +93,16 @@ def _sentences(run: Run, found: Forecast) -> list[str]:
             lines.append(
                 "~: reckoned from its operations and the slowest tower that was measured: fastclip bench -b NAME"
             )
-    return lines
+    return lines + [line for each in found.backbones if (line := _compiling(each))]
+
+
+def _compiling(each: BackboneForecast) -> str:
+    """From how many images on it is worth it; nothing where it was not measured, or nothing is left to embed."""
+    if each.compiling_pays_from is None or not each.missing_images:
+        return ""
+    if each.compiling_pays_from == float("inf"):
+        return f"{each.name}: --compile on saves no time here."
+    return f"{each.name}: --compile on saves time here from {each.compiling_pays_from:,.0f} images a process on."
 
 
 def _print_limit(console: Console, found: Forecast) -> None:

@@ -24,6 +24,7 @@ from fastclip.errors import EXIT_INCOMPLETE, FastclipError, IncompleteError, Use
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.targets import Target, find_targets
 from fastclip.interrupts import GO_ON, SIGNALS, end_with_parent
+from fastclip.lean import import_open_clip
 from fastclip.models.backbones import Backbone, embedding_dim, find_backbone
 from fastclip.models.cost import tower_memory
 from fastclip.models.numerics import (
@@ -88,7 +89,12 @@ class Run:
         self._weights = (
             {backbone: random_weights(backbone) for backbone in backbones}
             if options.random_weights
-            else find_all_weights({backbone: given.get(backbone) for backbone in backbones}, self.process.cores)
+            else find_all_weights(
+                {backbone: given.get(backbone) for backbone in backbones},
+                self.process.cores,
+                # What is needed next where nothing is embedded yet.
+                meanwhile=(lambda: None) if self.store.list() else import_open_clip,
+            )
         )
         default = 256 if on_gpu else 32
         self._set_batch_size(options.batch_size or default)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
@@ -49,11 +49,16 @@ def find_weights(backbone: Backbone, given: Path | None) -> Weights:
     return find_all_weights({backbone: given}, threads=1)[backbone]
 
 
-def find_all_weights(given: Mapping[Backbone, Path | None], threads: int) -> dict[Backbone, Weights]:
-    """`find_weights` of each backbone: one file after the other is looked for, `threads` at a time are read."""
+def find_all_weights(
+    given: Mapping[Backbone, Path | None], threads: int, meanwhile: Callable[[], object] = lambda: None
+) -> dict[Backbone, Weights]:
+    """`find_weights` of each backbone: one file after the other is looked for, `threads` at a time are read, while
+    `meanwhile` runs in this thread.
+    """
     paths = [_locate(backbone, path) for backbone, path in given.items()]
     with ThreadPoolExecutor(threads, "digest") as pool:  # OpenAI's nine are 5 GB
-        digests = list(pool.map(digest_file, paths))
+        digests = pool.map(digest_file, paths)
+        meanwhile()
     return {backbone: Weights(path, digest) for backbone, path, digest in zip(given, paths, digests, strict=True)}
 
 

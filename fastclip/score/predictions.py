@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from fastclip.data.shards.manifest import Shard
@@ -17,21 +15,6 @@ from fastclip.data.shards.reader import read_index
 from fastclip.data.storage.folders import Folder
 from fastclip.files import publish, write_temporary
 from fastclip.score.zero_shot import Predictions
-
-SCHEMA = pa.schema(
-    [
-        ("dataset", pa.string()),
-        ("domain", pa.string()),
-        ("key", pa.string()),
-        ("path", pa.string()),
-        ("label", pa.int32()),
-        ("backbone", pa.string()),
-        ("prompts", pa.string()),
-        ("predicted", pa.int32()),  # null where the image is unreadable, and so are the next two
-        ("rank", pa.int32()),
-        ("margin", pa.float32()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -48,11 +31,28 @@ class ShardPredictions:
 
 def write_predictions(path: Path, answers: Iterable[ShardPredictions]) -> None:
     """Write a row per image, backbone and prompt set to a Parquet file, replacing it."""
+    import pyarrow as pa  # a tenth of a second, which few runs need
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [
+            ("dataset", pa.string()),
+            ("domain", pa.string()),
+            ("key", pa.string()),
+            ("path", pa.string()),
+            ("label", pa.int32()),
+            ("backbone", pa.string()),
+            ("prompts", pa.string()),
+            ("predicted", pa.int32()),  # null where the image is unreadable, and so are the next two
+            ("rank", pa.int32()),
+            ("margin", pa.float32()),
+        ]
+    )
 
     def write(file: Any) -> None:
-        with pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
             for answer in answers:
-                writer.write_table(pa.Table.from_pylist(list(_rows(answer)), SCHEMA))
+                writer.write_table(pa.Table.from_pylist(list(_rows(answer)), schema))
 
     publish(write_temporary(path, write), path)
 

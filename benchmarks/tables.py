@@ -1,0 +1,198 @@
+"""Makes the tables of README.md from the records in results/: of each thing the latest record.
+
+.venv/bin/python benchmarks/tables.py
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from fastclip.bench.records import Measurement, read_records
+
+HERE = Path(__file__).parent
+README = HERE / "README.md"
+
+Row = Sequence[str]
+
+
+def table(head: Row, rows: Iterable[Row]) -> str:
+    """Markdown; the first column is text, the others are numbers."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def peers(records: Sequence[Measurement]) -> str:
+    """Beside other programs, a table for each set of backbones, number of images and state of the page cache."""
+    found = latest(_of("peers.py", records), "backbone", "cache", "device", "program")
+    return "\n\n".join(_beside(rows) for _, rows in grouped(found, "backbone", "cache", "device"))
+
+
+def _beside(rows: list[Measurement]) -> str:
+    ours = next(each for each in rows if each.settings["program"] == "fastclip")
+    settings = ours.settings
+    head = [f"{ours.images} photos, {settings['backbone'].replace(' ', ', ')}, page cache {settings['cache']}"]
+    body = []
+    for each in sorted(rows, key=lambda each: each.seconds):
+        name = "**fastclip**" if each is ours else each.settings["program"]
+        body.append(
+            [
+                f"{name}, {_flags(each.settings['options'])}",
+                f"{each.seconds:.1f} s",
+                f"{min(each.all_seconds):.1f}–{max(each.all_seconds):.1f}",
+                f"{each.seconds / ours.seconds:.2f}",
+                f"{each.peak_gib:.1f}",
+                _right(each),
+            ]
+        )
+    return table([*head, f"median of {len(ours.all_seconds)}", "least–most", "times", "GiB", "right"], body) + _on(
+        [ours]
+    )
+
+
+def waterfall(records: Sequence[Measurement]) -> str:
+    """Every bar with its flags; the ratio is to the first one."""
+    found = latest(_of("waterfall.py", records), "backbone", "device", "bar")
+    return "\n\n".join(_steps(rows) for _, rows in grouped(found, "backbone", "device"))
+
+
+def _steps(rows: list[Measurement]) -> str:
+    rows = sorted(rows, key=lambda each: int(each.settings["bar"]))
+    names = rows[0].settings["backbone"].split()
+    head = f"{rows[0].images} photos, {', '.join(names) if len(names) < 9 else 'all nine backbones'}"
+    body = [
+        [
+            f"{each.settings['program']}, {_flags(each.settings['options'])}",
+            f"{each.seconds:.1f} s",
+            f"{rows[0].seconds / each.seconds:.2f}",
+            _right(each),
+        ]
+        for each in rows
+    ]
+    return table([head, f"median of {len(rows[0].all_seconds)}", "times as fast", "right"], body) + _on(rows)
+
+
+def decoders(records: Sequence[Measurement]) -> str:
+    """Each decoder: photos a second, and grey levels from Pillow."""
+    keys = ("decoder", "sides", "device", "hardware load", "threads", "batch")
+    found = latest([each for each in records if each.settings.get("program") == "decoders.py"], *keys)
+    body = []
+    for each in found:
+        settings = each.settings
+        more = [f"{key} {settings[key]}" for key in ("hardware load", "threads") if key in settings]
+        row = [", ".join([settings["decoder"], *more]), settings["sides"].replace(" ", ", ")]
+        row += [f"{each.rate:,.0f}", settings["mean difference"], settings["worst photo"]]
+        body.append(row)
+    return table(["decoder", "sides", "photos/s", "grey levels off, mean", "worst photo"], body) + _on(found)
+
+
+def precisions(records: Sequence[Measurement]) -> str:
+    """Each way to compute, against eager fp32."""
+    found = latest(
+        [each for each in records if each.settings.get("program") == "precisions.py"], "backbone", "way", "device"
+    )
+    body = []
+    for each in found:
+        settings = each.settings
+        row = [settings["backbone"], settings["way"], f"{each.rate:.2f}"]
+        row += [settings["mean cosine"], settings["least cosine"], settings["flipped"], settings["widest margin"]]
+        body.append(row)
+    return table(["backbone", "way", "images/s", "mean cosine", "least", "flipped", "widest margin"], body) + _on(found)
+
+
+def stages(records: Sequence[Measurement]) -> str:
+    """What `fastclip bench` measured of one backbone: every stage, and what its tower makes of the products."""
+    runs: list[dict[str, Measurement]] = []
+    for each in (each for each in records if each.settings.get("program") == "fastclip bench"):
+        if each.what == "decode":  # with which it begins
+            runs.append({})
+        runs[-1][each.what] = each
+    one = [run for run in runs if run["together"].settings["backbone"] == run["tower"].settings["backbone"]]
+    towers = latest([run["tower"] for run in one], "backbone", "precision", "device", "compile")
+    body = []
+    for run in (run for run in one if run["tower"] in towers):
+        tower, settings = run["tower"], run["tower"].settings
+        done = int(settings["flops per image"]) * tower.rate
+        name = f"{settings['backbone']}, {settings['precision']}{', compiled' * (settings['compile'] == 'on')}"
+        row = [name, *(_rate(run[what].rate) for what in ("read", "decode", "tower", "together", "write", "score"))]
+        row += [f"{done / 1e9:,.0f}", f"{done / float(settings['matrix product flops']):.0%}"]
+        body.append([*row, f"{settings['load seconds']} s"])
+    head = ["images/s", "read", "decode", "tower", "together", "write", "score", "GFLOP/s", "of products", "loaded in"]
+    return table(head, body) + _on(towers)
+
+
+def scale(records: Sequence[Measurement]) -> str:
+    """Ten times as many images."""
+    found = latest(_of("scale.py", records), "backbone", "device")
+    body = [[f"{each.images:,}", f"{each.seconds:.1f} s", f"{each.peak_gib:.2f} GiB"] for each in found]
+    return table(["images", "whole process", "largest resident size"], body) + _on(found)
+
+
+TABLES: dict[str, Callable[[Sequence[Measurement]], str]] = {
+    each.__name__: each for each in (peers, waterfall, decoders, precisions, stages, scale)
+}
+
+
+def _of(benchmark: str, records: Sequence[Measurement]) -> list[Measurement]:
+    return [each for each in records if each.settings.get("benchmark") == benchmark]
+
+
+def latest(records: Iterable[Measurement], *keys: str) -> list[Measurement]:
+    """The last record of each machine, number of images and values of `keys`, in the order of the first ones."""
+    found: dict[tuple[str, ...], Measurement] = {}
+    for each in records:
+        values = (each.settings.get(key, "") for key in keys)
+        found[(_machine(each), each.what, str(each.images), *values)] = each
+    return list(found.values())
+
+
+def grouped(records: Iterable[Measurement], *keys: str) -> Iterator[tuple[tuple[str, ...], list[Measurement]]]:
+    """The records by machine, number of images and values of `keys`."""
+
+    def key(each: Measurement) -> tuple[str, ...]:
+        return (_machine(each), *(each.settings[name] for name in keys), str(each.images))
+
+    for group, rows in groupby(sorted(records, key=key), key):
+        yield group, list(rows)
+
+
+def _machine(record: Measurement) -> str:
+    return record.machine.get("gpu") or f"{record.machine['cpu']}, {record.machine['cores']} cores"
+
+
+def _on(records: Iterable[Measurement]) -> str:
+    """What the records of a table were measured on, as a line below it."""
+    found = [(_machine(each), each.machine["torch"], each.machine.get("commit", "?")) for each in records]
+    return "".join(f"\n\n{on}, torch {torch}, commit {commit}." for on, torch, commit in dict.fromkeys(found))
+
+
+def _flags(options: str) -> str:
+    return f"`{options}`" if options.startswith("-") else options
+
+
+def _right(record: Measurement) -> str:
+    return record.settings["right"].strip("[]")
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
+
+
+def render(text: str, records: Sequence[Measurement]) -> str:
+    """`text` with every table anew, between `<!-- records: NAME -->` and `<!-- end -->`."""
+
+    def fill(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{TABLES[match[2]](records)}\n{match[3]}"
+
+    return re.sub(r"(<!-- records: (\w+) -->\n)(?:.*?)(\n<!-- end -->)", fill, text, flags=re.DOTALL)
+
+
+def all_records() -> list[Measurement]:
+    """Every record, oldest file first."""
+    return [each for path in sorted((HERE / "results").glob("*.jsonl")) for each in read_records(path)]
+
+
+if __name__ == "__main__":
+    README.write_text(render(README.read_text(), all_records()))
