@@ -65,4 +65,5 @@ for name in "${@:-tests decoders bench precisions compile peers five cold scale 
         echo "== $each: $((SECONDS - started)) s"
     done
 done
+"$python" benchmarks/tables.py
 [ ${#failed[@]} -eq 0 ] || { echo "Failed: ${failed[*]}" >&2; exit 1; }

@@ -184,9 +184,9 @@ def render(text: str, records: Sequence[Measurement]) -> str:
     """`text` with every table anew, between `<!-- records: NAME -->` and `<!-- end -->`."""
 
     def fill(match: re.Match[str]) -> str:
-        return f"{match[1]}\n{TABLES[match[2]](records)}\n{match[3]}"
+        return f"{match[1]}\n\n{TABLES[match[2]](records)}\n\n<!-- end -->"
 
-    return re.sub(r"(<!-- records: (\w+) -->\n)(?:.*?)(\n<!-- end -->)", fill, text, flags=re.DOTALL)
+    return re.sub(r"(<!-- records: (\w+) -->)\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
 
 
 def all_records() -> list[Measurement]:

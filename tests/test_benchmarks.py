@@ -24,6 +24,9 @@ def test_the_tables_of_the_readme_are_those_of_the_records(tables):
     text = tables.README.read_text()
     assert text.count("<!-- records: ") == len(tables.TABLES) == text.count("<!-- end -->")
     assert tables.render(text, tables.all_records()) == text, "run benchmarks/tables.py"
+    empty = "# A\n<!-- records: scale -->\n<!-- end -->\n## B\n<!-- records: scale -->\nold\n<!-- end -->\n"
+    filled = tables.render(empty, [])
+    assert "## B" in filled and "old" not in filled and tables.render(filled, []) == filled
 
 
 def test_of_each_thing_the_latest_record_is_shown_and_of_each_machine(tables, tmp_path: Path):

@@ -101,8 +101,13 @@ def machine(device: str) -> dict[str, str]:
 
         found |= {"gpu": torch.cuda.get_device_name(0), "cuda": torch.version.cuda or ""}
     with suppress(OSError):
-        command = ["git", "describe", "--always", "--dirty"]
         here = Path(__file__).parent
-        described = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
-        found["commit"] = described.stdout.strip() or "no repository"
+        found["commit"] = _git(here, "describe", "--always") or "no repository"
+        # Records of the same benchmark change no result.
+        if _git(here, "status", "--porcelain", "--untracked-files=no", ":/", ":(exclude,top)benchmarks/results"):
+            found["commit"] += "-dirty"
     return found
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False).stdout.strip()

@@ -102,7 +102,8 @@ def _compiling(each: BackboneForecast) -> str:
         return ""
     if each.compiling_pays_from == float("inf"):
         return f"{each.name}: --compile on saves no time here."
-    return f"{each.name}: --compile on saves time here from {each.compiling_pays_from:,.0f} images a process on."
+    images = float(f"{each.compiling_pays_from:.2g}")
+    return f"{each.name}: --compile on saves time here from about {images:,.0f} images a process on."
 
 
 def _print_limit(console: Console, found: Forecast) -> None:
