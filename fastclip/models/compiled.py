@@ -14,10 +14,10 @@ from fastclip.errors import UserError
 from fastclip.models.numerics import is_out_of_memory
 
 COMPILE = ("auto", "on", "off")
-"""What may be asked for. `auto` is `off`: on a CPU compiling takes 12 to 40 seconds a backbone and saves none
-(`benchmarks/log.md`); on a GPU nobody has measured yet. The choice moves bits, so it must not depend on how much is
-left or on what one of several machines measured: `fastclip eval --dry-run` says from how many images on it pays here,
-once `fastclip bench` has measured both, and the user decides.
+"""What may be asked for. `auto` is `off`: on a CPU compiling takes 12 to 40 seconds a backbone and saves a twentieth of
+the time of some towers, of others none (`benchmarks/log.md`); on a GPU nobody has measured yet. The choice moves bits,
+so it must not depend on how much is left or on what one of several machines measured: `fastclip eval --dry-run` says
+from how many images on it pays here, once `fastclip bench` has measured both, and the user decides.
 """
 
 
