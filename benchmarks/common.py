@@ -53,6 +53,7 @@ class Finished:
 def whole_process(command: Sequence[object], folder: Path) -> Finished:
     """Run a command, which must succeed, in `folder`."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": ""}
+    environment["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "out" / "compiled")  # which is emptied before each run
     started = time.perf_counter()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen([str(word) for word in command], cwd=folder, env=environment, stdout=log, stderr=log)

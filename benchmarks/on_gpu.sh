@@ -23,7 +23,7 @@ program() { "$python" "benchmarks/$1.py" --photos "$photos" --device "$device" "
 
 # Files in two classes, sharded: what `fastclip bench` measures with.
 dataset() {
-    [ -e "$work/shards" ] && return
+    [ -e "$work/sharded" ] && return
     "$python" - "$photos" "$work/photos" "$images" <<'PYTHON'
 import sys
 from pathlib import Path
@@ -31,7 +31,7 @@ sys.path.insert(0, "benchmarks")
 from common import copy_photos
 copy_photos(Path(sys.argv[1]), int(sys.argv[3]), Path(sys.argv[2]))
 PYTHON
-    fastclip shard photos --source "$work/photos" --no-verify
+    fastclip shard photos --source "$work/photos" --no-verify && touch "$work/sharded"
 }
 bench() { dataset && fastclip bench photos --random-weights --device "$device" --images "$images" --json "$records" "$@"; }
 

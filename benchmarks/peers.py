@@ -2,11 +2,11 @@
 
     .venv/bin/python benchmarks/peers.py --photos DIR [--rounds 5] [--images 512] [--five] [--cold] [--device cuda]
 
-fastclip runs as it comes. Every other program is tried once at each of several settings, on a quarter of the images,
-and its fastest is what runs beside fastclip. Wall time of commands from their start to their end, models and all, in
-turns; a record holds the median, all rounds and the number of right answers. The same random weights for all: every
-photo then falls into one class, so that the counts show only that every image was counted; equal answers with trained
-weights are what the tests show.
+fastclip runs as it comes. Every other program is tried once at each of several settings, with the first backbone on a
+quarter of the images, and its fastest is what runs beside fastclip. Wall time of commands from their start to their
+end, models and all, in turns; a record holds the median, all rounds and the number of right answers. The same random
+weights for all: every photo then falls into one class, so that the counts show only that every image was counted; equal
+answers with trained weights are what the tests show.
 
 `make test` sets up CLIP_benchmark's environment. clip-retrieval needs one of its own, and is left out without it:
 
@@ -67,7 +67,9 @@ class Work:
     def __init__(self, folder: Path, photos: Path, images: int, device: str) -> None:
         self.folder, self.device = folder, device
         copy_photos(photos, images, folder / "source")
-        shard_folder(folder / "source", folder)
+        # About sixteen shards of whole batches: other programs have at most a loading process a shard.
+        batch = 256 if device == "cuda" else 32
+        shard_folder(folder / "source", folder, "--shard-images", -(-images // (16 * batch)) * batch)
         (folder / "shards" / "source" / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\n")
         self.out = folder / "out"
 
@@ -268,11 +270,13 @@ def main() -> None:
         work = Work(Path(folder) / "all", arguments.photos, arguments.images, arguments.device)
         few = Work(Path(folder) / "few", arguments.photos, -(-arguments.images // 4), arguments.device)
         for backbones in [list(SMALL)] if arguments.five else [[name] for name in arguments.backbones]:
-            for name, each in itertools.product(backbones, (work, few)):
-                each.weights(name)
+            for name in backbones:
+                work.weights(name)
+            few.weights(backbones[0])
             peers = [work.fastclip(backbones)]
             shards = len(list((few.folder / "shards" / "source").rglob("*.tar")))
-            for settings, tried in zip(*(others(each, backbones, shards) for each in (work, few)), strict=True):
+            tries = others(few, backbones[:1], shards)
+            for settings, tried in zip(others(work, backbones, shards), tries, strict=True):
                 if settings[0].program in (arguments.only or ALL):
                     peers.append(settings[fastest(tried, few)])
             found += compare("peers.py", peers, work, backbones, arguments.images, arguments.rounds, arguments.cold)

@@ -81,7 +81,7 @@ def decoders(records: Sequence[Measurement]) -> str:
     body = []
     for each in found:
         settings = each.settings
-        more = [f"{key} {settings[key]}" for key in ("hardware load", "threads") if key in settings]
+        more = [f"{key} {settings[key]}" for key in ("hardware load", "threads", "batch") if key in settings]
         row = [", ".join([settings["decoder"], *more]), settings["sides"].replace(" ", ", ")]
         row += [f"{each.rate:,.0f}", settings["mean difference"], settings["worst photo"]]
         body.append(row)
@@ -109,13 +109,15 @@ def stages(records: Sequence[Measurement]) -> str:
         if each.what == "decode":  # with which it begins
             runs.append({})
         runs[-1][each.what] = each
+    keys = ("backbone", "precision", "device", "compile", "workers", "batch")
     one = [run for run in runs if run["together"].settings["backbone"] == run["tower"].settings["backbone"]]
-    towers = latest([run["tower"] for run in one], "backbone", "precision", "device", "compile")
+    towers = latest([run["tower"] for run in one], *keys)
     body = []
     for run in (run for run in one if run["tower"] in towers):
         tower, settings = run["tower"], run["tower"].settings
         done = int(settings["flops per image"]) * tower.rate
         name = f"{settings['backbone']}, {settings['precision']}{', compiled' * (settings['compile'] == 'on')}"
+        name += f", {settings['workers']} × {settings['batch']}"
         row = [name, *(_rate(run[what].rate) for what in ("read", "decode", "tower", "together", "write", "score"))]
         row += [f"{done / 1e9:,.0f}", f"{done / float(settings['matrix product flops']):.0%}"]
         body.append([*row, f"{settings['load seconds']} s"])

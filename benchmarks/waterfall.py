@@ -1,9 +1,10 @@
-"""From a plain loop to fastclip, one step at a time: whole processes, each bar by one more flag.
+"""From a plain loop to fastclip, step by step: whole processes, each bar by the flags in its record.
 
     .venv/bin/python benchmarks/waterfall.py --photos DIR [--rounds 3] [--images 256] [--bars N …] [--device cuda]
 
-Every bar embeds and scores the same photos with all of `--backbones`, one after the other; the last one in one run. The
-flag of each bar stands in its record, and so do the right answers.
+Every bar embeds and scores the same photos with all of `--backbones`, one after the other; the last one in one run,
+with fastclip's defaults. The plain loop's flags add up; fastclip's bars are its two decoders, and its compiler with
+the device's own decoder.
 """
 
 from __future__ import annotations

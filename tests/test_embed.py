@@ -234,7 +234,7 @@ def test_while_a_shard_is_published_those_after_it_are_embedded(shapes: Sharded,
 @needs_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("decoder", ["dali", "torchvision"])
-def test_nothing_in_the_loop_waits_for_a_gpu(decoder: str, shapes: Sharded, tmp_path: Path):
+def test_no_operation_of_the_loop_makes_the_host_wait_for_a_gpu(decoder: str, shapes: Sharded, tmp_path: Path):
     options = EvalOptions(backbones=("tiny",), shards=shapes.shards, store=tmp_path, device="cuda", decoder=decoder)
     run = Run(options)
     loop = run.loop(run.load_towers(run.candidates))

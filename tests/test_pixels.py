@@ -67,6 +67,17 @@ def test_photos_decoded_on_a_gpu_come_out_as_clip_preprocesses_them(side: int, p
     assert differences.max() <= WORST_LEVELS["dali"], differences.max()
 
 
+@needs_gpu
+@pytest.mark.gpu
+def test_what_a_gpu_decoded_before_changes_no_pixel(photos: list[Path]):
+    """A short batch first, or none: the JPEG engine takes the same images of the next one."""
+    images = [encoded(path.read_bytes()) for path in photos[:64]]
+    device = torch.device("cuda", 0)
+    fresh, used = (make_decoder("dali", [224], 64, device, 2) for _ in range(2))
+    used.decode(images[:5])
+    assert torch.equal(fresh.decode(images).crops[224], used.decode(images).crops[224])
+
+
 def picture(height: int, width: int) -> Image.Image:
     """Something with edges, slopes and noise."""
     rng = np.random.default_rng([height, width])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import shutil
 import time
@@ -76,6 +77,7 @@ def bench(
 
     `scratch` is an empty folder for what is written.
     """
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch / "compiled")  # what is loaded is built, not found
     stages = _Stages(Run(replace(options, store=scratch / "store")), images, rounds, scratch, on_stage)
     return stages.measure()
 

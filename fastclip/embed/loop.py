@@ -24,6 +24,7 @@ from fastclip.embed.attempts import Attempts
 from fastclip.embed.plan import Unit
 from fastclip.embed.store import Part, PartStore, part_identity
 from fastclip.errors import FastclipError, IntegrityError, UserError
+from fastclip.models.numerics import fix_numerics
 from fastclip.models.tower import ImageTower
 from fastclip.pixels.decoder import Decoder, EncodedImage, Unreadable
 
@@ -73,6 +74,7 @@ class EmbeddingLoop:
     batch_size: int
     workers: int
     storage: torch.dtype
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seconds: StageSeconds = field(default_factory=StageSeconds)
     on_images: Callable[[int], None] = lambda images: None
     """Called with the number of images whenever a batch is embedded."""
@@ -89,7 +91,8 @@ class EmbeddingLoop:
 
         A shard that cannot be read costs the others nothing: why stands in `failures` afterwards.
         """
-        pool = ThreadPoolExecutor(self.workers, "embed", torch.set_num_threads, (1,))
+        # What a device is, and how many threads it gets, each thread is told anew: else it works on the first GPU.
+        pool = ThreadPoolExecutor(self.workers, "embed", fix_numerics, (self.device,))
         in_flight = self._in_flight
         stopped = False
         try:
@@ -172,27 +175,26 @@ class EmbeddingLoop:
                 for name, tower in opened.towers.items()
             }
 
-        vectors, arrive = self._timed(embed, on_gpu=next(iter(crops.values())).is_cuda)
+        vectors, arrive = self._timed(embed)
         unreadable = [Unreadable(first_row + row, reason) for row, reason in decoded.unreadable]
         return _EmbeddedBatch(vectors, unreadable, decode_s, arrive)
 
-    def _timed(
-        self, embed: Callable[[], dict[str, Tensor]], on_gpu: bool
-    ) -> tuple[dict[str, Tensor], Callable[[], float]]:
+    def _timed(self, embed: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], Callable[[], float]]:
         """What `embed` returns, and a function that waits until it is there and says how many seconds it took.
 
         On a GPU by its own clock: nothing here waits for it, and each batch has its turn as a whole.
         """
-        if not on_gpu:
+        if self.device.type != "cuda":
             started = time.perf_counter()
             vectors = embed()
             seconds = time.perf_counter() - started
             return vectors, lambda: seconds
         begun, there = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        stream = torch.cuda.current_stream(self.device)  # an event of another GPU would be there at once
         with self._turn:
-            begun.record()
+            begun.record(stream)
             vectors = embed()
-            there.record()
+            there.record(stream)
 
         def arrive() -> float:
             there.synchronize()

@@ -26,6 +26,7 @@ from fastclip.evaluate.targets import Target, find_targets
 from fastclip.interrupts import GO_ON, SIGNALS, end_with_parent
 from fastclip.lean import import_open_clip
 from fastclip.models.backbones import Backbone, embedding_dim, find_backbone
+from fastclip.models.compiled import find_compiler
 from fastclip.models.cost import tower_memory
 from fastclip.models.numerics import (
     describe_numerics,
@@ -73,6 +74,7 @@ class Run:
         self.prompts = _distinct([find_prompt_set(name) for name in options.prompts])
         self.compiled = options.compile_towers == "on"
         self.numerics = describe_numerics(self.device)
+        self.kernels = f"{self.numerics}, compiled by {find_compiler(self.device)}" if self.compiled else self.numerics
         self.free_memory = free_memory_bytes(self.device, self.process.local_world_size)
         self.store = PartStore(options.store)
         self.attempts = Attempts(options.store)
@@ -147,11 +149,17 @@ class Run:
         return result
 
     def needed_memory(self, candidates: Sequence[Candidate]) -> int:
-        """About how many bytes their image towers take together, at work: one tower of a batch computes at a time."""
+        """About how many bytes their image towers and crops take together, at work: one tower of a batch computes at a
+        time. On a GPU more batches wait for it than there are workers.
+        """
         memory = [tower_memory(candidate.backbone) for candidate in candidates]
         weights = sum(each.bytes(self.precision, 0, 0) for each in memory)
         working = (each.bytes(self.precision, self.workers, self.batch_size) for each in memory)
-        return weights + max(w - each.bytes(self.precision, 0, 0) for w, each in zip(working, memory, strict=True))
+        waiting = self.workers * (3 if self.device.type == "cuda" else 1)
+        crops = waiting * self.batch_size * sum(3 * side**2 for side in {c.backbone.side for c in candidates})
+        return (
+            weights + crops + max(w - each.bytes(self.precision, 0, 0) for w, each in zip(working, memory, strict=True))
+        )
 
     def embed(self, on_images: Callable[[int], None] = lambda images: None) -> None:
         """Publish every missing part: this process's share first, then whatever the others have not published yet.
@@ -229,6 +237,7 @@ class Run:
             batch_size=self.batch_size,
             workers=self.workers,
             storage=torch.float32 if self.precision == "fp32" else torch.float16,
+            device=self.device,
             seconds=seconds or StageSeconds(),
             on_images=on_images,
         )
@@ -318,7 +327,7 @@ class Run:
     def _memory_identities(self) -> list[dict[str, Any]]:
         """What decides how large a batch may be, as far as it is known, for each backbone."""
         return [
-            {"numerics": self.numerics, "precision": self.precision, "backbone": backbone.name}
+            {"numerics": self.kernels, "precision": self.precision, "backbone": backbone.name}
             for backbone in self._weights
         ]
 
@@ -329,7 +338,6 @@ class Run:
         self.candidates = [self._candidate(backbone, weights, spec) for backbone, weights in self._weights.items()]
 
     def _candidate(self, backbone: Backbone, weights: Weights, decoder: str) -> Candidate:
-        numerics = f"{self.numerics}, compiled" if self.compiled else self.numerics
         facts = BackboneFacts(
             name=backbone.name,
             weights=weights.digest,
@@ -337,7 +345,7 @@ class Run:
             precision=self.precision,
             decoder=decoder,
             batch_size=self.batch_size,
-            numerics=numerics,
+            numerics=self.kernels,
         )
         recipe = {
             "weights": weights.digest,
@@ -351,7 +359,7 @@ class Run:
             "decoder": decoder,
             "precision": self.precision,
             "batch_size": self.batch_size,
-            "numerics": numerics,
+            "numerics": self.kernels,
         }
         return Candidate(backbone, weights, facts, recipe, PartKeys(recipe))
 

@@ -38,7 +38,7 @@ class ImageTower:
         self._dtype = DTYPES[precision]
         self._visual = visual.to(device, memory_format=torch.channels_last).eval()
         if compiled:
-            self._visual = compile_visual(self._visual, backbone.name)
+            self._visual = compile_visual(self._visual, backbone.name, device)
         elif device.type == "cpu":
             pack_convolutions(self._visual, self._dtype)
         self._mean = torch.tensor(backbone.mean, device=device).view(1, 3, 1, 1)
@@ -107,7 +107,7 @@ def load_image_tower(
 
 
 def load_visual(backbone: Backbone, weights: Weights, precision: str, device: torch.device) -> Any:
-    """open_clip's image half, with less arithmetic, on `device`. The text half is not even read from the disk.
+    """open_clip's image half, with less arithmetic, on `device`. The text half is mapped, and not touched.
 
     Convolutions and products are in `precision`; layer norms stay in fp32, as in OpenAI's own fp16 models.
     """

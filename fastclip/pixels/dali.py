@@ -46,13 +46,20 @@ class DaliDecoder:
         if not all(_may_be_decoded(image) for image in images):
             return self._one_by_one.decode(images)
         try:
-            self._feed(images)
-            return DecodedBatch(self._crops(self._pipeline.run()), [])
+            self._feed(self._filled_up(images))
+            return DecodedBatch(self._crops(self._pipeline.run(), len(images)), [])
         except RuntimeError as error:
             if re.search(r"cuda|memory|alloc", str(error), re.IGNORECASE):
                 raise  # a fault of the machine: other pixels because of it would not be a function of the shard
             self._pipeline = self._build()  # after an error DALI declares a pipeline invalid
             return self._one_by_one.decode(images)
+
+    def _filled_up(self, images: Sequence[EncodedImage]) -> Sequence[EncodedImage]:
+        """On a GPU always as many images: the first batch that a decoder sees decides how many of each one the JPEG
+        engine takes, and which those are must not depend on who decoded what before.
+        """
+        missing = self._batch_size - len(images) if self._stream else 0
+        return [*images, *[images[-1]] * missing]
 
     def _feed(self, images: Sequence[EncodedImage]) -> None:
         shapes = [(image.height, image.width) for image in images]
@@ -62,25 +69,26 @@ class DaliDecoder:
             self._pipeline.feed_input(f"start{side}", list(start))
             self._pipeline.feed_input(f"end{side}", list(end))
 
-    def _crops(self, outputs: Sequence[Any]) -> dict[int, UInt8[Tensor, "batch 3 side side"]]:
-        """DALI's batches [n, side, side, 3] as padded channels-last tensors that outlive the pipeline's buffers.
+    def _crops(self, outputs: Sequence[Any], count: int) -> dict[int, UInt8[Tensor, "batch 3 side side"]]:
+        """The first `count` rows of DALI's batches [n, side, side, 3] as padded channels-last tensors.
 
-        On a GPU they are copied beside the towers' work, not after it, before DALI fills its buffers again.
+        They outlive the pipeline's buffers. On a GPU they are copied beside the towers' work, not after it, before DALI
+        fills its buffers again.
         """
         if self._stream is None:
-            return {side: self._padded(output) for side, output in zip(self._sides, outputs, strict=True)}
+            return {side: self._padded(output, count) for side, output in zip(self._sides, outputs, strict=True)}
         with torch.cuda.stream(self._stream):
-            crops = {side: self._padded(output) for side, output in zip(self._sides, outputs, strict=True)}
+            crops = {side: self._padded(output, count) for side, output in zip(self._sides, outputs, strict=True)}
             copied = self._stream.record_event()
         for batch in crops.values():
             batch.record_stream(torch.cuda.current_stream(self._device))
         copied.synchronize()
         return crops
 
-    def _padded(self, output: Any) -> UInt8[Tensor, "batch 3 side side"]:
-        found = torch.from_dlpack(output.as_tensor())
+    def _padded(self, output: Any, count: int) -> UInt8[Tensor, "batch 3 side side"]:
+        found = torch.from_dlpack(output.as_tensor())[:count]
         batch = torch.zeros((self._batch_size, *found.shape[1:]), dtype=torch.uint8, device=self._device)
-        batch[: len(found)] = found
+        batch[:count] = found
         return batch.permute(0, 3, 1, 2)
 
     def _build(self) -> Pipeline:
