@@ -19,7 +19,7 @@ from fastclip.errors import IntegrityError, UserError
 from fastclip.lean import import_open_clip
 from fastclip.models.backbones import TINY, Backbone
 from fastclip.models.compiled import compile_visual
-from fastclip.models.rewrites import pack_convolutions, rewrite
+from fastclip.models.rewrites import pack_products, rewrite
 from fastclip.models.weights import RANDOM_SEED, Weights, read_weights
 
 # A fixed shape, padded: another shape picks other kernels and moves the last bits.
@@ -40,7 +40,7 @@ class ImageTower:
         if compiled:
             self._visual = compile_visual(self._visual, backbone.name, device)
         elif device.type == "cpu":
-            pack_convolutions(self._visual, self._dtype)
+            pack_products(self._visual, self._dtype)
         self._mean = torch.tensor(backbone.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(backbone.std, device=device).view(1, 3, 1, 1)
 
