@@ -47,7 +47,7 @@ class ImageTower:
     @torch.inference_mode()
     def __call__(self, crops: UInt8[Tensor, "batch 3 side side"]) -> Float32[Tensor, "batch dim"]:
         """Unit vectors of RGB crops. Normalised in fp32 as `ToTensor` and `Normalize` do, computed in the precision."""
-        pixels = ((crops.float() / 255) - self._mean) / self._std
+        pixels = crops.float().div_(255).sub_(self._mean).div_(self._std)
         features = self._visual(pixels.to(self._dtype, memory_format=torch.channels_last)).float()
         return features / features.norm(dim=-1, keepdim=True)
 
