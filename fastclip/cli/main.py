@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, NoReturn
 
@@ -58,6 +60,8 @@ def run() -> NoReturn:
     """Run the program with the command line's arguments, and exit with the code that `fastclip.errors` lists."""
     stop_on_signals()
     keep_freed_memory()
+    ended: list[int] = []
+    atexit.register(_leave, ended)  # the first to be registered is called last, after all that cleans up
     try:
         code = join_launcher()
         if code is None:
@@ -71,11 +75,18 @@ def run() -> NoReturn:
     if stopped and "multiprocessing.synchronize" not in sys.modules:  # which cleans up at a normal end only
         # Batches of large backbones would be waited for, for minutes.
         gc.collect()
+        _leave([code])
+    ended.append(code)
+    sys.exit(code)
+
+
+def _leave(ended: Sequence[int]) -> None:
+    """End as things are, once the exit code is known: Python frees all that torch has loaded for another second."""
+    if ended:
         with suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+        os._exit(ended[0])
 
 
 def _command() -> int:

@@ -194,14 +194,15 @@ class Run:
     def _embed(self, missing: Sequence[Unit], on_images: Callable[[int], None]) -> None:
         self.failures.clear()
         deadly: dict[str, Unit] = {}
-        for candidates in self.passes(missing):
+        for number, candidates in enumerate(self.passes(missing)):
+            if number:
+                free_memory()  # the next towers need the room of those before
             order = work_order(self.units(), self.process.rank, self.process.world_size)
             loop = self.loop(self.load_towers(candidates), self.seconds, on_images)
             loop.run(self._while_batches_fit(order, [c.backbone.name for c in candidates]))
             self.failures += [each for each in loop.failures if str(each) not in map(str, self.failures)]
             deadly |= {unit.id: unit for unit in self.attempts.deadly}
-            del loop  # and its towers: whatever comes next needs the room
-            free_memory()
+            del loop
         for unit in deadly.values():
             if self.attempts.may_try_alone(unit, self.is_missing) and (error := self._embed_alone(unit)):
                 self.failures.append(error)
