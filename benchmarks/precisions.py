@@ -18,11 +18,13 @@ import torch
 from common import REPOSITORY, keep, parser
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from fastclip.bench.records import measurement
 from fastclip.machine import available_cores, keep_freed_memory
 from fastclip.models.backbones import Backbone, find_backbone
 from fastclip.models.numerics import fix_numerics
+from fastclip.models.rewrites import PackedLinear
 from fastclip.models.tower import ImageTower, build_model, load_image_tower
 from fastclip.models.weights import Weights
 from fastclip.pixels.decoder import make_decoder
@@ -38,11 +40,14 @@ HEAVY = ("RN50x16", "RN50x64", "ViT-L/14", "ViT-L/14@336px")
 class EightBits(nn.Module):
     """A linear layer whose product is one of 8-bit numbers, scaled by row on both sides."""
 
-    def __init__(self, linear: nn.Linear, way: str) -> None:
+    def __init__(self, linear: nn.Linear | PackedLinear, way: str) -> None:
         super().__init__()
         self._dtype = torch.int8 if way == "int8" else torch.float8_e4m3fn
-        weight, scale = self._quantised(linear.weight.float())
-        self.weight, self.scale, self.bias = weight.t(), scale.t(), linear.bias  # column by column, as the kernels ask
+        packed = isinstance(linear, PackedLinear)
+        weight, self.bias = (linear._weight, linear._bias) if packed else (linear.weight, linear.bias)
+        self._activates = packed and linear._activation == "swish"
+        weight, scale = self._quantised(weight.float())
+        self.weight, self.scale = weight.t(), scale.t()  # column by column, as the kernels ask
 
     def _quantised(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         limit = 127.0 if self._dtype == torch.int8 else torch.finfo(self._dtype).max
@@ -58,18 +63,21 @@ class EightBits(nn.Module):
             product = torch._scaled_mm(rows, self.weight, scale, self.scale, out_dtype=torch.bfloat16)
         else:
             product = (rows.float() @ self.weight.float()) * (scale * self.scale)
-        return (product + self.bias).to(tokens.dtype).unflatten(0, tokens.shape[:-1])
+        product += self.bias
+        answer = (silu(product, inplace=True) if self._activates else product).to(tokens.dtype)
+        return answer.unflatten(0, tokens.shape[:-1])
 
 
 def make_tower(backbone: Backbone, weights: Weights, way: str, device: torch.device) -> ImageTower:
-    """The tower as it is computed in `way`; in 8 bits the MLPs' products, two thirds of a vision transformer."""
+    """The tower as it is computed in `way`; in 8 bits the MLPs' products, two thirds of a vision transformer, the rest
+    in bf16."""
     if way not in ("int8", "fp8"):
         precision, _, compiled = way.partition(" ")
         return load_image_tower(backbone, weights, precision, device, compiled=bool(compiled))
-    tower = load_image_tower(backbone, weights, "bf16" if device.type == "cuda" else "fp32", device)
+    tower = load_image_tower(backbone, weights, "bf16", device)
     for module in tower._visual.modules():
         for name, child in list(module.named_children()):
-            if name in ("c_fc", "c_proj") and isinstance(child, nn.Linear):
+            if name in ("c_fc", "c_proj") and isinstance(child, nn.Linear | PackedLinear):
                 setattr(module, name, EightBits(child, way))
     return tower
 
