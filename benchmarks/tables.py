@@ -47,9 +47,7 @@ def _beside(rows: list[Measurement]) -> str:
                 _right(each),
             ]
         )
-    return table([*head, f"median of {len(ours.all_seconds)}", "least–most", "times", "GiB", "right"], body) + _on(
-        [ours]
-    )
+    return table([*head, f"median of {len(ours.all_seconds)}", "least–most", "times", "GiB", "right"], body) + _on(rows)
 
 
 def waterfall(records: Sequence[Measurement]) -> str:
