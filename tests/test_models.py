@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import Program, lively
+from open_clip.model import convert_weights_to_lp
+from open_clip.transformer import LayerNormFp32, QuickGELU, ResidualAttentionBlock
 from safetensors.torch import load_file, save_file
 
 from fastclip.errors import FastclipError, IntegrityError, UserError
@@ -18,6 +20,7 @@ from fastclip.files import digest_file
 from fastclip.models import backbones, weights
 from fastclip.models.backbones import OPENAI_BACKBONES, TINY, find_backbone
 from fastclip.models.numerics import find_precision
+from fastclip.models.rewrites import FusedAttention, fold_quick_gelu, pack_block
 from fastclip.models.tower import (
     ImageTower,
     TextTower,
@@ -110,6 +113,22 @@ def test_embeddings_equal_those_of_openais_own_implementation(name: str, tmp_pat
 
 def unit(rows: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(rows, dim=1)
+
+
+@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="this CPU computes bf16 another way")
+def test_a_packed_block_of_a_vision_transformer_computes_what_it_did():
+    torch.manual_seed(0)
+    block = ResidualAttentionBlock(64, 4, act_layer=QuickGELU, norm_layer=LayerNormFp32, batch_first=True).eval()
+    tokens = torch.randn(3, 7, 64)
+    with torch.inference_mode():
+        before = block(tokens)
+        fold_quick_gelu(block)
+        block.attn = FusedAttention(block.attn)
+        convert_weights_to_lp(block, dtype=torch.bfloat16)
+        pack_block(block)
+        after, again = block(tokens.bfloat16()).float(), block(tokens.bfloat16()).float()
+    assert torch.equal(after, again), "packed for the first batch, and whole for the second"
+    assert 0 < (after - before).abs().max() < 0.03, "bf16 keeps eight bits of numbers up to 4"
 
 
 def test_the_same_weights_in_fp16_and_bf16_point_the_same_way():

@@ -203,6 +203,8 @@ class Run:
             self.failures += [each for each in loop.failures if str(each) not in map(str, self.failures)]
             deadly |= {unit.id: unit for unit in self.attempts.deadly}
             del loop
+        if deadly:
+            free_memory()  # for the process that embeds them
         for unit in deadly.values():
             if self.attempts.may_try_alone(unit, self.is_missing) and (error := self._embed_alone(unit)):
                 self.failures.append(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -116,17 +117,14 @@ class Packed(nn.Module):
         self._packed: Tensor | None = None
         self._activation = activation
 
-    def packed(self, batch: Tensor) -> Tensor:
-        """The arranged weights."""
+    def packed(self, arrange: Callable[[Tensor | None], Tensor]) -> Tensor:
+        """The weights as the first call's `arrange` makes them."""
         if self._packed is None:
             with self._packing:
                 if self._packed is None:
-                    self._packed = self._arranged(self._weight, batch)
+                    self._packed = arrange(self._weight)
                     self._weight = None  # no second copy
         return self._packed
-
-    def _arranged(self, weight: Tensor | None, batch: Tensor) -> Tensor:
-        raise NotImplementedError
 
 
 class PackedLinear(Packed):
@@ -136,11 +134,9 @@ class PackedLinear(Packed):
         super().__init__(layer, activation)
 
     def forward(self, tokens: Float[Tensor, "batch n width"]) -> Float[Tensor, "batch n wide"]:
-        weight = self.packed(tokens)
+        rows = tokens.shape[:-1].numel()
+        weight = self.packed(lambda weight: torch.ops.mkldnn._reorder_linear_weight(weight, rows))
         return torch.ops.mkldnn._linear_pointwise(tokens, weight, self._bias, self._activation, [], "")
-
-    def _arranged(self, weight: Tensor | None, batch: Tensor) -> Tensor:
-        return torch.ops.mkldnn._reorder_linear_weight(weight, batch.shape[:-1].numel())
 
 
 class PackedConvolution(Packed):
@@ -152,7 +148,10 @@ class PackedConvolution(Packed):
 
     def forward(self, maps: Tensor, residual: Tensor | None = None) -> Tensor:
         """With `residual`: the sum of both after the activation, in the place of `residual`."""
-        weight = self.packed(maps)
+        shape = list(maps.shape)
+        weight = self.packed(
+            lambda weight: torch.ops.mkldnn._reorder_convolution_weight(weight, *self._geometry, shape)
+        )
         if residual is None:
             return torch.ops.mkldnn._convolution_pointwise(
                 maps, weight, self._bias, *self._geometry, self._activation, [], ""
@@ -160,9 +159,6 @@ class PackedConvolution(Packed):
         return torch.ops.mkldnn._convolution_pointwise_.binary(
             residual, maps, weight, self._bias, *self._geometry, "add", 1.0, self._activation, [], ""
         )
-
-    def _arranged(self, weight: Tensor | None, batch: Tensor) -> Tensor:
-        return torch.ops.mkldnn._reorder_convolution_weight(weight, *self._geometry, list(batch.shape))
 
 
 class PackedBottleneck(nn.Module):
