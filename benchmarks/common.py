@@ -99,4 +99,4 @@ def save_random_weights(backbone: str, path: Path) -> None:
     from fastclip.models.tower import build_model
 
     torch.manual_seed(0)
-    save_file(build_model(find_backbone(backbone), "fp32", meta=False).state_dict(), path)
+    save_file(build_model(find_backbone(backbone), drawn=True).state_dict(), path)

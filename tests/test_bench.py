@@ -23,7 +23,7 @@ from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.run import Run
 from fastclip.machine import available_memory
 from fastclip.models.backbones import OPENAI_BACKBONES, TINY, Backbone
-from fastclip.models.cost import flops, tower_memory
+from fastclip.models.cost import count_flops, count_memory, flops, tower_memory
 from fastclip.models.tower import build_model, load_visual
 from fastclip.models.weights import random_weights
 
@@ -51,7 +51,7 @@ def test_operations_are_those_published_without_what_only_the_first_token_needs(
     """The attention pool's four products, or the twelve of a last block, one the width times the width, are made for
     one token of all."""
     backbone = OPENAI_BACKBONES[name]
-    visual = build_model(backbone, "fp32", meta=True).visual
+    visual = build_model(backbone, drawn=False).visual
     if name.startswith("RN"):
         tokens, width = visual.attnpool.positional_embedding.shape
         products = 3 + visual.output_dim / width
@@ -60,6 +60,12 @@ def test_operations_are_those_published_without_what_only_the_first_token_needs(
         products = 12
     without = PUBLISHED_GFLOPS[name] * 1e9 - 2 * tokens * width**2 * products
     assert flops(backbone) == pytest.approx(without, rel=0.01)
+
+
+@pytest.mark.parametrize("name", OPENAI_BACKBONES)
+def test_what_is_known_of_the_nine_is_what_is_counted(name: str):
+    backbone = OPENAI_BACKBONES[name]
+    assert (tower_memory(backbone), flops(backbone)) == (count_memory(backbone), count_flops(backbone))
 
 
 @pytest.mark.parametrize(
@@ -84,9 +90,7 @@ def test_operations_and_working_memory_are_those_of_a_real_pass(backbone: Backbo
     memory = tower_memory(backbone)
     assert max(widest) <= memory.activations <= 2 * max(widest)
     assert memory.parameters == sum(each.numel() for each in visual.parameters())
-    assert memory.parameters <= sum(
-        each.numel() for each in build_model(backbone, "fp32", meta=True).visual.parameters()
-    )
+    assert memory.parameters <= sum(each.numel() for each in build_model(backbone, drawn=False).visual.parameters())
 
 
 def test_towers_that_do_not_fit_together_take_turns_and_embed_the_same_bytes(

@@ -130,7 +130,7 @@ def vit_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn weights of ViT-B/32 in a file, which is read sooner than they are drawn."""
     path = tmp_path_factory.mktemp("weights") / "vit.safetensors"
     torch.manual_seed(0)
-    save_file(build_model(find_backbone("ViT-B/32"), "fp32", meta=False).half().state_dict(), path)
+    save_file(build_model(find_backbone("ViT-B/32"), drawn=True).half().state_dict(), path)
     return path
 
 

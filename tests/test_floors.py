@@ -71,12 +71,12 @@ def test_a_run_does_not_load_what_it_does_not_use():
         "import sys, fastclip.evaluate.scoring, fastclip.pixels.torchvision; "
         "from fastclip.models.backbones import find_backbone; "
         "from fastclip.models.tower import build_model; "
-        "model = build_model(find_backbone('RN50'), 'fp32', meta=True); "
+        "model = build_model(find_backbone('RN50'), drawn=False); "
         "print([name for name in ('torch._dynamo', 'timm', 'sympy', 'pandas') if name in sys.modules]); "
         "from torchvision.ops import roi_align; import torch; "
         "roi_align(torch.zeros(1, 1, 4, 4), torch.zeros(1, 5), 2); "
         "find_backbone('EVA02-B-16/merged2b_s8b_b131k'); "
-        "print(type(build_model(find_backbone('EVA02-B-16/merged2b_s8b_b131k'), 'fp32', meta=True).visual).__name__)"
+        "print(type(build_model(find_backbone('EVA02-B-16/merged2b_s8b_b131k'), drawn=False).visual).__name__)"
     )
     out = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -48,12 +50,17 @@ PARAMETERS = {
 }
 
 
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_the_nine_have_the_published_sides_and_parameters(name: str):
-    model = build_model(OPENAI_BACKBONES[name], "fp32", meta=True)
+    before = resident_bytes()
+    model = build_model(OPENAI_BACKBONES[name], drawn=False)
+    assert resident_bytes() - before < PARAMETERS[name], "a quarter of its memory was written to"
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
     assert model.visual.image_size in (OPENAI_BACKBONES[name].side, (OPENAI_BACKBONES[name].side,) * 2)
-    assert all(parameter.is_meta for parameter in model.parameters()), "memory was spent on random weights"
 
 
 def test_backbones_are_found_by_every_familiar_spelling():
@@ -85,7 +92,7 @@ def test_embeddings_equal_those_of_openais_own_implementation(name: str, tmp_pat
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))
     pixels = (crops / 255 - mean) / std
     torch.manual_seed(0)
-    model = build_model(backbone, "fp32", meta=False)
+    model = build_model(backbone, drawn=True)
     tensors = lively(model, pixels)
     save_file(tensors, tmp_path / "weights.safetensors")
     texts = ["a photo of a dog.", "a picture of a Alarm_Clock", "x"]
@@ -122,7 +129,7 @@ def test_a_packed_block_of_a_vision_transformer_computes_what_it_did():
     tokens = torch.randn(3, 7, 64)
     with torch.inference_mode():
         before = block(tokens)
-        fold_quick_gelu(block)
+        fold_quick_gelu(block, torch.float32)
         block.attn = FusedAttention(block.attn)
         convert_weights_to_lp(block, dtype=torch.bfloat16)
         pack_block(block)
@@ -212,7 +219,24 @@ def test_damaged_or_other_weights_are_refused_with_the_tensor_named(tmp_path: Pa
     del tensors["text_projection"]
     save_file(tensors, tmp_path / "less.safetensors")
     with pytest.raises(IntegrityError, match="text_projection"):
-        load_model(TINY, Weights(tmp_path / "less.safetensors", ""), "fp32")
+        load_model(TINY, Weights(tmp_path / "less.safetensors", ""))
+
+
+def test_a_digest_that_was_begun_early_is_that_of_the_file_as_it_is_asked_for(tmp_path: Path):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(b"")
+    weights.begin_digests(["RN50", "no such backbone"], {"RN50": path})
+    rn50 = find_backbone("RN50")
+    assert find_weights(rn50, path).digest == hashlib.sha256().hexdigest()
+    weights.begin_digests(["RN50"], {"RN50": path})
+    path.write_bytes(b"other weights")
+    assert find_weights(rn50, path).digest == hashlib.sha256(b"other weights").hexdigest()
+    path.write_bytes(b"OTHER weights")  # as many bytes, later
+    assert find_weights(rn50, path).digest == hashlib.sha256(b"OTHER weights").hexdigest()
+    weights.begin_digests(["RN50"], {"RN50": path})
+    path.unlink()
+    with pytest.raises(UserError, match="no weights file"):
+        find_weights(rn50, path)
 
 
 def test_weights_are_found_in_the_hubs_cache_and_in_openais(tmp_path: Path, monkeypatch):

@@ -105,14 +105,19 @@ def eval_options(
     shards: Shards = "shards",
 ) -> EvalOptions:
     """What is evaluated and what its numbers depend on. Raises `UserError`."""
-    from fastclip.evaluate.options import EvalOptions
     from fastclip.models.backbones import OPENAI_BACKBONES
+    from fastclip.models.weights import begin_digests
 
     names = (*(OPENAI_BACKBONES if all_backbones else ()), *(backbones or ()))
+    files = _weights_by_backbone(weights, names)
+    if not random_weights:
+        begin_digests(names, files)
+    from fastclip.evaluate.options import EvalOptions  # loads torch
+
     return EvalOptions(
         targets=tuple(targets or ()),
         backbones=names,
-        weights=_weights_by_backbone(weights, names),
+        weights=files,
         random_weights=random_weights,
         precision=precision,
         decoder=decoder,

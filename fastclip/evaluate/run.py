@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -93,7 +94,6 @@ class Run:
             if options.random_weights
             else find_all_weights(
                 {backbone: given.get(backbone) for backbone in backbones},
-                self.process.cores,
                 # What is needed next where nothing is embedded yet.
                 meanwhile=(lambda: None) if self.store.list() else import_open_clip,
             )
@@ -248,12 +248,10 @@ class Run:
     def load_towers(self, candidates: Sequence[Candidate]) -> dict[str, ImageTower]:
         """Their towers by backbone. On a GPU, and compiled, each has embedded a batch: what does not fit, or
         cannot be compiled, shows here."""
-        towers = {
-            c.backbone.name: load_image_tower(
-                c.backbone, c.weights, self.precision, self.device, compiled=self.compiled
-            )
-            for c in candidates
-        }
+        load = partial(load_image_tower, precision=self.precision, device=self.device, compiled=self.compiled)
+        with ThreadPoolExecutor(min(self.process.cores, 4), "load", fix_numerics, (self.device,)) as pool:
+            loaded = pool.map(load, [c.backbone for c in candidates], [c.weights for c in candidates])
+            towers = {c.backbone.name: tower for c, tower in zip(candidates, loaded, strict=True)}
         if self.compiled or self.device.type == "cuda":
             for tower in towers.values():
                 tower(torch.zeros(self.batch_size, 3, tower.side, tower.side, dtype=torch.uint8, device=self.device))

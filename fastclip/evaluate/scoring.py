@@ -43,8 +43,10 @@ def score(run: Run, keep_predictions: bool = False) -> tuple[Evaluation, list[Sh
             unreadable.update(dict.fromkeys(_rejected_images(target)))
             shards = list(target.shards)
             labels = dict(zip(shards, pool.map(partial(_labels, target), shards), strict=True))
-            for candidate in run.candidates:
-                score_shard = partial(_score_shard, run, target, candidate, _prototypes(run, candidate, target), labels)
+            with ThreadPoolExecutor(2, "prototypes") as two:  # one tower is loaded while another computes
+                prototypes = list(two.map(partial(_prototypes, run, target), run.candidates))
+            for candidate, vectors in zip(run.candidates, prototypes, strict=True):
+                score_shard = partial(_score_shard, run, target, candidate, vectors, labels)
                 for domain in target.domains:
                     scored = list(pool.map(score_shard, target.manifest.shards_of(domain)))
                     unreadable.update({image: None for each in scored for image in each.unreadable})
@@ -93,7 +95,7 @@ def _score_shard(
     return ScoredShard(shard, answers, _unreadable_images(target, shard, part))
 
 
-def _prototypes(run: Run, candidate: Candidate, target: Target) -> dict[str, np.ndarray]:
+def _prototypes(run: Run, target: Target, candidate: Candidate) -> dict[str, np.ndarray]:
     """Prototypes of a dataset's classes by prompt set. The text tower is loaded once, and only if it is needed."""
     classes = list(zip(target.manifest.classes, target.manifest.names, strict=True))
     folder = run.options.store / "prototypes"

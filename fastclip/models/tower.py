@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -36,11 +37,11 @@ class ImageTower:
     ) -> None:
         self.side = backbone.side
         self._dtype = DTYPES[precision]
+        if device.type == "cpu" and not compiled:
+            pack_products(visual, self._dtype)
         self._visual = visual.to(device, memory_format=torch.channels_last).eval()
         if compiled:
             self._visual = compile_visual(self._visual, backbone.name, device)
-        elif device.type == "cpu":
-            pack_products(self._visual, self._dtype)
         self._mean = torch.tensor(backbone.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(backbone.std, device=device).view(1, 3, 1, 1)
 
@@ -111,33 +112,39 @@ def load_visual(backbone: Backbone, weights: Weights, precision: str, device: to
 
     Convolutions and products are in `precision`; layer norms stay in fp32, as in OpenAI's own fp16 models.
     """
-    visual = load_model(backbone, weights, precision).visual.to(device)  # a GPU folds and rounds faster
-    rewrite(visual.eval())
+    visual = load_model(backbone, weights).visual.to(device)  # a GPU folds and rounds faster
+    rewrite(visual.eval(), DTYPES[precision])
     if precision != "fp32":
-        from open_clip.model import convert_weights_to_lp
-
-        convert_weights_to_lp(visual, dtype=DTYPES[precision])
+        round_weights(visual, DTYPES[precision])
     return visual.requires_grad_(False)
+
+
+def round_weights(visual: nn.Module, dtype: torch.dtype) -> None:
+    """As open_clip has it for 16 bits: it builds other layer norms then."""
+    from open_clip.model import convert_weights_to_lp
+    from open_clip.transformer import LayerNorm, LayerNormFp32
+
+    for module in visual.modules():
+        if type(module) is LayerNorm:
+            module.__class__ = LayerNormFp32
+    convert_weights_to_lp(visual, dtype=dtype)
 
 
 def load_text_tower(backbone: Backbone, weights: Weights, device: torch.device) -> TextTower:
     """The text tower of `backbone` in fp32 on `device`."""
     open_clip = import_open_clip()
-    model = load_model(backbone, weights, "fp32")
+    model = load_model(backbone, weights)
     model.visual = nn.Identity()  # frees the larger half
     _register_tiny(open_clip)
     return TextTower(model, open_clip.get_tokenizer(backbone.architecture), device)
 
 
-def load_model(backbone: Backbone, weights: Weights, precision: str) -> Any:
-    """open_clip's model of `backbone` with `weights`, on the CPU; those of a file as they are there, made for
-    `precision`."""
+def load_model(backbone: Backbone, weights: Weights) -> Any:
+    """open_clip's model of `backbone` with `weights` in fp32 on the CPU, those of a file mapped from there."""
+    model = build_model(backbone, drawn=weights.path is None).eval()
     if weights.path is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(RANDOM_SEED)
-            return build_model(backbone, precision, meta=False).eval().requires_grad_(False)
+        return model.requires_grad_(False)
     tensors = read_weights(backbone, weights.path, weights.digest)
-    model = build_model(backbone, precision, meta=True)
     try:
         # `assign` takes the tensors as they are, mapped from the file, instead of copying them over random ones.
         model.load_state_dict(tensors, strict=True, assign=True)
@@ -147,21 +154,24 @@ def load_model(backbone: Backbone, weights: Weights, precision: str) -> Any:
             f"{weights.path} does not hold {backbone.name}: {difference}",
             fix="Check that the file belongs to this backbone.",
         ) from error
-    return model.eval().requires_grad_(False)
+    return model.requires_grad_(False)
 
 
-def build_model(backbone: Backbone, precision: str, *, meta: bool) -> Any:
-    """open_clip's model without weights: on the meta device (buffers are real), or drawn at random."""
-    from accelerate import init_empty_weights
+def build_model(backbone: Backbone, *, drawn: bool) -> Any:
+    """open_clip's model in fp32 with weights drawn at random, or whatever was in memory, none of which is touched."""
+    with _BUILDING, _quiet():
+        open_clip = import_open_clip()
+        _register_tiny(open_clip)
+        if not drawn:
+            with _NothingDrawn():
+                return open_clip.create_model(backbone.architecture)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_SEED)
+            return open_clip.create_model(backbone.architecture)
 
-    open_clip = import_open_clip()
-    _register_tiny(open_clip)
-    with _quiet():
-        if not meta:
-            return open_clip.create_model(backbone.architecture, precision=precision)
-        with init_empty_weights(include_buffers=False), _NothingDrawn():
-            # No device: `.to` would refuse meta tensors.
-            return open_clip.create_model(backbone.architecture, precision=precision, device=None)
+
+_BUILDING = threading.Lock()
+"""Towers are loaded in threads, but open_clip's log and torch's random numbers are there once."""
 
 
 def _register_tiny(open_clip: Any) -> None:
@@ -170,14 +180,12 @@ def _register_tiny(open_clip: Any) -> None:
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """Draws no random numbers into meta tensors, which have no room for them: torch would load its compiler for it."""
+    """Leaves new parameters as they are, in this thread: what is read from a file takes their places."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", None) == nn.init.__name__:
-            tensor = args[0] if args else kwargs["tensor"]
-            if tensor.is_meta:
-                return tensor
+            return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import mmap
 import os
 import socket
+import threading
 import warnings
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import torch
-from torch import Tensor
-
 from fastclip.errors import IntegrityError, UserError
-from fastclip.files import digest_file
-from fastclip.models.backbones import PUBLISHED_ARCHIVES, TINY, Backbone
+from fastclip.machine import available_cores
+from fastclip.models.backbones import PUBLISHED_ARCHIVES, TINY, Backbone, find_backbone
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HUB_FILE = "open_clip_model.safetensors"
 RANDOM_SEED = 0
@@ -38,7 +44,7 @@ class Weights:
 
 def random_weights(backbone: Backbone) -> Weights:
     """Weights drawn with a fixed seed: the speed of the real ones, the answers of none."""
-    return Weights(None, f"random, seed {RANDOM_SEED}, {backbone.architecture}")
+    return Weights(None, f"random in fp32, seed {RANDOM_SEED}, {backbone.architecture}")
 
 
 def find_weights(backbone: Backbone, given: Path | None) -> Weights:
@@ -46,20 +52,72 @@ def find_weights(backbone: Backbone, given: Path | None) -> Weights:
 
     Raises `UserError` that says which file is missing and where it was looked for.
     """
-    return find_all_weights({backbone: given}, threads=1)[backbone]
+    return find_all_weights({backbone: given})[backbone]
 
 
 def find_all_weights(
-    given: Mapping[Backbone, Path | None], threads: int, meanwhile: Callable[[], object] = lambda: None
+    given: Mapping[Backbone, Path | None], meanwhile: Callable[[], object] = lambda: None
 ) -> dict[Backbone, Weights]:
-    """`find_weights` of each backbone: one file after the other is looked for, `threads` at a time are read, while
-    `meanwhile` runs in this thread.
+    """`find_weights` of each backbone: one file after the other is looked for, then all are read; before this thread
+    joins in, it runs `meanwhile`.
     """
     paths = [_locate(backbone, path) for backbone, path in given.items()]
-    with ThreadPoolExecutor(threads, "digest") as pool:  # OpenAI's nine are 5 GB
-        digests = pool.map(digest_file, paths)
-        meanwhile()
-    return {backbone: Weights(path, digest) for backbone, path, digest in zip(given, paths, digests, strict=True)}
+    digests = _begin_digests(paths)
+    meanwhile()
+    _compute_digests()
+    found = {backbone: Weights(path, each.result()) for backbone, path, each in zip(given, paths, digests, strict=True)}
+    _DIGESTS.clear()
+    return found
+
+
+def begin_digests(names: Iterable[str], given: Mapping[str, Path]) -> None:
+    """Begin to read the weights of backbones that are on this machine already, which `find_all_weights` will ask for:
+    before torch is loaded, which takes longer. Whatever is wrong with them is said there.
+    """
+    paths = []
+    for name in names:
+        with suppress(UserError):
+            paths.append(given.get(name) or _here(find_backbone(name)))
+    _begin_digests([path for path in paths if path is not None and path.is_file()])
+
+
+def _begin_digests(paths: Iterable[Path]) -> list[Future[str]]:
+    """SHA-256 of files, by threads that leave a core to this one and keep no process alive."""
+    found = []
+    for path in paths:
+        status = path.stat()
+        file = path, status.st_ino, status.st_size, status.st_mtime_ns
+        if file not in _DIGESTS:
+            _DIGESTS[file] = Future()
+            _TO_DIGEST.put((_DIGESTS[file], path))
+        found.append(_DIGESTS[file])
+    for _ in range(min(_TO_DIGEST.qsize(), available_cores() - 1, 4)):  # OpenAI's nine are 5 GB
+        threading.Thread(target=_compute_digests, name="digest", daemon=True).start()
+    return found
+
+
+def _compute_digests() -> None:
+    with suppress(Empty):
+        while True:
+            future, path = _TO_DIGEST.get_nowait()
+            try:
+                future.set_result(_digest(path))
+            except BaseException as error:  # it belongs to whoever asks for the digest
+                future.set_exception(error)
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 as 64 hexadecimal digits, in one go: imports hold the interpreter's lock, which every step waits for."""
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            return hashlib.sha256().hexdigest()
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+            return hashlib.sha256(whole).hexdigest()
+
+
+_TO_DIGEST: SimpleQueue[tuple[Future[str], Path]] = SimpleQueue()
+_DIGESTS: dict[tuple[object, ...], Future[str]] = {}
+"""Those begun and not asked for yet, by path, inode, size and time of the last change."""
 
 
 def read_weights(backbone: Backbone, path: Path, sha256: str) -> dict[str, Tensor]:
@@ -83,10 +141,15 @@ def read_weights(backbone: Backbone, path: Path, sha256: str) -> dict[str, Tenso
 
 def _locate(backbone: Backbone, given: Path | None) -> Path:
     if given is None:
-        return _in_package(backbone) or _in_caches(backbone) or _download(backbone)
+        return _here(backbone) or _download(backbone)
     if not given.is_file():
         raise UserError(f"{backbone.name}: there is no weights file {given}.", fix="--weights FILE.safetensors")
     return given
+
+
+def _here(backbone: Backbone) -> Path | None:
+    """The weights of `backbone` on this machine."""
+    return _in_package(backbone) or _in_caches(backbone)
 
 
 def _in_package(backbone: Backbone) -> Path | None:
@@ -163,9 +226,11 @@ def _read_archive(backbone: Backbone, path: Path, sha256: str) -> Mapping[str, T
         )
     if published.name != backbone.name:
         raise UserError(f"{path} holds {published.name}, not {backbone.name}.", fix=f"-b {published.name}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is deprecated; it is what OpenAI published
-        tensors = dict(torch.jit.load(path, map_location="cpu").state_dict())
+    import torch
+
+    # It is what OpenAI published. Not `catch_warnings`: towers are loaded in threads, and it is for all of them.
+    warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
+    tensors = dict(torch.jit.load(path, map_location="cpu").state_dict())
     for number in ("input_resolution", "context_length", "vocab_size"):
         tensors.pop(number, None)
     return tensors
