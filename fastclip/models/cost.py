@@ -1,4 +1,4 @@
-"""What an image tower costs: weights, arithmetic and working memory, counted on the meta device without any weights."""
+"""What an image tower costs: weights, arithmetic and working memory, counted once for each architecture."""
 
 from __future__ import annotations
 
