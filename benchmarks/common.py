@@ -92,11 +92,9 @@ def shard_folder(source: Path, work: Path, *options: object) -> str:
 
 
 def save_random_weights(backbone: str, path: Path) -> None:
-    import torch
     from safetensors.torch import save_file
 
     from fastclip.models.backbones import find_backbone
     from fastclip.models.tower import build_model
 
-    torch.manual_seed(0)
     save_file(build_model(find_backbone(backbone), drawn=True).state_dict(), path)

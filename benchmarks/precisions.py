@@ -112,7 +112,6 @@ def main() -> None:
         decoder = make_decoder("torchvision", [backbone.side], arguments.batch_size, device, 1)
         parts = [images[n : n + arguments.batch_size] for n in range(0, len(images), arguments.batch_size)]
         batches = [decoder.decode(part).crops[backbone.side] for part in parts]
-        torch.manual_seed(0)
         model = build_model(backbone, drawn=True)
         pixels = batches[0][:8].cpu().float() / 128 - 1
         with tempfile.TemporaryDirectory() as folder:

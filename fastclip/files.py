@@ -25,6 +25,8 @@ _STREAMS = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))
 _CANNOT_SYNC_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 """What fsync of a folder fails with where the file system has no such thing: some of FUSE, SMB."""
 
+_BLOCK = 1 << 25
+
 T = TypeVar("T")
 
 
@@ -41,9 +43,11 @@ def digest(data: bytes) -> str:
 def digest_file(path: Path) -> str:
     """SHA-256 of a file's bytes as 64 hexadecimal digits."""
     state = hashlib.sha256()  # hashlib.file_digest is new in Python 3.11
-    with path.open("rb") as file:
-        while block := file.read(1 << 25):  # large, so that hashing seldom asks for the lock that imports hold
-            state.update(block)
+    with path.open("rb", buffering=0) as file:
+        # Large, so that hashing seldom asks for the lock that imports hold, and the same memory for each block.
+        block = memoryview(bytearray(min(path.stat().st_size + 1, _BLOCK)))
+        while size := file.readinto(block):
+            state.update(block[:size])
     return state.hexdigest()
 
 

@@ -7,8 +7,12 @@ import select
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 GRACE_S = 8.0
 """Seconds between a signal and the end of the process, whatever it still does. Slurm and Kubernetes give 30."""
@@ -45,6 +49,23 @@ def stop_on_signals() -> None:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup
             signal.signal(number, _raise_stopped)
     threading.Thread(target=_end_in_time, args=(told,), name="grace", daemon=True).start()
+
+
+@contextmanager
+def threads(
+    number: int, name: str, initializer: Callable[..., object] | None = None, arguments: tuple[Any, ...] = ()
+) -> Iterator[ThreadPoolExecutor]:
+    """A pool of so many threads. Who leaves the block by an error waits for what they are at, who is stopped does
+    not."""
+    pool = ThreadPoolExecutor(number, name, initializer, arguments)
+    stopped = False
+    try:
+        yield pool
+    except BaseException as error:
+        stopped = not isinstance(error, Exception)
+        raise
+    finally:
+        pool.shutdown(wait=not stopped, cancel_futures=True)
 
 
 def ignore_signals() -> None:

@@ -18,7 +18,6 @@ import numpy as np
 import oracle
 import pyarrow.parquet as pq
 import pytest
-import torch
 from helpers import Program, Sharded, image_bytes, needs_gpu, shard, write
 from rich.console import Console
 from safetensors.torch import save_file
@@ -129,7 +128,6 @@ def all_parts(store: Path) -> dict[str, bytes]:
 def vit_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn weights of ViT-B/32 in a file, which is read sooner than they are drawn."""
     path = tmp_path_factory.mktemp("weights") / "vit.safetensors"
-    torch.manual_seed(0)
     save_file(build_model(find_backbone("ViT-B/32"), drawn=True).half().state_dict(), path)
     return path
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import subprocess
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,6 @@ def test_embeddings_equal_those_of_openais_own_implementation(name: str, tmp_pat
     crops[1:] //= torch.arange(2, 5, dtype=torch.uint8).view(3, 1, 1, 1)  # other images, not only other noise
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))
     pixels = (crops / 255 - mean) / std
-    torch.manual_seed(0)
     model = build_model(backbone, drawn=True)
     tensors = lively(model, pixels)
     save_file(tensors, tmp_path / "weights.safetensors")
@@ -177,9 +177,11 @@ def test_an_archive_opens_only_under_a_published_digest_and_for_its_backbone(tmp
     with pytest.raises(IntegrityError, match="none of OpenAI's nine"):
         read_weights(rn50, path, sha256)
     monkeypatch.setitem(backbones.PUBLISHED_ARCHIVES, sha256, rn50)
-    tensors = read_weights(rn50, path, sha256)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        tensors = read_weights(rn50, path, sha256)
+    assert not warned, "that TorchScript is deprecated is nothing to the user"
     assert list(tensors) == ["weight"] and tensors["weight"].tolist() == [0, 1, 2, 3]
-    assert tensors["weight"].dtype == torch.float32
     with pytest.raises(UserError, match="holds RN50, not ViT-B/32"):
         read_weights(find_backbone("ViT-B/32"), path, sha256)
 
@@ -209,6 +211,20 @@ def test_a_pickled_file_is_refused_unopened(tmp_path: Path):
     assert not canary.exists()
 
 
+def test_weights_of_16_bits_give_the_vectors_of_the_same_numbers_in_32(tmp_path: Path):
+    path = find_weights(TINY, None).path
+    assert path is not None
+    halves = {name: tensor.half() for name, tensor in load_file(path).items()}
+    save_file(halves, tmp_path / "half.safetensors")
+    save_file({name: tensor.float() for name, tensor in halves.items()}, tmp_path / "whole.safetensors")
+    half, whole = (Weights(tmp_path / f"{name}.safetensors", "") for name in ("half", "whole"))
+    crops = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    for precision in ("fp32", "bf16"):
+        images = (load_image_tower(TINY, each, precision, CPU)(crops) for each in (half, whole))
+        assert torch.equal(*images)
+    assert torch.equal(*(load_text_tower(TINY, each, CPU)(["a photo of a dog."], 1) for each in (half, whole)))
+
+
 def test_damaged_or_other_weights_are_refused_with_the_tensor_named(tmp_path: Path):
     path = find_weights(TINY, None).path
     assert path is not None
@@ -222,21 +238,40 @@ def test_damaged_or_other_weights_are_refused_with_the_tensor_named(tmp_path: Pa
         load_model(TINY, Weights(tmp_path / "less.safetensors", ""))
 
 
-def test_a_digest_that_was_begun_early_is_that_of_the_file_as_it_is_asked_for(tmp_path: Path):
-    path = tmp_path / "w.safetensors"
-    path.write_bytes(b"")
-    weights.begin_digests(["RN50", "no such backbone"], {"RN50": path})
-    rn50 = find_backbone("RN50")
-    assert find_weights(rn50, path).digest == hashlib.sha256().hexdigest()
-    weights.begin_digests(["RN50"], {"RN50": path})
-    path.write_bytes(b"other weights")
-    assert find_weights(rn50, path).digest == hashlib.sha256(b"other weights").hexdigest()
-    path.write_bytes(b"OTHER weights")  # as many bytes, later
-    assert find_weights(rn50, path).digest == hashlib.sha256(b"OTHER weights").hexdigest()
-    weights.begin_digests(["RN50"], {"RN50": path})
-    path.unlink()
-    with pytest.raises(UserError, match="no weights file"):
+def test_a_digest_that_was_begun_early_is_used_and_is_that_of_the_file_as_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path, rn50 = tmp_path / "w.safetensors", find_backbone("RN50")
+    computed = []
+
+    def count(path: Path) -> str:
+        computed.append(path)
+        return digest_file(path)
+
+    def fail(path: Path) -> str:
+        raise OSError("once")
+
+    def begin() -> None:
+        weights.begin_digests(["rn50", "no such backbone"], {"RN50": path}, cores=1)
+        (begun,) = weights._DIGESTS.values()
+        begun.exception(60)
+
+    monkeypatch.setattr(weights, "digest_file", count)
+    for content in (b"", b"weights"):
+        path.write_bytes(content)
+        begin()
+        assert find_weights(rn50, path).digest == hashlib.sha256(content).hexdigest()
+    assert computed == [path] * 2, "computed early, and not again"
+    begin()
+    path.write_bytes(b"WEIGHTS")  # as many bytes, later
+    assert find_weights(rn50, path).digest == hashlib.sha256(b"WEIGHTS").hexdigest()
+
+    monkeypatch.setattr(weights, "digest_file", fail)
+    begin()
+    with pytest.raises(OSError, match="once"):
         find_weights(rn50, path)
+    monkeypatch.setattr(weights, "digest_file", digest_file)
+    assert find_weights(rn50, path).digest == hashlib.sha256(b"WEIGHTS").hexdigest(), "an error is not kept"
 
 
 def test_weights_are_found_in_the_hubs_cache_and_in_openais(tmp_path: Path, monkeypatch):

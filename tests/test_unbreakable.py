@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ from fastclip.evaluate import run as run_module
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.run import Run
 from fastclip.evaluate.scoring import score
-from fastclip.interrupts import GO_ON
+from fastclip.interrupts import GO_ON, Stopped, threads
 from fastclip.models.tower import ImageTower
 from fastclip.report.table import footnotes
 
@@ -122,6 +123,19 @@ def test_a_signal_ends_a_process_that_hangs_too(signals: int):
         process.send_signal(signal.SIGTERM)
         time.sleep(0.1)  # two signals of a kind that arrive together are one
     assert process.wait(25) == 128 + signal.SIGTERM
+
+
+def test_an_error_waits_for_threads_and_a_stop_does_not():
+    gate = threading.Event()
+    with pytest.raises(Stopped), threads(1, "test") as pool:
+        waits = pool.submit(gate.wait, 60)
+        raise Stopped(signal.SIGTERM)
+    assert not waits.done()
+    gate.set()
+    with pytest.raises(ValueError, match="error"), threads(1, "test") as pool:
+        sleeps = pool.submit(time.sleep, 0.5)
+        raise ValueError("error")
+    assert sleeps.done()
 
 
 @pytest.mark.parametrize("after_s", [0.3, 0.8, 1.3, 2.0])

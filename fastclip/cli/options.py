@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -105,13 +106,14 @@ def eval_options(
     shards: Shards = "shards",
 ) -> EvalOptions:
     """What is evaluated and what its numbers depend on. Raises `UserError`."""
+    from fastclip.embed.processes import find_process
     from fastclip.models.backbones import OPENAI_BACKBONES
     from fastclip.models.weights import begin_digests
 
     names = (*(OPENAI_BACKBONES if all_backbones else ()), *(backbones or ()))
     files = _weights_by_backbone(weights, names)
     if not random_weights:
-        begin_digests(names, files)
+        begin_digests(names, files, find_process(os.environ).cores)
     from fastclip.evaluate.options import EvalOptions  # loads torch
 
     return EvalOptions(

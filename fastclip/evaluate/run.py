@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +23,7 @@ from fastclip.embed.store import PartKeys, PartStore
 from fastclip.errors import EXIT_INCOMPLETE, FastclipError, IncompleteError, UserError
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.targets import Target, find_targets
-from fastclip.interrupts import GO_ON, SIGNALS, end_with_parent
+from fastclip.interrupts import GO_ON, SIGNALS, end_with_parent, threads
 from fastclip.lean import import_open_clip
 from fastclip.models.backbones import Backbone, embedding_dim, find_backbone
 from fastclip.models.compiled import find_compiler
@@ -94,6 +93,7 @@ class Run:
             if options.random_weights
             else find_all_weights(
                 {backbone: given.get(backbone) for backbone in backbones},
+                self.process.cores,
                 # What is needed next where nothing is embedded yet.
                 meanwhile=(lambda: None) if self.store.list() else import_open_clip,
             )
@@ -230,11 +230,11 @@ class Run:
     ) -> EmbeddingLoop:
         """The inner loop with `towers` by backbone; what it takes is added to `seconds`."""
         sides = sorted({tower.side for tower in towers.values()})
-        threads = max(1, self.process.cores // self.workers)
+        decoding_threads = max(1, self.process.cores // self.workers)
         return EmbeddingLoop(
             towers,
             recipes={c.backbone.name: c.recipe for c in self.candidates},
-            make_decoder=partial(make_decoder, self.decoder, sides, self.batch_size, self.device, threads),
+            make_decoder=partial(make_decoder, self.decoder, sides, self.batch_size, self.device, decoding_threads),
             store=self.store,
             attempts=self.attempts,
             batch_size=self.batch_size,
@@ -249,7 +249,9 @@ class Run:
         """Their towers by backbone. On a GPU, and compiled, each has embedded a batch: what does not fit, or
         cannot be compiled, shows here."""
         load = partial(load_image_tower, precision=self.precision, device=self.device, compiled=self.compiled)
-        with ThreadPoolExecutor(min(self.process.cores, 4), "load", fix_numerics, (self.device,)) as pool:
+        # What is converted takes a tower's room in 32 bits for a while, on a GPU all of it.
+        at_once = min(2, self.process.cores) if self.device.type == "cpu" else 1
+        with threads(at_once, "load", fix_numerics, (self.device,)) as pool:
             loaded = pool.map(load, [c.backbone for c in candidates], [c.weights for c in candidates])
             towers = {c.backbone.name: tower for c, tower in zip(candidates, loaded, strict=True)}
         if self.compiled or self.device.type == "cuda":

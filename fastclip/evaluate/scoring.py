@@ -16,6 +16,8 @@ from fastclip.embed.store import Part
 from fastclip.errors import IntegrityError
 from fastclip.evaluate.run import Candidate, Run
 from fastclip.evaluate.targets import Target, dataset_facts
+from fastclip.interrupts import threads
+from fastclip.models.numerics import fix_numerics
 from fastclip.models.tower import TextTower, load_text_tower
 from fastclip.report.cells import Cell, Evaluation, UnreadableImage
 from fastclip.score.predictions import ShardPredictions
@@ -43,7 +45,8 @@ def score(run: Run, keep_predictions: bool = False) -> tuple[Evaluation, list[Sh
             unreadable.update(dict.fromkeys(_rejected_images(target)))
             shards = list(target.shards)
             labels = dict(zip(shards, pool.map(partial(_labels, target), shards), strict=True))
-            with ThreadPoolExecutor(2, "prototypes") as two:  # one tower is loaded while another computes
+            # One tower is loaded while another computes.
+            with threads(2, "prototypes", fix_numerics, (run.device,)) as two:
                 prototypes = list(two.map(partial(_prototypes, run, target), run.candidates))
             for candidate, vectors in zip(run.candidates, prototypes, strict=True):
                 score_shard = partial(_score_shard, run, target, candidate, vectors, labels)

@@ -79,9 +79,7 @@ def find_backbone(name: str) -> Backbone:
 
     Raises `UserError` with the closest names for one that is unknown.
     """
-    known = {_plain(backbone.name): backbone for backbone in (*_NINE, TINY)}
-    known["vitl14336"] = OPENAI_BACKBONES["ViT-L/14@336px"]  # open_clip's ViT-L-14-336
-    if backbone := known.get(_plain(name)):
+    if backbone := known_backbone(name):
         return backbone
     architecture, _, pretrained = name.partition("/")
     if pretrained and (found := _from_open_clip(name, architecture, pretrained)):
@@ -92,6 +90,13 @@ def find_backbone(name: str) -> Backbone:
         f"There is no backbone {name!r}." + (f" Did you mean {close[0]}?" if close else ""),
         fix=f"Choose from {', '.join(names)}, or ARCHITECTURE/PRETRAINED as open_clip lists them.",
     )
+
+
+def known_backbone(name: str) -> Backbone | None:
+    """The one of OpenAI's nine and `tiny` that is called `name`, if any; open_clip is not loaded for that."""
+    known = {_plain(backbone.name): backbone for backbone in (*_NINE, TINY)}
+    known["vitl14336"] = OPENAI_BACKBONES["ViT-L/14@336px"]  # open_clip's ViT-L-14-336
+    return known.get(_plain(name))
 
 
 def embedding_dim(backbone: Backbone) -> int:

@@ -1,4 +1,4 @@
-"""What an image tower costs: weights, arithmetic and working memory, counted once for each architecture."""
+"""What an image tower costs: weights, arithmetic and working memory for one image."""
 
 from __future__ import annotations
 

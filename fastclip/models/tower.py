@@ -112,7 +112,7 @@ def load_visual(backbone: Backbone, weights: Weights, precision: str, device: to
 
     Convolutions and products are in `precision`; layer norms stay in fp32, as in OpenAI's own fp16 models.
     """
-    visual = load_model(backbone, weights).visual.to(device)  # a GPU folds and rounds faster
+    visual = load_model(backbone, weights).visual.to(device).float()  # a GPU folds and rounds faster
     rewrite(visual.eval(), DTYPES[precision])
     if precision != "fp32":
         round_weights(visual, DTYPES[precision])
@@ -132,15 +132,14 @@ def round_weights(visual: nn.Module, dtype: torch.dtype) -> None:
 
 def load_text_tower(backbone: Backbone, weights: Weights, device: torch.device) -> TextTower:
     """The text tower of `backbone` in fp32 on `device`."""
-    open_clip = import_open_clip()
     model = load_model(backbone, weights)
     model.visual = nn.Identity()  # frees the larger half
-    _register_tiny(open_clip)
-    return TextTower(model, open_clip.get_tokenizer(backbone.architecture), device)
+    return TextTower(model.float(), import_open_clip().get_tokenizer(backbone.architecture), device)
 
 
 def load_model(backbone: Backbone, weights: Weights) -> Any:
-    """open_clip's model of `backbone` with `weights` in fp32 on the CPU, those of a file mapped from there."""
+    """open_clip's model of `backbone` with `weights` on the CPU, those of a file in its precision and mapped if they
+    can be."""
     model = build_model(backbone, drawn=weights.path is None).eval()
     if weights.path is None:
         return model.requires_grad_(False)
@@ -158,7 +157,9 @@ def load_model(backbone: Backbone, weights: Weights) -> Any:
 
 
 def build_model(backbone: Backbone, *, drawn: bool) -> Any:
-    """open_clip's model in fp32 with weights drawn at random, or whatever was in memory, none of which is touched."""
+    """open_clip's model in fp32 with weights drawn by `RANDOM_SEED`, or left as memory was: large ones of OpenAI's nine
+    are not even written to.
+    """
     with _BUILDING, _quiet():
         open_clip = import_open_clip()
         _register_tiny(open_clip)

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import mmap
 import os
 import socket
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fastclip.errors import IntegrityError, UserError
-from fastclip.machine import available_cores
-from fastclip.models.backbones import PUBLISHED_ARCHIVES, TINY, Backbone, find_backbone
+from fastclip.files import digest_file
+from fastclip.models.backbones import PUBLISHED_ARCHIVES, TINY, Backbone, known_backbone
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,91 +49,82 @@ def find_weights(backbone: Backbone, given: Path | None) -> Weights:
 
     Raises `UserError` that says which file is missing and where it was looked for.
     """
-    return find_all_weights({backbone: given})[backbone]
+    return find_all_weights({backbone: given}, cores=1)[backbone]
 
 
 def find_all_weights(
-    given: Mapping[Backbone, Path | None], meanwhile: Callable[[], object] = lambda: None
+    given: Mapping[Backbone, Path | None], cores: int, meanwhile: Callable[[], object] = lambda: None
 ) -> dict[Backbone, Weights]:
-    """`find_weights` of each backbone: one file after the other is looked for, then all are read; before this thread
-    joins in, it runs `meanwhile`.
+    """`find_weights` of each backbone: one file after the other is looked for, then threads read them, while
+    `meanwhile` runs in this one.
     """
-    paths = [_locate(backbone, path) for backbone, path in given.items()]
-    digests = _begin_digests(paths)
-    meanwhile()
-    _compute_digests()
-    found = {backbone: Weights(path, each.result()) for backbone, path, each in zip(given, paths, digests, strict=True)}
-    _DIGESTS.clear()
-    return found
+    few = _few_at_a_time(cores)
+    try:
+        paths = [_locate(backbone, path) for backbone, path in given.items()]
+        digests = [_begin_digest(path, few) for path in paths]
+        meanwhile()
+        few.release()  # this thread leaves its core to them while it waits
+        found = [each.result() for each in digests]
+        few.acquire()
+        return {backbone: Weights(path, each) for backbone, path, each in zip(given, paths, found, strict=True)}
+    finally:
+        _DIGESTS.clear()
 
 
-def begin_digests(names: Iterable[str], given: Mapping[str, Path]) -> None:
-    """Begin to read the weights of backbones that are on this machine already, which `find_all_weights` will ask for:
-    before torch is loaded, which takes longer. Whatever is wrong with them is said there.
+def begin_digests(names: Iterable[str], given: Mapping[str, Path], cores: int) -> None:
+    """Begin to read weights that are on this machine already, which `find_all_weights` will ask for: before torch is
+    loaded, which takes longer. Whatever is wrong with them is said there.
     """
-    paths = []
-    for name in names:
-        with suppress(UserError):
-            paths.append(given.get(name) or _here(find_backbone(name)))
-    _begin_digests([path for path in paths if path is not None and path.is_file()])
+    files = {known_backbone(name): path for name, path in given.items()}
+    for backbone in filter(None, map(known_backbone, names)):
+        path = files.get(backbone) or _here(backbone)
+        if path and path.is_file():
+            _begin_digest(path, _few_at_a_time(cores))
 
 
-def _begin_digests(paths: Iterable[Path]) -> list[Future[str]]:
-    """SHA-256 of files, by threads that leave a core to this one and keep no process alive."""
-    found = []
-    for path in paths:
-        status = path.stat()
-        file = path, status.st_ino, status.st_size, status.st_mtime_ns
-        if file not in _DIGESTS:
-            _DIGESTS[file] = Future()
-            _TO_DIGEST.put((_DIGESTS[file], path))
-        found.append(_DIGESTS[file])
-    for _ in range(min(_TO_DIGEST.qsize(), available_cores() - 1, 4)):  # OpenAI's nine are 5 GB
-        threading.Thread(target=_compute_digests, name="digest", daemon=True).start()
-    return found
+def _begin_digest(path: Path, few: threading.Semaphore) -> Future[str]:
+    """A file's SHA-256, by a thread that keeps no process alive."""
+    status = path.stat()
+    file = path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    if file not in _DIGESTS:
+        _DIGESTS[file] = Future()
+        threading.Thread(target=_compute_digest, args=(path, few, _DIGESTS[file]), name="digest", daemon=True).start()
+    return _DIGESTS[file]
 
 
-def _compute_digests() -> None:
-    with suppress(Empty):
-        while True:
-            future, path = _TO_DIGEST.get_nowait()
-            try:
-                future.set_result(_digest(path))
-            except BaseException as error:  # it belongs to whoever asks for the digest
-                future.set_exception(error)
+def _compute_digest(path: Path, few: threading.Semaphore, future: Future[str]) -> None:
+    with few:
+        try:
+            future.set_result(digest_file(path))
+        except Exception as error:  # it belongs to whoever asks for the digest
+            future.set_exception(error)
 
 
-def _digest(path: Path) -> str:
-    """SHA-256 as 64 hexadecimal digits, in one go: imports hold the interpreter's lock, which every step waits for."""
-    with path.open("rb") as file:
-        if not path.stat().st_size:
-            return hashlib.sha256().hexdigest()
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-            return hashlib.sha256(whole).hexdigest()
+@cache
+def _few_at_a_time(cores: int) -> threading.Semaphore:
+    """Leaves a core to what goes on meanwhile."""
+    return threading.Semaphore(max(1, min(4, cores - 1)))
 
 
-_TO_DIGEST: SimpleQueue[tuple[Future[str], Path]] = SimpleQueue()
 _DIGESTS: dict[tuple[object, ...], Future[str]] = {}
-"""Those begun and not asked for yet, by path, inode, size and time of the last change."""
+"""Those begun and not asked for yet, by path, inode, size and times of the last change."""
 
 
 def read_weights(backbone: Backbone, path: Path, sha256: str) -> dict[str, Tensor]:
-    """Tensors by open_clip's names, fp32, from a safetensors file or one of OpenAI's nine archives.
+    """Tensors by open_clip's names from a safetensors file, mapped, or one of OpenAI's nine archives.
 
     An archive is TorchScript, which can hold code, so it is opened only if `sha256` is one that OpenAI published.
     """
     with path.open("rb") as file:
         start = file.read(9)
     if start[8:9] == b"{":  # the length of a safetensors header is followed by the header, JSON
-        tensors = _read_safetensors(path)
-    elif start[:4] == b"PK\x03\x04":
-        tensors = _read_archive(backbone, path, sha256)
-    else:
-        raise UserError(
-            f"{path} is neither a safetensors file nor one of OpenAI's archives.",
-            fix="Convert it to safetensors with the program that wrote it; fastclip opens no pickled file.",
-        )
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+        return _read_safetensors(path)
+    if start[:4] == b"PK\x03\x04":
+        return _read_archive(backbone, path, sha256)
+    raise UserError(
+        f"{path} is neither a safetensors file nor one of OpenAI's archives.",
+        fix="Convert it to safetensors with the program that wrote it; fastclip opens no pickled file.",
+    )
 
 
 def _locate(backbone: Backbone, given: Path | None) -> Path:
@@ -207,7 +195,7 @@ def _hub_is_near(endpoint: str) -> bool:
     return True
 
 
-def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -217,7 +205,7 @@ def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
         raise IntegrityError(f"{path} is damaged: {error}.", fix="Copy or download the file again.") from error
 
 
-def _read_archive(backbone: Backbone, path: Path, sha256: str) -> Mapping[str, Tensor]:
+def _read_archive(backbone: Backbone, path: Path, sha256: str) -> dict[str, Tensor]:
     published = PUBLISHED_ARCHIVES.get(sha256)
     if published is None:
         raise IntegrityError(
@@ -229,7 +217,7 @@ def _read_archive(backbone: Backbone, path: Path, sha256: str) -> Mapping[str, T
     import torch
 
     # It is what OpenAI published. Not `catch_warnings`: towers are loaded in threads, and it is for all of them.
-    warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
+    warnings.filterwarnings("ignore", ".*torch.jit")
     tensors = dict(torch.jit.load(path, map_location="cpu").state_dict())
     for number in ("input_resolution", "context_length", "vocab_size"):
         tensors.pop(number, None)
