@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import json
 import os
@@ -223,6 +224,25 @@ def test_weights_of_16_bits_give_the_vectors_of_the_same_numbers_in_32(tmp_path:
         images = (load_image_tower(TINY, each, precision, CPU)(crops) for each in (half, whole))
         assert torch.equal(*images)
     assert torch.equal(*(load_text_tower(TINY, each, CPU)(["a photo of a dog."], 1) for each in (half, whole)))
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what is mapped is seen on Linux only")
+def test_a_tower_of_16_bits_keeps_nothing_of_the_file_in_memory(tmp_path: Path):
+    path = find_weights(TINY, None).path
+    assert path is not None
+    save_file({name: tensor.float() for name, tensor in load_file(path).items()}, tmp_path / "mapped.safetensors")
+    found = Weights(tmp_path / "mapped.safetensors", "")
+
+    def mapped() -> bool:
+        gc.collect()
+        return str(found.path) in Path("/proc/self/maps").read_text()
+
+    exact = load_image_tower(TINY, found, "fp32", CPU)
+    assert mapped()
+    del exact
+    rounded = load_image_tower(TINY, found, "bf16", CPU)
+    assert not mapped()
+    assert rounded(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).isfinite().all()
 
 
 def test_damaged_or_other_weights_are_refused_with_the_tensor_named(tmp_path: Path):

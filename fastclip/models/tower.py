@@ -120,7 +120,9 @@ def load_visual(backbone: Backbone, weights: Weights, precision: str, device: to
 
 
 def round_weights(visual: nn.Module, dtype: torch.dtype) -> None:
-    """As open_clip has it for 16 bits: it builds other layer norms then."""
+    """As open_clip has it for 16 bits: it builds other layer norms then. What stays in 32 bits is copied, or the whole
+    file that it is mapped from would stay in memory.
+    """
     from open_clip.model import convert_weights_to_lp
     from open_clip.transformer import LayerNorm, LayerNormFp32
 
@@ -128,6 +130,9 @@ def round_weights(visual: nn.Module, dtype: torch.dtype) -> None:
         if type(module) is LayerNorm:
             module.__class__ = LayerNormFp32
     convert_weights_to_lp(visual, dtype=dtype)
+    for tensor in (*visual.parameters(), *visual.buffers()):
+        if tensor.dtype == torch.float32:
+            tensor.data = tensor.data.clone()
 
 
 def load_text_tower(backbone: Backbone, weights: Weights, device: torch.device) -> TextTower:
