@@ -130,8 +130,19 @@ def scale(records: Sequence[Measurement]) -> str:
     return table(["images", "whole process", "largest resident size"], body) + _on(found)
 
 
+def scoring(records: Sequence[Measurement]) -> str:
+    """A finished set of DomainNet's size."""
+    found = latest([each for each in records if each.what == "score, whole process"], "classes", "dim", "prompt sets")
+    body = []
+    for each in found:
+        asked = f"{each.settings['classes']} classes, {each.settings['prompt sets']} prompt sets, {_machine(each)}"
+        row = [asked, f"{each.images:,}", each.settings["dim"], f"{each.seconds:.1f} s", f"{each.peak_gib:.2f} GiB"]
+        body.append(row)
+    return table(["scored", "embeddings", "numbers each", "whole process", "largest resident size"], body) + _on(found)
+
+
 TABLES: dict[str, Callable[[Sequence[Measurement]], str]] = {
-    each.__name__: each for each in (peers, waterfall, decoders, precisions, stages, scale)
+    each.__name__: each for each in (peers, waterfall, decoders, precisions, stages, scale, scoring)
 }
 
 
