@@ -141,13 +141,17 @@ def main() -> None:
         keep(found[-1:], arguments.device)
 
     if arguments.device == "cuda":
+        add({"decoder": "torchvision"}, lambda sides: make_decoder("torchvision", sides, 256, device, 1), batch=256)
         for load, threads, batch in itertools.product((0.0, 0.65, 0.9, 1.0), (2, 5), (128, 256)):
 
             def mixed(sides: Sequence[int], load: float = load, threads: int = threads, batch: int = batch) -> Decoder:
                 return dali.DaliDecoder(sides, batch, device, threads, hardware_load=load)
 
             what = {"decoder": "dali mixed", "hardware load": load, "threads": threads}
-            add(what, mixed, workers=3, batch=batch)
+            try:
+                add(what, mixed, workers=3, batch=batch)
+            except RuntimeError as error:
+                print(f"{what}: {error}")
         add(
             {"decoder": "dali mixed"},
             lambda sides: make_decoder("dali", sides, 256, device, 5),

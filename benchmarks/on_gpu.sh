@@ -2,7 +2,8 @@
 # Everything that only a GPU can show: checks, times and prints, one step after the other; records go to results/.
 #
 #   benchmarks/on_gpu.sh DIR [STEP …]       DIR holds photos of ImageNet size. Steps: tests decoders bench precisions
-#                                           compile peers five cold scale waterfall nine. Default: all, an hour or two.
+#                                           compile peers peers_resnet five cold scale waterfall nine. Default: all, an
+#                                           hour or two.
 #
 # A step that fails is named at the end, and the others run all the same. PYTHON: the interpreter, default .venv's.
 # IMAGES (12800) and DEVICE (cuda): fewer, and cpu, to try this script where there is no GPU.
@@ -35,6 +36,8 @@ PYTHON
 }
 bench() { dataset && fastclip bench photos --random-weights --device "$device" --images "$images" --json "$records" "$@"; }
 
+[ "$device" = cpu ] || "$python" -c 'import torch; torch.cuda.init()' || exit 1  # without a GPU its tests only skip
+
 step() {
     case $1 in
     tests) "$python" -m pytest -q -rs -m gpu ;;
@@ -46,10 +49,11 @@ step() {
         ;;
     precisions) program precisions --batch-size 32 --backbones RN50 ViT-B/32 RN50x16 RN50x64 ViT-L/14 ViT-L/14@336px ;;
     compile) for name in ViT-B/32 RN50 ViT-L/14 RN50x64; do bench -b "$name" --compile on || return; done ;;
-    peers) program peers --images "$images" --rounds 5 ;;
-    five) program peers --images $((images / 2)) --rounds 5 --five ;;
-    cold) program peers --images "$images" --rounds 5 --cold --backbones ViT-B/32 ;;
-    scale) program scale --images "$images" ;;
+    peers) program peers --images "$images" --backbones ViT-B/32 ;;
+    peers_resnet) program peers --images "$images" --backbones RN50 ;;
+    five) program peers --images $((images / 2)) --five ;;
+    cold) program peers --images "$images" --cold --backbones ViT-B/32 ;;
+    scale) program scale --images $((images / 4)) ;;
     waterfall) program waterfall --images $((images / 2)) ;;
     nine) program waterfall --images $((images / 8)) --backbones RN50 RN101 RN50x4 RN50x16 RN50x64 ViT-B/32 ViT-B/16 ViT-L/14 \
         ViT-L/14@336px --bars 5 7 ;;
@@ -57,7 +61,7 @@ step() {
     esac
 }
 
-for name in "${@:-tests decoders bench precisions compile peers five cold scale waterfall nine}"; do
+for name in "${@:-tests decoders bench precisions compile peers peers_resnet five cold scale waterfall nine}"; do
     for each in $name; do
         echo "== $each"
         started=$SECONDS

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import shutil
 import sys
@@ -246,14 +247,19 @@ def others(work: Work, backbones: Sequence[str], shards: int) -> list[list[Peer]
     return found
 
 
-def fastest(settings: Sequence[Peer], work: Work) -> int:
-    """Which setting takes the least time, by one run each."""
-    run_once(settings[0], work, cold=False)  # whose files nobody has read yet
+def fastest(settings: Sequence[Peer], work: Work) -> int | None:
+    """Which setting takes the least time, by one run each, of those that work here; None if none does."""
     seconds = []
-    for peer in settings:
-        seconds.append(run_once(peer, work, cold=False)[0].seconds)
-        print(f"try: {peer.program} {peer.settings['options']}: {seconds[-1]:.1f} s", flush=True)
-    return seconds.index(min(seconds))
+    for peer in (settings[0], *settings):  # at first nobody has read the files yet
+        name = f"{peer.program} {peer.settings['options']}"
+        try:
+            seconds.append(run_once(peer, work, cold=False)[0].seconds)
+            print(f"try: {name}: {seconds[-1]:.1f} s", flush=True)
+        except SystemExit as error:  # more processes, say, than its share of /dev/shm holds
+            seconds.append(math.inf)
+            print(f"try: {name}: {error}", flush=True)
+    best = min(seconds[1:])
+    return seconds.index(best, 1) - 1 if best < math.inf else None
 
 
 def main() -> None:
@@ -265,7 +271,6 @@ def main() -> None:
     options.add_argument("--cold", action="store_true", help="nothing in the page cache; needs root")
     options.add_argument("--only", nargs="+", choices=ALL, help="some of the programs")
     arguments = options.parse_args()
-    found = []
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         work = Work(Path(folder) / "all", arguments.photos, arguments.images, arguments.device)
         few = Work(Path(folder) / "few", arguments.photos, -(-arguments.images // 4), arguments.device)
@@ -277,10 +282,10 @@ def main() -> None:
             shards = len(list((few.folder / "shards" / "source").rglob("*.tar")))
             tries = others(few, backbones[:1], shards)
             for settings, tried in zip(others(work, backbones, shards), tries, strict=True):
-                if settings[0].program in (arguments.only or ALL):
-                    peers.append(settings[fastest(tried, few)])
-            found += compare("peers.py", peers, work, backbones, arguments.images, arguments.rounds, arguments.cold)
-    keep(found, arguments.device)
+                if settings[0].program in (arguments.only or ALL) and (best := fastest(tried, few)) is not None:
+                    peers.append(settings[best])
+            found = compare("peers.py", peers, work, backbones, arguments.images, arguments.rounds, arguments.cold)
+            keep(found, arguments.device)
 
 
 if __name__ == "__main__":

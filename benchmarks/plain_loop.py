@@ -34,13 +34,14 @@ def main() -> None:
     if arguments.channels_last:
         model = model.to(memory_format=torch.channels_last)
     dataset = ImageFolder(arguments.images, preprocess)
-    loader = DataLoader(dataset, batch_size=arguments.batch_size, num_workers=arguments.workers)
+    pin = arguments.device != "cpu"
+    loader = DataLoader(dataset, batch_size=arguments.batch_size, num_workers=arguments.workers, pin_memory=pin)
     tokens = open_clip.get_tokenizer(arguments.architecture)([f"a photo of a {name}." for name in dataset.classes])
     classes = model.encode_text(tokens.to(arguments.device), normalize=True).float()
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(arguments.precision)
     right = 0
     for images, labels in loader:
-        images = images.to(arguments.device)
+        images = images.to(arguments.device, non_blocking=pin)
         if arguments.channels_last:
             images = images.to(memory_format=torch.channels_last)
         with torch.autocast(arguments.device, dtype) if dtype else nullcontext():

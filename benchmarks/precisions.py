@@ -23,7 +23,7 @@ from torch.nn.functional import silu
 from fastclip.bench.records import measurement
 from fastclip.machine import available_cores, keep_freed_memory
 from fastclip.models.backbones import Backbone, find_backbone
-from fastclip.models.numerics import fix_numerics
+from fastclip.models.numerics import find_device, fix_numerics
 from fastclip.models.rewrites import PackedLinear
 from fastclip.models.tower import ImageTower, build_model, load_image_tower
 from fastclip.models.weights import Weights
@@ -102,7 +102,7 @@ def main() -> None:
     options.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     arguments = options.parse_args()
     keep_freed_memory()
-    device = torch.device(arguments.device)
+    device = find_device(arguments.device, 0)
     fix_numerics(device)
     if device.type == "cpu":
         torch.set_num_threads(available_cores())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,17 @@ from fastclip.models.numerics import fix_numerics
 
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 REFERENCE_PYTHON = REPOSITORY / ".venv-reference" / "bin" / "python"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Only `-m gpu` shows the tests a GPU: the others say what happens on a CPU."""
+    if config.getoption("-m") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no GPU here; where there is one: pytest -m gpu")
 
 
 @pytest.fixture(scope="session", autouse=True)

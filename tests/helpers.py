@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
 import torch
 from PIL import Image
 
@@ -20,8 +19,6 @@ from fastclip.data.sources.layouts import list_source
 from fastclip.data.storage.folders import open_folder
 
 REPOSITORY = Path(__file__).parent.parent
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
 
 def image_bytes(format: str = "PNG", size: tuple[int, int] = (5, 7), mode: str = "RGB") -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import Sharded, needs_gpu
+from helpers import Sharded
 
 from fastclip.cli import evaluate as eval_command
 from fastclip.data.shards.manifest import Shard, read_manifest
@@ -231,7 +231,6 @@ def test_while_a_shard_is_published_those_after_it_are_embedded(shapes: Sharded,
     assert overlapped == [True, True, True]
 
 
-@needs_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("decoder", ["dali", "torchvision"])
 def test_no_operation_of_the_loop_makes_the_host_wait_for_a_gpu(decoder: str, shapes: Sharded, tmp_path: Path):

@@ -18,7 +18,7 @@ import numpy as np
 import oracle
 import pyarrow.parquet as pq
 import pytest
-from helpers import Program, Sharded, image_bytes, needs_gpu, shard, write
+from helpers import Program, Sharded, image_bytes, shard, write
 from rich.console import Console
 from safetensors.torch import save_file
 
@@ -315,7 +315,6 @@ def test_what_cannot_be_compiled_is_said_in_two_lines(shapes: Sharded, fastclip:
     assert outcome.code == 2 and "auto | on | off" in outcome.err
 
 
-@needs_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_gpu_gives_the_answers_of_a_cpu(precision: str, pacs: Sharded, fastclip: Program):

@@ -9,16 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import image_bytes, needs_gpu
+from helpers import image_bytes
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
 from fastclip.data.images import open_image
+from fastclip.models.numerics import is_out_of_memory
+from fastclip.pixels.dali import DaliDecoder
 from fastclip.pixels.decoder import EncodedImage, make_decoder
 from fastclip.pixels.geometry import crop_region, resized_shape
 
 SIDES = (224, 288, 336, 384, 448)
 CPU = torch.device("cpu")
+GPU = torch.device("cuda", 0)
 DECODERS = ("torchvision", "dali")
 
 MEAN_LEVELS = {"torchvision": 0.02, "dali": 0.25}
@@ -58,22 +61,19 @@ def test_photos_come_out_as_clip_preprocesses_them(decoder: str, side: int, phot
     assert differences.max() <= WORST_LEVELS[decoder], differences.max()
 
 
-@needs_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("side", SIDES)
 def test_photos_decoded_on_a_gpu_come_out_as_clip_preprocesses_them(side: int, photos: list[Path]):
-    differences = mean_differences("dali", torch.device("cuda", 0), [path.read_bytes() for path in photos], side)
+    differences = mean_differences("dali", GPU, [path.read_bytes() for path in photos], side)
     assert differences.mean() <= MEAN_LEVELS["dali"], differences.mean()
     assert differences.max() <= WORST_LEVELS["dali"], differences.max()
 
 
-@needs_gpu
 @pytest.mark.gpu
 def test_what_a_gpu_decoded_before_changes_no_pixel(photos: list[Path]):
-    """A short batch first, or none: the JPEG engine takes the same images of the next one."""
+    """A short batch first, or none: the JPEG engine, where it is used, takes the same images of the next one."""
     images = [encoded(path.read_bytes()) for path in photos[:64]]
-    device = torch.device("cuda", 0)
-    fresh, used = (make_decoder("dali", [224], 64, device, 2) for _ in range(2))
+    fresh, used = (DaliDecoder([224], 64, GPU, 2, hardware_load=0.65) for _ in range(2))
     used.decode(images[:5])
     assert torch.equal(fresh.decode(images).crops[224], used.decode(images).crops[224])
 
@@ -142,6 +142,15 @@ def test_odd_kinds_come_out_as_clip_preprocesses_them(decoder: str, kind: str, s
     assert difference <= (1.0 if min(Image.open(io.BytesIO(data)).size) < 16 else worst)
 
 
+@pytest.mark.gpu
+def test_odd_kinds_decoded_on_a_gpu_come_out_as_clip_preprocesses_them():
+    """Each alone in its batch, so that it is not another one that sends all to the CPU."""
+    files = {kind: make() for kind, make in ODD.items()}
+    found = {kind: mean_differences("dali", GPU, [data], 224)[0] for kind, data in files.items()}
+    worst = {kind: 1.0 if min(Image.open(io.BytesIO(data)).size) < 16 else 0.5 for kind, data in files.items()}
+    assert {kind: off for kind, off in found.items() if off > worst[kind]} == {}
+
+
 def test_a_dithered_image_shows_how_far_the_two_resizers_can_differ():
     """Noise of full contrast, black or white at every pixel: nothing in a photo comes near."""
     data = save(picture(150, 201).convert("1"), "PNG")
@@ -150,7 +159,7 @@ def test_a_dithered_image_shows_how_far_the_two_resizers_can_differ():
 
 
 BROKEN = {
-    "truncated": image_bytes("JPEG", (64, 64))[:-200],
+    "truncated": save(picture(100, 130), "JPEG")[:-200],
     "empty": b"",
     "a web page": b"<html>not found</html>",
     "16 bits": image_bytes(mode="I;16"),
@@ -158,21 +167,48 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("where", [[0], [3], [7], list(range(8))])
-@pytest.mark.parametrize("decoder", DECODERS)
-def test_broken_images_are_named_and_the_rest_of_the_batch_is_unharmed(decoder: str, where: list[int]):
+@pytest.mark.parametrize(
+    ("decoder", "device"), [("torchvision", CPU), ("dali", CPU), pytest.param("dali", GPU, marks=pytest.mark.gpu)]
+)
+def test_broken_images_are_named_and_the_rest_of_the_batch_is_unharmed(
+    decoder: str, device: torch.device, where: list[int]
+):
     good = save(picture(100, 130), "JPEG")
     kinds = list(BROKEN)
     files = [BROKEN[kinds[row % len(kinds)]] if row in where else good for row in range(8)]
     batch = [EncodedImage(memoryview(bytearray(data)), 100, 130) for data in files]
-    machine = make_decoder(decoder, [224], 10, CPU, 1)
+    machine = make_decoder(decoder, [224], 10, device, 1)
     for _ in range(2):  # a second batch, for a pipeline that an error made invalid
         decoded = machine.decode(batch)
         assert [row for row, _ in decoded.unreadable] == where
-        crops = decoded.crops[224].numpy().astype(int)
+        crops = decoded.crops[224].cpu().numpy().astype(int)
         assert crops.shape == (10, 3, 224, 224)
         assert not crops[where].any() and not crops[8:].any()
         for row in set(range(8)) - set(where):
             assert np.abs(crops[row] - reference(good, 224)).mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("message", "is_the_images"),
+    [
+        ('File "/envs/cuda13/dali.py", line 1\n\nencountered:\n\nFailed to decode sample #1', True),
+        ('File "/home/me/dali.py", line 1\n\nencountered:\n\nCUDA allocation failed', False),
+    ],
+)
+def test_a_fault_of_the_machine_is_not_taken_for_one_of_an_image(
+    message: str, is_the_images: bool, monkeypatch: pytest.MonkeyPatch
+):
+    def fail() -> None:
+        raise RuntimeError(f"Critical error in pipeline:\n{message}\nCurrent pipeline object is no longer valid.")
+
+    machine = DaliDecoder([224], 1, CPU, 1)
+    monkeypatch.setattr(machine._pipeline, "run", fail)
+    if is_the_images:
+        assert machine.decode([encoded(image_bytes())]).unreadable == []
+    else:
+        with pytest.raises(RuntimeError) as error:
+            machine.decode([encoded(image_bytes())])
+        assert is_out_of_memory(error.value)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

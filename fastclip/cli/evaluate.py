@@ -152,6 +152,8 @@ def _embed(run: Run, errors: Any) -> None:
         rate = f"{seconds.images / elapsed:.0f} images/s"
         who = f"Process {process.rank + 1} of {process.world_size} embedded" if others else "Embedded"
         errors.print(f"{who} {seconds.images:,} images in {elapsed:.1f} s, models loaded: {rate}.")
+        if run.device.type == "cuda":
+            stages["decode"] /= run.workers  # the GPU embeds, and says how long, one batch after the other
         errors.print(f"Thread seconds: {spent}; bounded by {max(stages, key=stages.__getitem__)}.")
 
 

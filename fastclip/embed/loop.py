@@ -1,8 +1,8 @@
 """The inner loop: for each batch decode once, for each tower embed, hand over to the store.
 
 Every worker thread decodes and embeds whole batches; torch and the decoders release the GIL. On a CPU that uses all
-cores with one intra-op thread each. On a GPU a worker only says what is to be computed and copied back, and goes on to
-decode its next batch; who publishes waits for the copies, after several batches more were handed to the GPU.
+cores with one intra-op thread each. On a GPU a worker only has one thread told what is to be computed and copied back,
+and goes on to decode its next batch; who publishes waits for the copies, after several batches more were handed over.
 """
 
 from __future__ import annotations
@@ -78,11 +78,12 @@ class EmbeddingLoop:
     seconds: StageSeconds = field(default_factory=StageSeconds)
     on_images: Callable[[int], None] = lambda images: None
     """Called with the number of images whenever a batch is embedded."""
+    launch: Callable[[Callable[[], dict[str, Tensor]]], dict[str, Tensor]] = lambda embed: embed()
+    """Calls its argument, on a GPU in the one thread that hands it work."""
 
     def __post_init__(self) -> None:
         self.failures: list[FastclipError] = []
         self._local = threading.local()
-        self._turn = threading.Lock()
         self._in_flight: deque[tuple[_OpenUnit, Future[_EmbeddedBatch]]] = deque()
         self._ahead: Future[_OpenUnit | None] = Future()
 
@@ -190,17 +191,19 @@ class EmbeddingLoop:
             seconds = time.perf_counter() - started
             return vectors, lambda: seconds
         begun, there = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        stream = torch.cuda.current_stream(self.device)  # an event of another GPU would be there at once
-        with self._turn:
+
+        def between_events() -> dict[str, Tensor]:
+            stream = torch.cuda.current_stream(self.device)  # an event of another GPU would be there at once
             begun.record(stream)
             vectors = embed()
             there.record(stream)
+            return vectors
 
         def arrive() -> float:
             there.synchronize()
             return begun.elapsed_time(there) / 1000
 
-        return vectors, arrive
+        return self.launch(between_events), arrive
 
     def _collect(self, opened: _OpenUnit, future: Future[_EmbeddedBatch]) -> None:
         """Take the oldest batch; with the last one of its unit, publish the unit's parts."""

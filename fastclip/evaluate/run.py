@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -69,7 +70,8 @@ class Run:
         self.precision = find_precision(options.precision, self.device, environment)
         on_gpu = self.device.type == "cuda"
         self.decoder = options.decoder or ("dali" if on_gpu else "torchvision")
-        self.workers = options.workers or (3 if on_gpu else self.process.cores)
+        # DALI's have threads of their own, and hand the arithmetic to the GPU.
+        self.workers = options.workers or (3 if on_gpu and self.decoder == "dali" else self.process.cores)
         self.targets = find_targets(options.shards, options.targets)
         self.prompts = _distinct([find_prompt_set(name) for name in options.prompts])
         self.compiled = options.compile_towers == "on"
@@ -78,6 +80,7 @@ class Run:
         self.free_memory = free_memory_bytes(self.device, self.process.local_world_size)
         self.store = PartStore(options.store)
         self.attempts = Attempts(options.store)
+        self._gpu = ThreadPoolExecutor(1, "gpu", fix_numerics, (self.device,)) if on_gpu else None
         self.seconds = StageSeconds()
         self.out_of_memory = ""
         self.failures: list[FastclipError] = []
@@ -150,12 +153,12 @@ class Run:
 
     def needed_memory(self, candidates: Sequence[Candidate]) -> int:
         """About how many bytes their image towers and crops take together, at work: one tower of a batch computes at a
-        time. On a GPU more batches wait for it than there are workers.
+        time. A GPU computes one batch after the other, and more wait for it than there are workers.
         """
+        at_once, waiting = (1, 3 * self.workers) if self._gpu else (self.workers, self.workers)
         memory = [tower_memory(candidate.backbone) for candidate in candidates]
         weights = sum(each.bytes(self.precision, 0, 0) for each in memory)
-        working = (each.bytes(self.precision, self.workers, self.batch_size) for each in memory)
-        waiting = self.workers * (3 if self.device.type == "cuda" else 1)
+        working = (each.bytes(self.precision, at_once, self.batch_size) for each in memory)
         crops = waiting * self.batch_size * sum(3 * side**2 for side in {c.backbone.side for c in candidates})
         return (
             weights + crops + max(w - each.bytes(self.precision, 0, 0) for w, each in zip(working, memory, strict=True))
@@ -243,6 +246,7 @@ class Run:
             device=self.device,
             seconds=seconds or StageSeconds(),
             on_images=on_images,
+            launch=self._launch,
         )
 
     def load_towers(self, candidates: Sequence[Candidate]) -> dict[str, ImageTower]:
@@ -254,10 +258,17 @@ class Run:
         with threads(at_once, "load", fix_numerics, (self.device,)) as pool:
             loaded = pool.map(load, [c.backbone for c in candidates], [c.weights for c in candidates])
             towers = {c.backbone.name: tower for c, tower in zip(candidates, loaded, strict=True)}
-        if self.compiled or self.device.type == "cuda":
-            for tower in towers.values():
-                tower(torch.zeros(self.batch_size, 3, tower.side, tower.side, dtype=torch.uint8, device=self.device))
+
+        def embed_nothing(tower: ImageTower) -> torch.Tensor:
+            return tower(torch.zeros(self.batch_size, 3, tower.side, tower.side, dtype=torch.uint8, device=self.device))
+
+        if self.compiled or self._gpu:
+            self._launch(lambda: {name: embed_nothing(tower) for name, tower in towers.items()})
         return towers
+
+    def _launch(self, embed: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """`embed()`, on a GPU in the one thread that hands it work: cuDNN chooses its kernels anew in every other."""
+        return self._gpu.submit(embed).result() if self._gpu else embed()
 
     def _embed_alone(self, unit: Unit) -> FastclipError | None:
         """Embed a unit that processes died of in a process of its own. If that dies too, nobody tries it again.

@@ -6,6 +6,7 @@ import gc
 import os
 import platform
 import re
+import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -58,12 +59,16 @@ def fix_numerics(device: torch.device) -> None:
     """Settings under which the same batch gives the same bits in every process of this kind of machine.
 
     One intra-op thread: in bf16 on a CPU, 79 % of ViT-B/32's embedding entries moved when threads went from 1 to 2.
-    Batches run in parallel instead. No TF32 and no kernel choice by timing, which two processes may make differently.
+    Batches run in parallel instead. No TF32, no sums in 16 bits, no kernel whose sums change their order, and no choice
+    of kernels by timing, which two processes may make differently.
     """
     torch.set_num_threads(1)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
     if device.type == "cuda":
         torch.cuda.set_device(device)  # no context, and no memory, on another process's GPU
 
@@ -71,23 +76,25 @@ def fix_numerics(device: torch.device) -> None:
 def describe_numerics(device: torch.device) -> str:
     """Everything of the machine and the libraries that may change a bit; embeddings of different ones never mix."""
     if device.type == "cuda":
-        hardware = f"cuda {torch.version.cuda} {torch.cuda.get_device_name(device)}"
+        hardware = f"cuda {torch.version.cuda} cudnn {torch.backends.cudnn.version()} "
+        hardware += torch.cuda.get_device_name(device)
     else:
         features = [name for name, has in (("bf16", _avx512_bf16()), ("amx", _amx())) if has]
         hardware = " ".join(["cpu", torch.backends.cpu.get_cpu_capability(), *features, _cpu_model()])
     libraries = f"torch {torch.__version__.split('+')[0]}, open_clip {version('open_clip_torch')}"
     # Libraries choose other kernels when these are set.
-    switches = sorted(
-        f"{k}={v}" for k, v in os.environ.items() if re.match(r"ONEDNN_|DNNL_|MKL_CBWR|MKL_ENABLE|NVIDIA_TF32", k)
-    )
+    names = r"ONEDNN_|DNNL_|MKL_CBWR|MKL_ENABLE|NVIDIA_TF32|CUDNN_|CUBLAS|TORCH_CUDNN|TORCH_BLAS|TORCH_ALLOW_TF32"
+    switches = sorted(f"{k}={v}" for k, v in os.environ.items() if re.match(names, k))
     return ", ".join([f"numerics {NUMERICS_VERSION}", libraries, hardware, *switches])
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a device's memory was full, whoever says it: PyTorch, CUDA itself, its libraries or DALI."""
     text = str(error).lower()
-    signs = ("out of memory", "cuda_error_out_of_memory", "alloc_failed", "memory allocation")
-    return isinstance(error, torch.OutOfMemoryError) or (
+    signs = ["out of memory", "cuda_error_out_of_memory", "alloc_failed", "memory allocation"]
+    signs += ["cuda allocation failed", "can't allocate"]  # DALI
+    signs += ["unable to find an engine"]  # cuDNN, when none of its kernels gets the room that it works in
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(sign in text for sign in signs)
     )
 
@@ -96,6 +103,8 @@ def free_memory() -> None:
     """Give back what nothing uses any more."""
     gc.collect()
     torch.cuda.empty_cache()
+    if dali := sys.modules.get("nvidia.dali.backend"):
+        dali.ReleaseUnusedMemory()
     give_back_freed_memory()
 
 

@@ -43,22 +43,23 @@ class DaliDecoder:
 
         The whole batch, so that which image takes which route depends on the shard's bytes alone.
         """
-        if not all(_may_be_decoded(image) for image in images):
+        if not all(_may_be_decoded(image, on_gpu=self._stream is not None) for image in images):
             return self._one_by_one.decode(images)
         try:
             self._feed(self._filled_up(images))
             return DecodedBatch(self._crops(self._pipeline.run(), len(images)), [])
         except RuntimeError as error:
-            if re.search(r"cuda|memory|alloc", str(error), re.IGNORECASE):
+            reason = str(error).rpartition("encountered:")[2]  # before it come paths of files
+            if re.search(r"cuda|memory|alloc", reason, re.IGNORECASE):
                 raise  # a fault of the machine: other pixels because of it would not be a function of the shard
             self._pipeline = self._build()  # after an error DALI declares a pipeline invalid
             return self._one_by_one.decode(images)
 
     def _filled_up(self, images: Sequence[EncodedImage]) -> Sequence[EncodedImage]:
-        """On a GPU always as many images: the first batch that a decoder sees decides how many of each one the JPEG
-        engine takes, and which those are must not depend on who decoded what before.
+        """For the JPEG engine always as many images: the first batch that a decoder sees decides how many of each one
+        it takes, and which those are must not depend on who decoded what before.
         """
-        missing = self._batch_size - len(images) if self._stream else 0
+        missing = self._batch_size - len(images) if self._stream and self._hardware_load else 0
         return [*images, *[images[-1]] * missing]
 
     def _feed(self, images: Sequence[EncodedImage]) -> None:
@@ -66,8 +67,8 @@ class DaliDecoder:
         self._pipeline.feed_input("encoded", [np.frombuffer(image.data, np.uint8) for image in images])
         for side in self._sides:
             start, end = crop_regions(shapes, side)
-            self._pipeline.feed_input(f"start{side}", list(start))
-            self._pipeline.feed_input(f"end{side}", list(end))
+            self._pipeline.feed_input(f"start{side}", np.ascontiguousarray(start))
+            self._pipeline.feed_input(f"end{side}", np.ascontiguousarray(end))
 
     def _crops(self, outputs: Sequence[Any], count: int) -> dict[int, UInt8[Tensor, "batch 3 side side"]]:
         """The first `count` rows of DALI's batches [n, side, side, 3] as padded channels-last tensors.
@@ -107,12 +108,13 @@ class DaliDecoder:
         return pipeline
 
 
-def _may_be_decoded(image: EncodedImage) -> bool:
+def _may_be_decoded(image: EncodedImage, *, on_gpu: bool) -> bool:
     try:
         check_encoded(image)
     except ValueError:
         return False
-    return True
+    # nvJPEG does not promise to tell that a file ends too soon.
+    return not on_gpu or image.data[:2] != b"\xff\xd8" or b"\xff\xd9" in bytes(image.data[-4096:])
 
 
 def _crops_of_every_side(sides: Sequence[int], on_gpu: bool, hardware_load: float) -> list[Any]:

@@ -15,9 +15,10 @@ from fastclip.errors import UserError
 
 DECODERS = ("torchvision", "dali")
 
-HARDWARE_LOAD = 0.65
+HARDWARE_LOAD = 0.0
 """Part of a batch that DALI gives to the GPU's JPEG engine, where there is one, and not to its cores: it decides which
-image takes which route. DALI's default.
+image takes which route. None until somebody has measured what the engine saves (`benchmarks/decoders.py`): not every
+GPU has one, a container may hide it, and it reports no image as damaged.
 """
 
 
@@ -81,11 +82,13 @@ def decoder_spec(name: str, device: torch.device) -> str:
     if name == "torchvision":
         return fallback
     try:
-        dali = version("nvidia-dali-cuda130")
-        where = f"mixed, engine {HARDWARE_LOAD:g}" if device.type == "cuda" else "cpu"
-        return f"dali {dali} {where}, {fallback}"
-    except PackageNotFoundError:
+        dali = f"dali {version('nvidia-dali-cuda130')}"
+        if device.type != "cuda":
+            return f"{dali} cpu, {fallback}"
+        libraries = ", ".join(f"{name} {version(name)}" for name in ("nvidia-nvimgcodec-cu13", "nvidia-nvjpeg"))
+        return f"{dali} mixed, engine {HARDWARE_LOAD:g}, {libraries}, {fallback}"
+    except PackageNotFoundError as error:
         raise UserError(
-            "The DALI decoder needs the package nvidia-dali-cuda130, which is not installed.",
-            fix="pip install nvidia-dali-cuda130, or choose --decoder torchvision",
+            f"The DALI decoder needs the package {error.name}, which is not installed.",
+            fix=f"pip install {error.name}, or choose --decoder torchvision",
         ) from None
