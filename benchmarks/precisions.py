@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from fastclip.machine import available_cores, keep_freed_memory
 from fastclip.models.backbones import Backbone, find_backbone
 from fastclip.models.numerics import find_device, fix_numerics
 from fastclip.models.rewrites import PackedLinear
-from fastclip.models.tower import ImageTower, build_model, load_image_tower
+from fastclip.models.tower import build_model, load_image_tower, load_model
 from fastclip.models.weights import Weights
 from fastclip.pixels.decoder import make_decoder
 
@@ -33,8 +34,24 @@ sys.path.append(str(REPOSITORY / "tests"))
 from decoders import photos_of
 from helpers import lively
 
-WAYS = ("fp32", "bf16", "fp16", "fp32 compiled", "bf16 compiled", "fp16 compiled", "int8", "fp8")
+WAYS = ("fp32", "bf16", "fp16", "bf16 autocast", "fp32 compiled", "bf16 compiled", "fp16 compiled", "int8", "fp8")
 HEAVY = ("RN50x16", "RN50x64", "ViT-L/14", "ViT-L/14@336px")
+
+
+class Autocast:
+    """open_clip's tower as it is, by torch's autocast: what other programs mean by 16 bits."""
+
+    def __init__(self, backbone: Backbone, weights: Weights, device: torch.device) -> None:
+        self._visual = load_model(backbone, weights).visual.to(device).float()
+        self._mean, self._std = (
+            torch.tensor(each, device=device).view(1, 3, 1, 1) for each in (backbone.mean, backbone.std)
+        )
+
+    @torch.inference_mode()
+    def __call__(self, crops: Tensor) -> Tensor:
+        with torch.autocast(crops.device.type, torch.bfloat16):
+            features = self._visual((crops.float() / 255 - self._mean) / self._std).float()
+        return features / features.norm(dim=-1, keepdim=True)
 
 
 class EightBits(nn.Module):
@@ -68,9 +85,11 @@ class EightBits(nn.Module):
         return answer.unflatten(0, tokens.shape[:-1])
 
 
-def make_tower(backbone: Backbone, weights: Weights, way: str, device: torch.device) -> ImageTower:
+def make_tower(backbone: Backbone, weights: Weights, way: str, device: torch.device) -> Callable[[Tensor], Tensor]:
     """The tower as it is computed in `way`; in 8 bits the MLPs' products, two thirds of a vision transformer, the rest
     in bf16."""
+    if way == "bf16 autocast":
+        return Autocast(backbone, weights, device)
     if way not in ("int8", "fp8"):
         precision, _, compiled = way.partition(" ")
         return load_image_tower(backbone, weights, precision, device, compiled=bool(compiled))
@@ -82,7 +101,7 @@ def make_tower(backbone: Backbone, weights: Weights, way: str, device: torch.dev
     return tower
 
 
-def embed(tower: ImageTower, batches: list[Tensor], device: torch.device) -> tuple[Tensor, float]:
+def embed(tower: Callable[[Tensor], Tensor], batches: list[Tensor], device: torch.device) -> tuple[Tensor, float]:
     """All embeddings, and the seconds without those of the first batch."""
     found = [tower(batches[0])]
     if device.type == "cuda":
