@@ -92,7 +92,7 @@ def precisions(records: Sequence[Measurement]) -> str:
         [each for each in records if each.settings.get("program") == "precisions.py"], "backbone", "way", "device"
     )
     body = []
-    for each in found:
+    for each in sorted(found, key=lambda each: each.settings["backbone"]):
         settings = each.settings
         row = [settings["backbone"], settings["way"], f"{each.rate:.2f}"]
         row += [settings["mean cosine"], settings["least cosine"], settings["flipped"], settings["widest margin"]]
