@@ -36,7 +36,10 @@ PYTHON
 }
 bench() { dataset && fastclip bench photos --random-weights --device "$device" --images "$images" --json "$records" "$@"; }
 
-[ "$device" = cpu ] || "$python" -c 'import torch; torch.cuda.init()' || exit 1  # without a GPU its tests only skip
+if [ "$device" != cpu ] && ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    echo "PyTorch sees no GPU here: look at nvidia-smi, or DEVICE=cpu IMAGES=16 to try this script." >&2
+    exit 1
+fi
 
 step() {
     case $1 in

@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("no GPU here; where there is one: pytest -m gpu")
+        pytest.skip("needs a GPU, and -m gpu, without which tests see none")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -70,10 +70,11 @@ def test_photos_decoded_on_a_gpu_come_out_as_clip_preprocesses_them(side: int, p
 
 
 @pytest.mark.gpu
-def test_what_a_gpu_decoded_before_changes_no_pixel(photos: list[Path]):
+@pytest.mark.parametrize("hardware_load", [0.0, 0.65])
+def test_what_a_gpu_decoded_before_changes_no_pixel(hardware_load: float, photos: list[Path]):
     """A short batch first, or none: the JPEG engine, where it is used, takes the same images of the next one."""
     images = [encoded(path.read_bytes()) for path in photos[:64]]
-    fresh, used = (DaliDecoder([224], 64, GPU, 2, hardware_load=0.65) for _ in range(2))
+    fresh, used = (DaliDecoder([224], 64, GPU, 2, hardware_load=hardware_load) for _ in range(2))
     used.decode(images[:5])
     assert torch.equal(fresh.decode(images).crops[224], used.decode(images).crops[224])
 
@@ -192,6 +193,7 @@ def test_broken_images_are_named_and_the_rest_of_the_batch_is_unharmed(
     ("message", "is_the_images"),
     [
         ('File "/envs/cuda13/dali.py", line 1\n\nencountered:\n\nFailed to decode sample #1', True),
+        ("encountered:\n\nFailed to decode\nStacktrace (9 entries):\n[frame 0]: libdali.so(Memory::Allocate)", True),
         ('File "/home/me/dali.py", line 1\n\nencountered:\n\nCUDA allocation failed', False),
     ],
 )

@@ -116,7 +116,7 @@ class _Stages:
     def measure(self) -> Bench:
         run = self._run
         self._on_stage("matrix products")
-        product = matrix_product_flops(run.device, run.precision, run.workers)
+        product = matrix_product_flops(run.device, run.precision, 1 if run.device.type == "cuda" else run.workers)
         if run.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(run.device)
         peak = peak_flops(torch.cuda.get_device_name(run.device), run.precision) if run.device.type == "cuda" else None
@@ -135,7 +135,8 @@ class _Stages:
         crops = self._crops(loop)
         for name, tower in towers.items():
             started = time.perf_counter()
-            tower(crops.crops[tower.side]).cpu()  # the first batch takes longer
+            if run.device.type == "cpu":  # on a GPU loading has done so
+                tower(crops.crops[tower.side])  # the first batch takes longer
             load_s[name] += time.perf_counter() - started
         decode = self._time("decode", loop, pixels, sides=" ".join(name.split()[1] for name in pixels))
         alone = {}

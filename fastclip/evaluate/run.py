@@ -70,8 +70,9 @@ class Run:
         self.precision = find_precision(options.precision, self.device, environment)
         on_gpu = self.device.type == "cuda"
         self.decoder = options.decoder or ("dali" if on_gpu else "torchvision")
-        # DALI's have threads of their own, and hand the arithmetic to the GPU.
-        self.workers = options.workers or (3 if on_gpu and self.decoder == "dali" else self.process.cores)
+        # DALI's have threads of their own; torchvision's decode on the CPU, and what they hold takes the GPU's room.
+        on_a_gpu = 3 if self.decoder == "dali" else min(16, self.process.cores)
+        self.workers = options.workers or (on_a_gpu if on_gpu else self.process.cores)
         self.targets = find_targets(options.shards, options.targets)
         self.prompts = _distinct([find_prompt_set(name) for name in options.prompts])
         self.compiled = options.compile_towers == "on"

@@ -93,7 +93,8 @@ def is_out_of_memory(error: Exception) -> bool:
     text = str(error).lower()
     signs = ["out of memory", "cuda_error_out_of_memory", "alloc_failed", "memory allocation"]
     signs += ["cuda allocation failed", "can't allocate"]  # DALI
-    signs += ["unable to find an engine"]  # cuDNN, when none of its kernels gets the room that it works in
+    if torch.cuda.is_initialized() and torch.cuda.mem_get_info()[0] < 2**31:
+        signs += ["unable to find an engine"]  # cuDNN, when none of its kernels gets the room that it works in
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(sign in text for sign in signs)
     )
@@ -103,7 +104,7 @@ def free_memory() -> None:
     """Give back what nothing uses any more."""
     gc.collect()
     torch.cuda.empty_cache()
-    if dali := sys.modules.get("nvidia.dali.backend"):
+    if torch.cuda.is_initialized() and (dali := sys.modules.get("nvidia.dali.backend")):
         dali.ReleaseUnusedMemory()
     give_back_freed_memory()
 

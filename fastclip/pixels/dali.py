@@ -49,7 +49,8 @@ class DaliDecoder:
             self._feed(self._filled_up(images))
             return DecodedBatch(self._crops(self._pipeline.run(), len(images)), [])
         except RuntimeError as error:
-            reason = str(error).rpartition("encountered:")[2]  # before it come paths of files
+            # Paths of files come before it, names of functions after it.
+            reason = str(error).rpartition("encountered:")[2].partition("Stacktrace")[0]
             if re.search(r"cuda|memory|alloc", reason, re.IGNORECASE):
                 raise  # a fault of the machine: other pixels because of it would not be a function of the shard
             self._pipeline = self._build()  # after an error DALI declares a pipeline invalid
