@@ -35,7 +35,8 @@ def _beside(rows: list[Measurement]) -> str:
     settings = ours.settings
     head = [f"{ours.images} photos, {settings['backbone'].replace(' ', ', ')}, page cache {settings['cache']}"]
     body = []
-    for each in sorted(rows, key=lambda each: each.seconds):
+    rows = sorted(rows, key=lambda each: each.seconds)
+    for each in rows:
         name = "**fastclip**" if each is ours else each.settings["program"]
         body.append(
             [
@@ -91,8 +92,9 @@ def precisions(records: Sequence[Measurement]) -> str:
     found = latest(
         [each for each in records if each.settings.get("program") == "precisions.py"], "backbone", "way", "device"
     )
+    found.sort(key=lambda each: each.settings["backbone"])
     body = []
-    for each in sorted(found, key=lambda each: each.settings["backbone"]):
+    for each in found:
         settings = each.settings
         row = [settings["backbone"], settings["way"], f"{each.rate:.2f}"]
         row += [settings["mean cosine"], settings["least cosine"], settings["flipped"], settings["widest margin"]]
@@ -111,7 +113,8 @@ def stages(records: Sequence[Measurement]) -> str:
     one = [run for run in runs if run["together"].settings["backbone"] == run["tower"].settings["backbone"]]
     towers = latest([run["tower"] for run in one], *keys)
     body = []
-    for run in (run for run in one if run["tower"] in towers):
+    shown = [run for run in one if run["tower"] in towers]
+    for run in shown:
         tower, settings = run["tower"], run["tower"].settings
         done = int(settings["flops per image"]) * tower.rate
         name = f"{settings['backbone']}, {settings['precision']}{', compiled' * (settings['compile'] == 'on')}"
@@ -120,7 +123,7 @@ def stages(records: Sequence[Measurement]) -> str:
         row += [f"{done / 1e9:,.0f}", f"{done / float(settings['matrix product flops']):.0%}"]
         body.append([*row, f"{settings['load seconds']} s"])
     head = ["images/s", "read", "decode", "tower", "together", "write", "score", "GFLOP/s", "of products", "loaded in"]
-    return table(head, body) + _on(towers)
+    return table(head, body) + _on(run["tower"] for run in shown)
 
 
 def scale(records: Sequence[Measurement]) -> str:
@@ -174,9 +177,16 @@ def _machine(record: Measurement) -> str:
 
 
 def _on(records: Iterable[Measurement]) -> str:
-    """What the records of a table were measured on, as a line below it."""
-    found = [(_machine(each), each.machine["torch"], each.machine.get("commit", "?")) for each in records]
-    return "".join(f"\n\n{on}, torch {torch}, commit {commit}." for on, torch, commit in dict.fromkeys(found))
+    """What the rows of a table were measured on, as a line below it, and which rows if there is more than one line."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for number, each in enumerate(records, 1):
+        on = _machine(each), each.machine["torch"], each.machine.get("commit", "?")
+        rows.setdefault(on, []).append(str(number))
+    lines = []
+    for (on, torch, commit), numbers in rows.items():
+        which = f" (row{'s' * (len(numbers) > 1)} {', '.join(numbers)})" if len(rows) > 1 else ""
+        lines.append(f"\n\n{on}, torch {torch}, commit {commit}{which}.")
+    return "".join(lines)
 
 
 def _flags(options: str) -> str:
