@@ -2,9 +2,10 @@
 
     .venv/bin/python benchmarks/precisions.py --photos DIR [--backbones ViT-L/14 …] [--ways bf16 …] [--device cuda]
 
-Weights are drawn so that photos differ (fresh ones put all into one place). Half of the photos are asked which of the
-other half they are most like: a flip is an answer other than that of eager fp32, its margin how close two photos were.
-With trained weights, whose activations have outliers that drawn ones lack, 8 bits can only do worse.
+Weights are drawn so that photos differ (fresh ones put all into one place); `tiny`, a ResNet, has its own. Half of the
+photos are asked which of the other half they are most like: a flip is an answer other than that of eager fp32, its
+margin how close two photos were. With trained weights, whose activations have outliers that drawn ones lack, 8 bits can
+only do worse.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from torch.nn.functional import silu
 
 from fastclip.bench.records import measurement
 from fastclip.machine import available_cores, keep_freed_memory
-from fastclip.models.backbones import Backbone, find_backbone
+from fastclip.models.backbones import TINY, Backbone, find_backbone
 from fastclip.models.numerics import find_device, fix_numerics
-from fastclip.models.rewrites import PackedLinear
+from fastclip.models.rewrites import PackedConvolution, PackedLinear
 from fastclip.models.tower import build_model, load_image_tower, load_model
-from fastclip.models.weights import Weights
+from fastclip.models.weights import Weights, find_weights
 from fastclip.pixels.decoder import make_decoder
 
 sys.path.append(str(REPOSITORY / "tests"))
@@ -85,9 +86,40 @@ class EightBits(nn.Module):
         return answer.unflatten(0, tokens.shape[:-1])
 
 
+class EightBitConvolution(nn.Module):
+    """A convolution of 8-bit numbers and its activation in one pass (oneDNN), scaled by channel of the weights, and of
+    what comes in, which is nowhere negative, by its largest number in the first batch."""
+
+    def __init__(self, convolution: PackedConvolution) -> None:
+        super().__init__()
+        padding, stride, *others = convolution._geometry
+        self._geometry = stride, padding, *others
+        self._bias, self._activation = convolution._bias.float(), convolution._activation
+        weight = convolution._weight.float()
+        self._scales = weight.abs().amax(dim=(1, 2, 3)).clamp(min=1e-12) / 127
+        self._weight = (weight / self._scales.view(-1, 1, 1, 1)).round().to(torch.int8)
+        self._zeros = torch.zeros(len(weight), dtype=torch.int32)
+        self._scale = 0.0
+
+    def forward(self, maps: Tensor, residual: Tensor | None = None) -> Tensor:
+        if not self._scale:
+            self._scale = maps.amax().item() / 255
+            self._weight = torch.ops.onednn.qconv_prepack(
+                self._weight, self._scales, self._scale, 0, *self._geometry, list(maps.shape)
+            )
+        whole = maps.mul(1 / self._scale).round_().clamp_(max=255).to(torch.uint8)
+        operands = whole, self._scale, 0, self._weight, self._scales, self._zeros
+        after = self._bias, *self._geometry, 1.0, 0, torch.bfloat16
+        if residual is None:
+            return torch.ops.onednn.qconv2d_pointwise(*operands, *after, self._activation, [], "")
+        return torch.ops.onednn.qconv2d_pointwise.binary(
+            *operands, residual, *after, 1.0, 0, "sum", 1.0, self._activation, [], ""
+        )
+
+
 def make_tower(backbone: Backbone, weights: Weights, way: str, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The tower as it is computed in `way`; in 8 bits the MLPs' products, two thirds of a vision transformer, the rest
-    in bf16."""
+    """The tower as it is computed in `way`. In 8 bits: the products of a vision transformer's MLPs, two thirds of it,
+    or a ResNet's convolutions but its first, which has negative numbers to take. The rest in bf16."""
     if way == "bf16 autocast":
         return Autocast(backbone, weights, device)
     if way not in ("int8", "fp8"):
@@ -98,6 +130,8 @@ def make_tower(backbone: Backbone, weights: Weights, way: str, device: torch.dev
         for name, child in list(module.named_children()):
             if name in ("c_fc", "c_proj") and isinstance(child, nn.Linear | PackedLinear):
                 setattr(module, name, EightBits(child, way))
+            elif isinstance(child, PackedConvolution) and child is not tower._visual.conv1:
+                setattr(module, name, EightBitConvolution(child))
     return tower
 
 
@@ -131,15 +165,16 @@ def main() -> None:
         decoder = make_decoder("torchvision", [backbone.side], arguments.batch_size, device, 1)
         parts = [images[n : n + arguments.batch_size] for n in range(0, len(images), arguments.batch_size)]
         batches = [decoder.decode(part).crops[backbone.side] for part in parts]
-        model = build_model(backbone, drawn=True)
-        pixels = batches[0][:8].cpu().float() / 128 - 1
         with tempfile.TemporaryDirectory() as folder:
-            save_file(lively(model, pixels), Path(folder) / "w.safetensors")
-            del model
             weights = Weights(Path(folder) / "w.safetensors", "")
+            if name == TINY.name:
+                weights = find_weights(backbone, None)
+            else:
+                pixels = batches[0][:8].cpu().float() / 128 - 1
+                save_file(lively(build_model(backbone, drawn=True), pixels), weights.path)
             exact = None
             for way in dict.fromkeys(["fp32", *arguments.ways]):
-                if way in ("int8", "fp8") and not name.startswith("ViT"):
+                if not name.startswith("ViT") and (way == "fp8" or (way == "int8" and device.type == "cuda")):
                     continue  # torch has no such convolutions
                 vectors, seconds = embed(make_tower(backbone, weights, way, device), batches, device)
                 vectors = vectors[: len(images)]
