@@ -20,7 +20,7 @@ from common import Finished, copy_photos, keep, of_whole_processes, parser, whol
 from fastclip.bench.records import Measurement, measurement
 from fastclip.data.shards.writer import WriteOptions, write_shards
 from fastclip.data.sources.layouts import list_source
-from fastclip.data.storage.folders import open_folder
+from fastclip.storage.folders import open_folder
 
 
 def disk_bytes_per_second(folder: Path, size: int) -> float:

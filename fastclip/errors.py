@@ -13,6 +13,8 @@ EXIT_UNREADABLE = 3
 EXIT_INCOMPLETE = 4
 EXIT_INTEGRITY = 5
 
+GO_ON = "Run the same command again; it goes on where it was."
+
 
 class FastclipError(Exception):
     """An error that is shown as two lines, what happened and how to mend it, and never as a traceback."""

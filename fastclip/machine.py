@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
+import threading
+import time
 from contextlib import suppress
 from pathlib import Path
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""The signals by which a person or a scheduler stops a program."""
 
 
 def available_cores() -> int:
@@ -58,3 +64,34 @@ def _numbers(path: Path) -> dict[str, int]:
     except OSError:
         return {}
     return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdecimal()}
+
+
+def started(process: int) -> str | None:
+    """When a process of this machine started, in clock ticks since boot; None if it is dead, or there is no /proc."""
+    with suppress(OSError):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return fields[19] if fields[0] not in "ZX" else None  # dead, but nobody has asked yet how it ended
+    return None
+
+
+def end_with_parent() -> None:
+    """Stop this process, as SIGTERM does, when its parent is gone: nobody else would."""
+    parent = os.getppid()
+    if parent == 1 and not _starts_processes(parent):
+        os._exit(128 + signal.SIGTERM)  # it was gone before this line
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def _starts_processes(process: int) -> bool:
+    """Whether a process is a launcher, which may be the first one of a container."""
+    try:
+        command = Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return True  # nobody knows
+    return any(word in command for word in (b"accelerate", b"torchrun", b"torch.distributed", b"fastclip"))

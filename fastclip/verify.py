@@ -33,7 +33,6 @@ from fastclip.data.shards.reader import OpenShard, read_index
 from fastclip.data.shards.writer import WriteOptions, write_shards
 from fastclip.data.sources.blobs import Blob
 from fastclip.data.sources.listing import Listing, SourceImage, in_order
-from fastclip.data.storage.folders import LocalFolder
 from fastclip.errors import EXIT_INTEGRITY, IncompleteError, IntegrityError, UserError
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.run import Run
@@ -41,8 +40,9 @@ from fastclip.evaluate.scoring import score
 from fastclip.evaluate.targets import Target, dataset_facts
 from fastclip.models.numerics import PRECISIONS
 from fastclip.pixels.decoder import DECODERS, Decoder, EncodedImage, decoder_spec, make_decoder
-from fastclip.report.cells import BackboneFacts, DatasetFacts
+from fastclip.results.cells import BackboneFacts, DatasetFacts
 from fastclip.sealed import unseal
+from fastclip.storage.folders import LocalFolder
 
 MOST_SHARDS = 16
 """Shards that the sample is taken from, spread over the domains: each is hashed whole, and fetched whole from afar."""

@@ -13,7 +13,7 @@ import torch
 from helpers import REPOSITORY, Program, Sharded, shard
 
 from fastclip.data.shapes import SCORED_SEED, draw_shapes
-from fastclip.interrupts import SIGNALS
+from fastclip.machine import SIGNALS
 from fastclip.models.numerics import fix_numerics
 
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"

@@ -16,7 +16,7 @@ from PIL import Image
 from fastclip.data.catalogue import find_card
 from fastclip.data.shards.writer import WriteOptions, write_shards
 from fastclip.data.sources.layouts import list_source
-from fastclip.data.storage.folders import open_folder
+from fastclip.storage.folders import open_folder
 
 REPOSITORY = Path(__file__).parent.parent
 

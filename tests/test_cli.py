@@ -79,8 +79,8 @@ def test_random_weights_mark_their_table(shapes: Sharded, fastclip: Program):
 def test_the_tables_of_the_widest_dataset_fit_80_columns():
     from rich.console import Console
 
-    from fastclip.report.cells import BackboneFacts, Cell, Evaluation
-    from fastclip.report.table import footnotes, tables
+    from fastclip.report.terminal import footnotes, tables
+    from fastclip.results.cells import BackboneFacts, Cell, Evaluation
 
     domains = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
     counts = {"images": 20_000, "classified": 20_000, "top1": 19_999, "top5": 20_000, "unreadable": 0}

@@ -28,7 +28,7 @@ from fastclip.evaluate.run import Run
 from fastclip.evaluate.scoring import score
 from fastclip.models.backbones import find_backbone
 from fastclip.models.tower import build_model
-from fastclip.report.table import footnotes, tables
+from fastclip.report.terminal import footnotes, tables
 from fastclip.text.prompts import BUILT_IN, find_prompt_set
 
 ALL_PROMPTS = [word for name in BUILT_IN for word in ("--prompts", name)]

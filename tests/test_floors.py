@@ -12,13 +12,15 @@ import fastclip
 
 PACKAGE = Path(fastclip.__file__).parent
 FLOORS = [
-    {"errors", "machine", "interrupts", "lean"},
-    {"files", "launcher"},
+    {"errors", "machine", "threads", "lean"},
+    {"files"},
     {"sealed"},
+    {"storage"},
     {"data"},
-    {"pixels", "models", "report"},
-    {"text", "score"},
-    {"embed"},
+    {"pixels", "models"},
+    {"text", "heads"},
+    {"results"},
+    {"embed", "report"},
     {"evaluate"},
     {"verify", "bench"},
     {"cli"},
@@ -58,7 +60,7 @@ def test_every_room_imports_only_from_lower_floors_or_itself():
 def test_help_and_reports_need_no_torch():
     """What answers at once must not load what takes seconds."""
     code = (
-        "import sys, fastclip.cli.main, fastclip.report.table; "
+        "import sys, fastclip.cli.main, fastclip.report.terminal; "
         "print([name for name in ('torch', 'numpy', 'open_clip', 'webdataset', 'PIL') if name in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -34,9 +34,9 @@ from fastclip.data.shards.manifest import Manifest, read_manifest, read_rejected
 from fastclip.data.shards.writer import write_shards
 from fastclip.data.sources.layouts import list_source
 from fastclip.data.sources.protocols import apply_protocol
-from fastclip.data.storage.folders import open_folder
 from fastclip.errors import FastclipError, IntegrityError, UserError
 from fastclip.files import digest
+from fastclip.storage.folders import open_folder
 
 EIGHT = ("officehome", "office31", "pacs", "vlcs", "domainnet", "terraincognita", "visda17", "imagenet-r")
 

@@ -32,11 +32,11 @@ from test_bad_input import run
 
 from fastclip.data.shards.manifest import ImageRecord, json_lines, read_manifest, read_rejected
 from fastclip.data.shards.reader import OpenShard
-from fastclip.data.storage.folders import open_folder
 from fastclip.errors import IntegrityError, UserError
 from fastclip.files import digest
 from fastclip.models.backbones import TINY
 from fastclip.models.weights import find_weights
+from fastclip.storage.folders import open_folder
 from fastclip.text.prompts import PromptSet, find_prompt_set
 
 PNG = image_bytes()

@@ -21,9 +21,9 @@ from fastclip.data.shards.index import dali_index, plan_index, write_index
 from fastclip.data.shards.manifest import _own_digest, read_manifest
 from fastclip.data.shards.reader import OpenShard, read_index
 from fastclip.data.sources.tars import list_tar
-from fastclip.data.storage.folders import open_folder
 from fastclip.errors import IntegrityError, UserError
 from fastclip.files import digest
+from fastclip.storage.folders import open_folder
 
 RANDOM = random.Random(6)
 

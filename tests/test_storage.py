@@ -25,8 +25,6 @@ from fastclip.data.shards.manifest import list_datasets, read_manifest, read_rej
 from fastclip.data.shards.reader import OpenShard
 from fastclip.data.shards.writer import WriteOptions, write_shards
 from fastclip.data.sources.layouts import list_source
-from fastclip.data.storage.cache import Cache, shard_cache
-from fastclip.data.storage.folders import Folder, LocalFolder, open_folder
 from fastclip.embed.attempts import Attempts
 from fastclip.embed.loop import EmbeddingLoop
 from fastclip.embed.plan import Unit, shares
@@ -38,6 +36,8 @@ from fastclip.evaluate.targets import find_targets
 from fastclip.files import digest, write_temporary
 from fastclip.models.tower import ImageTower
 from fastclip.pixels.decoder import DecodedBatch, EncodedImage, make_decoder
+from fastclip.storage.cache import Cache, shard_cache
+from fastclip.storage.folders import Folder, LocalFolder, open_folder
 
 FAULTS = ("drop", "stall", "trickle", "too short", "too long", "no ranges", "other bytes, drop", "503")
 

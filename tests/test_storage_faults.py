@@ -31,7 +31,7 @@ from fastclip.evaluate.run import Run
 from fastclip.evaluate.scoring import score
 from fastclip.files import is_temporary, temporary_path, write_new, write_whole
 from fastclip.pixels.decoder import Unreadable
-from fastclip.report.table import tables
+from fastclip.report.terminal import tables
 from fastclip.text.prototypes import cached_prototypes
 
 PART = Part({"weights": "mine"}, np.arange(12, dtype=np.float16).reshape(3, 4), (Unreadable(1, "why"),))

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from fastclip.errors import UserError
+from fastclip.heads.zero_shot import IMAGES_PER_BLOCK, classify
 from fastclip.models.backbones import TINY
 from fastclip.models.tower import load_text_tower
 from fastclip.models.weights import find_weights
-from fastclip.report.cells import Cell, mean
-from fastclip.score.zero_shot import IMAGES_PER_BLOCK, classify
+from fastclip.results.cells import Cell, mean
 from fastclip.text.prompts import PromptSet, find_prompt_set
 from fastclip.text.prototypes import cached_prototypes, compute_prototypes, prototype_identity
 

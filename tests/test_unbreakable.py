@@ -21,19 +21,20 @@ from helpers import Program, Sharded, image_bytes, shard, write
 from PIL import Image
 from storms import Launch, contents, send
 
+from fastclip.cli.signals import Stopped
 from fastclip.data.shards.manifest import read_manifest
 from fastclip.embed import attempts as attempts_module
 from fastclip.embed.attempts import Attempts
 from fastclip.embed.plan import Unit
 from fastclip.embed.processes import find_process
-from fastclip.errors import IncompleteError, UserError
+from fastclip.errors import GO_ON, IncompleteError, UserError
 from fastclip.evaluate import run as run_module
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.run import Run
 from fastclip.evaluate.scoring import score
-from fastclip.interrupts import GO_ON, Stopped, threads
 from fastclip.models.tower import ImageTower
-from fastclip.report.table import footnotes
+from fastclip.report.terminal import footnotes
+from fastclip.threads import threads
 
 SLOW = ["-b", "RN50", "--random-weights", "--batch-size", "4", "--precision", "fp32"]
 """About a second a shard: long enough to be interrupted in the middle."""
@@ -101,7 +102,7 @@ def test_a_signal_ends_a_run_at_once_and_the_same_command_goes_on(
 
 STUCK = """
 import ctypes
-from fastclip.interrupts import stop_on_signals
+from fastclip.cli.signals import stop_on_signals
 stop_on_signals()
 libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
 libc.pthread_mutex_lock(mutex)

@@ -23,7 +23,7 @@ from fastclip.data.shards.manifest import read_manifest
 from fastclip.data.shards.reader import OpenShard
 from fastclip.evaluate.targets import find_targets
 from fastclip.pixels.decoder import DECODERS, DecodedBatch, EncodedImage, Unreadable, make_decoder
-from fastclip.report.cells import BackboneFacts
+from fastclip.results.cells import BackboneFacts
 from fastclip.sealed import seal
 from fastclip.verify import (
     MEAN_LEVELS,

@@ -19,8 +19,8 @@ from fastclip.data.shards.writer import WriteOptions, plan_shards, write_shards
 from fastclip.data.sources.blobs import Blob
 from fastclip.data.sources.layouts import list_source
 from fastclip.data.sources.listing import Listing
-from fastclip.data.storage.folders import LocalFolder, open_folder
 from fastclip.errors import IncompleteError
+from fastclip.storage.folders import LocalFolder, open_folder
 
 
 def all_files(folder: Path) -> dict[str, bytes]:

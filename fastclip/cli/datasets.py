@@ -22,8 +22,8 @@ def list_all(context: typer.Context, shards: Shards = "shards") -> None:
 
     from fastclip.data.catalogue import list_cards
     from fastclip.data.shards.manifest import list_datasets, read_manifest
-    from fastclip.data.storage.folders import open_folder
     from fastclip.errors import FastclipError, printable
+    from fastclip.storage.folders import open_folder
 
     folder = open_folder(shards)
     sharded = list_datasets(folder)
@@ -65,8 +65,8 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME")], shards: Shards = 
 
     from fastclip.data.catalogue import find_card
     from fastclip.data.shards.manifest import list_datasets, read_manifest
-    from fastclip.data.storage.folders import open_folder
     from fastclip.errors import UserError, printable
+    from fastclip.storage.folders import open_folder
 
     folder = open_folder(shards)
     card = find_card(name, shards)

@@ -73,8 +73,8 @@ def evaluate_and_print(options: EvalOptions, *, json: Path | None = None, predic
     from fastclip.evaluate.run import Run
     from fastclip.evaluate.scoring import score
     from fastclip.files import write_whole
-    from fastclip.report.table import footnotes, tables
-    from fastclip.score.predictions import write_predictions
+    from fastclip.report.terminal import footnotes, tables
+    from fastclip.results.predictions import write_predictions
 
     run = Run(options)
     errors = Console(stderr=True, highlight=False, markup=False, emoji=False)

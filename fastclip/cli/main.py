@@ -14,9 +14,9 @@ import typer
 
 from fastclip import __version__
 from fastclip.cli import bench, datasets, demo, download, evaluate, shard, shards, status, verify
-from fastclip.errors import EXIT_INCOMPLETE, EXIT_INTEGRITY, EXIT_USAGE, FastclipError, printable
-from fastclip.interrupts import GO_ON, Stopped, ignore_signals, stop_on_signals
-from fastclip.launcher import join_launcher, leave_verdict, speaks_when_stopped
+from fastclip.cli.launcher import join_launcher, leave_verdict, speaks_when_stopped
+from fastclip.cli.signals import Stopped, ignore_signals, stop_on_signals
+from fastclip.errors import EXIT_INCOMPLETE, EXIT_INTEGRITY, EXIT_USAGE, GO_ON, FastclipError, printable
 from fastclip.machine import keep_freed_memory
 
 app = typer.Typer(

@@ -93,8 +93,8 @@ def write_and_print(
     from fastclip.data.shards.writer import write_shards
     from fastclip.data.sources.layouts import list_source
     from fastclip.data.sources.protocols import apply_protocol
-    from fastclip.data.storage.folders import LocalFolder, open_folder
     from fastclip.errors import UserError
+    from fastclip.storage.folders import LocalFolder, open_folder
 
     card = find_card(name, out)
     folder = open_folder(out).child(name)

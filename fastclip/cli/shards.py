@@ -10,7 +10,7 @@ import typer
 from fastclip.errors import EXIT_INTEGRITY, EXIT_UNREADABLE
 
 if TYPE_CHECKING:
-    from fastclip.data.storage.folders import Folder
+    from fastclip.storage.folders import Folder
 
 app = typer.Typer(no_args_is_help=True, help="Check shards, or index those that others wrote.")
 
@@ -22,8 +22,8 @@ def check(
 ) -> None:
     """Read every byte of sharded datasets again, and name each difference from what was written."""
     from fastclip.data.shards.manifest import check_dataset_name, list_datasets
-    from fastclip.data.storage.folders import open_folder
     from fastclip.errors import UserError, printable
+    from fastclip.storage.folders import open_folder
 
     folder = open_folder(shards)
     wanted = list(dict.fromkeys(names or list_datasets(folder)))

@@ -10,8 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from fastclip.data.storage.folders import Location, open_folder
 from fastclip.errors import UserError
+from fastclip.storage.folders import Location, open_folder
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from fastclip.embed.plan import Unit
 from fastclip.files import digest, write_whole
-from fastclip.launcher import started
+from fastclip.machine import started
 
 DEATHS = 2
 """A unit that so many processes died of, as far as anybody knows, is next tried in a process of its own."""

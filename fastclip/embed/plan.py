@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 
 from fastclip.data.shards.manifest import Shard
-from fastclip.data.storage.folders import Folder
 from fastclip.files import digest
+from fastclip.storage.folders import Folder
 
 
 @dataclass(frozen=True)

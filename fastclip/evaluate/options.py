@@ -9,7 +9,7 @@ from pathlib import Path
 from fastclip.errors import UserError
 from fastclip.models.compiled import COMPILE
 from fastclip.pixels.decoder import DECODERS
-from fastclip.report.cells import POLICIES
+from fastclip.results.cells import POLICIES
 
 IDENTITY = {"changes": "identity"}
 """The option can change an embedding: another value reuses no part."""

@@ -21,11 +21,11 @@ from fastclip.embed.loop import EmbeddingLoop, StageSeconds
 from fastclip.embed.plan import Unit, shares, work_order
 from fastclip.embed.processes import Process, find_process
 from fastclip.embed.store import PartKeys, PartStore
-from fastclip.errors import EXIT_INCOMPLETE, FastclipError, IncompleteError, UserError
+from fastclip.errors import EXIT_INCOMPLETE, GO_ON, FastclipError, IncompleteError, UserError
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.targets import Target, find_targets
-from fastclip.interrupts import GO_ON, SIGNALS, end_with_parent, threads
 from fastclip.lean import import_open_clip
+from fastclip.machine import SIGNALS, end_with_parent
 from fastclip.models.backbones import Backbone, embedding_dim, find_backbone
 from fastclip.models.compiled import find_compiler
 from fastclip.models.cost import tower_memory
@@ -41,8 +41,9 @@ from fastclip.models.numerics import (
 from fastclip.models.tower import ImageTower, load_image_tower
 from fastclip.models.weights import Weights, find_all_weights, random_weights
 from fastclip.pixels.decoder import decoder_spec, make_decoder
-from fastclip.report.cells import BackboneFacts
+from fastclip.results.cells import BackboneFacts
 from fastclip.text.prompts import PromptSet, find_prompt_set
+from fastclip.threads import threads
 
 
 @dataclass(frozen=True)

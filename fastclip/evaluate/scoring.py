@@ -16,14 +16,14 @@ from fastclip.embed.store import Part
 from fastclip.errors import IntegrityError
 from fastclip.evaluate.run import Candidate, Run
 from fastclip.evaluate.targets import Target, dataset_facts
-from fastclip.interrupts import threads
+from fastclip.heads.zero_shot import classify
 from fastclip.models.numerics import fix_numerics
 from fastclip.models.tower import TextTower, load_text_tower
-from fastclip.report.cells import Cell, Evaluation, UnreadableImage
-from fastclip.score.predictions import ShardPredictions
-from fastclip.score.zero_shot import classify
+from fastclip.results.cells import Cell, Evaluation, UnreadableImage
+from fastclip.results.predictions import ShardPredictions
 from fastclip.text.prompts import PromptSet
 from fastclip.text.prototypes import cached_prototypes, compute_prototypes, prototype_identity
+from fastclip.threads import threads
 
 
 @dataclass(frozen=True)

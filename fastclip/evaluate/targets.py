@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from fastclip.data.catalogue import find_card
 from fastclip.data.shards.manifest import Manifest, Shard, list_datasets, read_manifest
-from fastclip.data.storage.folders import Folder, Location, open_folder
 from fastclip.errors import UserError
 from fastclip.files import digest
-from fastclip.report.cells import DatasetFacts
+from fastclip.results.cells import DatasetFacts
+from fastclip.storage.folders import Folder, Location, open_folder
 
 
 @dataclass(frozen=True)

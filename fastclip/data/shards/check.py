@@ -23,9 +23,9 @@ from fastclip.data.shards.manifest import (
 from fastclip.data.shards.reader import read_index
 from fastclip.data.sources.samples import CLASS_NAMES, IMAGES, SHARD_COUNT, split_name
 from fastclip.data.sources.tars import TarMember, list_tar
-from fastclip.data.storage.folders import Folder
 from fastclip.errors import FastclipError, IntegrityError, UserError
 from fastclip.files import digest
+from fastclip.storage.folders import Folder
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from fastclip.data.storage.folders import Folder, LocalFolder, Location, open_folder
 from fastclip.errors import IntegrityError, UserError
 from fastclip.files import canonical_json, digest
+from fastclip.storage.folders import Folder, LocalFolder, Location, open_folder
 
 FORMAT = "fastclip-shards"
 VERSION = 2

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from fastclip.data.shards.manifest import ImageRecord, Shard, rewrite
-from fastclip.data.storage.folders import Folder, Location, differs, open_folder
 from fastclip.errors import UserError
 from fastclip.files import patiently
+from fastclip.storage.folders import Folder, Location, differs, open_folder
 
 
 class OpenShard:

@@ -47,10 +47,10 @@ from fastclip.data.sources.blobs import BlobReader
 from fastclip.data.sources.listing import Listing, SourceImage
 from fastclip.data.sources.protocols import FULL
 from fastclip.data.sources.tars import SeekIndex, adopt_seek_indexes, list_tar, seek_indexes
-from fastclip.data.storage.folders import Folder
 from fastclip.errors import FastclipError, IncompleteError, UserError
 from fastclip.files import canonical_json, digest
 from fastclip.machine import available_cores
+from fastclip.storage.folders import Folder
 
 OVERHEAD_BYTES = 2_600
 """Bytes that an image takes beside its own, at most: two tar headers, padding, the label's block, index rows."""

@@ -42,9 +42,9 @@ from fastclip.data.sources.samples import (
     read_classnames,
     read_samples,
 )
-from fastclip.data.storage.folders import differs
 from fastclip.errors import UserError
 from fastclip.files import digest_file
+from fastclip.storage.folders import differs
 
 
 def list_webdataset(source: Path, card: DatasetCard | None) -> Listing | None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from fastclip.interrupts import end_with_parent
+from fastclip.machine import end_with_parent, started
 
 
 def join_launcher(environment: Mapping[str, str] = os.environ) -> int | None:
@@ -62,11 +62,3 @@ def _verdict_path() -> Path:
     """A name that belongs to this launcher: its process id, and when it started."""
     launcher = os.getppid()
     return Path(tempfile.gettempdir()) / f"fastclip-{launcher}-{started(launcher)}.verdict"
-
-
-def started(process: int) -> str | None:
-    """When a process of this machine started, in clock ticks since boot; None if it is dead, or there is no /proc."""
-    with suppress(OSError):
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        return fields[19] if fields[0] not in "ZX" else None  # dead, but nobody has asked yet how it ended
-    return None

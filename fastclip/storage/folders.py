@@ -158,7 +158,7 @@ def open_folder(location: Location) -> Folder:
     if location.startswith("file://"):
         return LocalFolder(Path(location.removeprefix("file://")))
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", location):
-        from fastclip.data.storage.remote import open_remote_folder  # loads fsspec
+        from fastclip.storage.remote import open_remote_folder  # loads fsspec
 
         return open_remote_folder(location)
     return LocalFolder(Path(location))

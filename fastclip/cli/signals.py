@@ -6,19 +6,13 @@ import os
 import select
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
-from typing import Any
+
+from fastclip.errors import GO_ON
+from fastclip.machine import SIGNALS
 
 GRACE_S = 8.0
 """Seconds between a signal and the end of the process, whatever it still does. Slurm and Kubernetes give 30."""
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-GO_ON = "Run the same command again; it goes on where it was."
 
 _stopping = False
 
@@ -51,23 +45,6 @@ def stop_on_signals() -> None:
     threading.Thread(target=_end_in_time, args=(told,), name="grace", daemon=True).start()
 
 
-@contextmanager
-def threads(
-    number: int, name: str, initializer: Callable[..., object] | None = None, arguments: tuple[Any, ...] = ()
-) -> Iterator[ThreadPoolExecutor]:
-    """A pool of so many threads. Who leaves the block by an error waits for what they are at, who is stopped does
-    not."""
-    pool = ThreadPoolExecutor(number, name, initializer, arguments)
-    stopped = False
-    try:
-        yield pool
-    except BaseException as error:
-        stopped = not isinstance(error, Exception)
-        raise
-    finally:
-        pool.shutdown(wait=not stopped, cancel_futures=True)
-
-
 def ignore_signals() -> None:
     """From now on no signal changes how the program ends: it is about to, with a code that is decided."""
     for number in SIGNALS:
@@ -95,26 +72,3 @@ def _end_in_time(told: int) -> None:
     if os.isatty(2):
         os.write(2, b"\x1b[?25h")  # a progress bar hides the cursor
     os._exit(128 + number)
-
-
-def end_with_parent() -> None:
-    """Stop this process, as SIGTERM does, when its parent is gone: nobody else would."""
-    parent = os.getppid()
-    if parent == 1 and not _starts_processes(parent):
-        os._exit(128 + signal.SIGTERM)  # it was gone before this line
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
-
-
-def _starts_processes(process: int) -> bool:
-    """Whether a process is a launcher, which may be the first one of a container."""
-    try:
-        command = Path(f"/proc/{process}/cmdline").read_bytes()
-    except OSError:
-        return True  # nobody knows
-    return any(word in command for word in (b"accelerate", b"torchrun", b"torch.distributed", b"fastclip"))

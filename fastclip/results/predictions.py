@@ -12,9 +12,9 @@ from jaxtyping import Int64
 
 from fastclip.data.shards.manifest import Shard
 from fastclip.data.shards.reader import read_index
-from fastclip.data.storage.folders import Folder
 from fastclip.files import publish, write_temporary
-from fastclip.score.zero_shot import Predictions
+from fastclip.heads.zero_shot import Predictions
+from fastclip.storage.folders import Folder
 
 
 @dataclass(frozen=True)

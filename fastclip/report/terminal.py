@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastclip.errors import printable
-from fastclip.report.cells import BackboneFacts, Cell, Evaluation, mean
+from fastclip.results.cells import BackboneFacts, Cell, Evaluation, mean
 
 NO_NUMBER = "—"
 

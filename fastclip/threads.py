@@ -1,0 +1,24 @@
+"""Pools of threads that end as their program does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def threads(
+    number: int, name: str, initializer: Callable[..., object] | None = None, arguments: tuple[Any, ...] = ()
+) -> Iterator[ThreadPoolExecutor]:
+    """A pool of so many threads. After an error it waits for running tasks; after a stop signal it does not."""
+    pool = ThreadPoolExecutor(number, name, initializer, arguments)
+    stopped = False
+    try:
+        yield pool
+    except BaseException as error:
+        stopped = not isinstance(error, Exception)
+        raise
+    finally:
+        pool.shutdown(wait=not stopped, cancel_futures=True)
