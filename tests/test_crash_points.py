@@ -24,10 +24,10 @@ import pytest
 from helpers import Sharded
 
 from fastclip.cli.main import run
+from fastclip.data.shards.manifest import Unreadable
 from fastclip.embed.store import Part, PartStore, part_key
 from fastclip.errors import FastclipError
 from fastclip.files import is_temporary, write_whole
-from fastclip.pixels.decoder import Unreadable
 from fastclip.text.prototypes import cached_prototypes
 
 CALLS = {

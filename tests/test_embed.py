@@ -14,7 +14,7 @@ import torch
 from helpers import Sharded
 
 from fastclip.cli import evaluate as eval_command
-from fastclip.data.shards.manifest import Shard, read_manifest
+from fastclip.data.shards.manifest import Shard, Unreadable, read_manifest
 from fastclip.data.shards.reader import OpenShard
 from fastclip.embed.attempts import Attempts
 from fastclip.embed.loop import EmbeddingLoop
@@ -25,7 +25,7 @@ from fastclip.errors import IntegrityError, UserError
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.run import Run
 from fastclip.models.tower import ImageTower
-from fastclip.pixels.decoder import DecodedBatch, Decoder, EncodedImage, Unreadable, make_decoder
+from fastclip.pixels.decoder import DecodedBatch, Decoder, EncodedImage, make_decoder
 from fastclip.pixels.torchvision import crop, decode_rgb
 
 CPU = torch.device("cpu")

@@ -23,14 +23,13 @@ import pytest
 from helpers import Program, Sharded, shard
 from rich.console import Console
 
-from fastclip.data.shards.manifest import Shard
+from fastclip.data.shards.manifest import Shard, Unreadable
 from fastclip.embed.store import Part, PartKeys, PartStore, part_identity, part_key
 from fastclip.errors import FastclipError, IncompleteError, IntegrityError
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.run import Run
 from fastclip.evaluate.scoring import score
 from fastclip.files import is_temporary, temporary_path, write_new, write_whole
-from fastclip.pixels.decoder import Unreadable
 from fastclip.report.terminal import tables
 from fastclip.text.prototypes import cached_prototypes
 

@@ -19,10 +19,10 @@ from helpers import Program, Sharded, image_bytes
 from PIL import Image
 
 from fastclip.cli.verify import print_certificate
-from fastclip.data.shards.manifest import read_manifest
+from fastclip.data.shards.manifest import Unreadable, read_manifest
 from fastclip.data.shards.reader import OpenShard
 from fastclip.evaluate.targets import find_targets
-from fastclip.pixels.decoder import DECODERS, DecodedBatch, EncodedImage, Unreadable, make_decoder
+from fastclip.pixels.decoder import DECODERS, DecodedBatch, EncodedImage, make_decoder
 from fastclip.results.cells import BackboneFacts
 from fastclip.sealed import seal
 from fastclip.verify import (

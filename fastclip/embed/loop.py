@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastclip.data.shards.manifest import Unreadable
 from fastclip.data.shards.reader import OpenShard
 from fastclip.embed.attempts import Attempts
 from fastclip.embed.plan import Unit
@@ -26,7 +27,7 @@ from fastclip.embed.store import Part, PartStore, part_identity
 from fastclip.errors import FastclipError, IntegrityError, UserError
 from fastclip.models.numerics import fix_numerics
 from fastclip.models.tower import ImageTower
-from fastclip.pixels.decoder import Decoder, EncodedImage, Unreadable
+from fastclip.pixels.decoder import Decoder, EncodedImage
 
 
 @dataclass

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from fastclip.data.shards.manifest import Shard
+from fastclip.data.shards.manifest import Shard, Unreadable
 from fastclip.errors import IncompleteError, IntegrityError
 from fastclip.files import (
     canonical_json,
@@ -30,7 +30,6 @@ from fastclip.files import (
     write_new,
     write_whole,
 )
-from fastclip.pixels.decoder import Unreadable
 from fastclip.sealed import read_facts, seal, unseal
 
 DAY_S = 86_400.0

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from fastclip.data.images import check_header
+from fastclip.data.shards.manifest import Unreadable
 from fastclip.errors import UserError
 
 DECODERS = ("torchvision", "dali")
@@ -39,13 +40,6 @@ def check_encoded(image: EncodedImage) -> None:
         raise ValueError(
             f"{shape[1]} × {shape[0]} pixels by its header, {image.width} × {image.height} by the shard's index"
         )
-
-
-class Unreadable(NamedTuple):
-    """An image of a batch that gave no pixels, and why."""
-
-    row: int
-    reason: str
 
 
 class DecodedBatch(NamedTuple):

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from fastclip.data.images import MAX_PIXELS, open_image
+from fastclip.data.shards.manifest import Unreadable
 from fastclip.lean import import_torchvision
-from fastclip.pixels.decoder import DecodedBatch, EncodedImage, Unreadable, check_encoded
+from fastclip.pixels.decoder import DecodedBatch, EncodedImage, check_encoded
 from fastclip.pixels.geometry import crop_offset, crop_region, resized_shape
 
 import_torchvision()

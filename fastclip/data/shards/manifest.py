@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from fastclip.errors import IntegrityError, UserError
@@ -47,6 +47,13 @@ class ImageRecord:
     sha256: str
 
 
+class Unreadable(NamedTuple):
+    """A row of a shard's index whose image gives no pixels, and why."""
+
+    row: int
+    reason: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rejected:
     """A file of the source that is in no shard. An image that cannot be used has its domain and label; others None."""
@@ -67,6 +74,8 @@ class Shard:
     bytes: int
     sha256: str
     index_sha256: str
+    images_sha256: str = ""
+    """`images_sha256` of its index; empty in a manifest of before there was such a thing."""
 
     @property
     def index_name(self) -> str:
@@ -125,6 +134,12 @@ def path_name(domain: str) -> str:
     """A domain's name as a folder and as part of a key: percent-encoded, so no name can leave its folder."""
     assert domain, "a domain has a name"
     return quote(domain, safe="").replace(".", "%2E")
+
+
+def images_sha256(records: Iterable[ImageRecord]) -> str:
+    """SHA-256 of where a tar's images lie and what they are, in their order; labels, keys and paths are not in it."""
+    rows = [[each.offset, each.size, each.height, each.width, each.sha256] for each in records]
+    return digest(canonical_json(rows))
 
 
 def check_dataset_name(name: str) -> None:
