@@ -8,11 +8,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import fastclip
 
 PACKAGE = Path(fastclip.__file__).parent
 FLOORS = [
-    {"errors", "machine", "threads", "lean"},
+    {"errors", "machine", "threads"},
     {"files"},
     {"sealed"},
     {"storage"},
@@ -67,20 +69,53 @@ def test_help_and_reports_need_no_torch():
     assert out.strip() == "[]"
 
 
-def test_a_run_does_not_load_what_it_does_not_use():
-    """torch's compiler and timm take a second and a half of every start."""
+def in_a_new_process(code: str) -> str:
+    """What `code` prints."""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_run_of_the_command_line_does_not_load_what_it_does_not_use():
+    """torch's compiler and timm take more than a second of every start."""
     code = (
-        "import sys, fastclip.evaluate.scoring, fastclip.pixels.torchvision; "
+        "import sys; from fastclip.cli.lean import load_lean; load_lean(); "
+        "import fastclip.evaluate.scoring, fastclip.pixels.torchvision; "
         "from fastclip.models.backbones import find_backbone; "
         "from fastclip.models.tower import build_model; "
         "model = build_model(find_backbone('RN50'), drawn=False); "
-        "print([name for name in ('torch._dynamo', 'timm', 'sympy', 'pandas') if name in sys.modules]); "
-        "from torchvision.ops import roi_align; import torch; "
-        "roi_align(torch.zeros(1, 1, 4, 4), torch.zeros(1, 5), 2); "
-        "find_backbone('EVA02-B-16/merged2b_s8b_b131k'); "
-        "print(type(build_model(find_backbone('EVA02-B-16/merged2b_s8b_b131k'), drawn=False).visual).__name__)"
+        "print([name for name in ('torch._dynamo', 'timm', 'sympy', 'pandas') if name in sys.modules])"
     )
-    out = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
-    ).stdout
-    assert out.split("\n")[:2] == ["[]", "TimmModel"]
+    assert in_a_new_process(code) == "[]"
+
+
+EVERY_MODULE = (
+    "import fastclip, importlib, pkgutil\n"
+    "names = [each.name for each in pkgutil.walk_packages(fastclip.__path__, 'fastclip.')]\n"
+    "for name in names: name == 'fastclip.__main__' or importlib.import_module(name)\n"
+    "assert len(names) > 50\n"
+)
+BEFORE = {
+    "every module": EVERY_MODULE,
+    "a backbone": "import fastclip.models.backbones as b; b.embedding_dim(b.find_backbone('RN50'))\n",
+    "lean": "from fastclip.cli.lean import load_lean; load_lean()\n",
+    "lean, and a tower from timm": (
+        "from fastclip.cli.lean import load_lean; load_lean()\n"
+        "from fastclip.models.backbones import find_backbone\n"
+        "from fastclip.models.tower import build_model\n"
+        "build_model(find_backbone('EVA02-B-16/merged2b_s8b_b131k'), drawn=False)\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_a_users_own_models_and_compiler_work_after(before: str):
+    code = BEFORE[before] + (
+        "import open_clip, torch, torchvision\n"
+        "model = open_clip.create_model('convnext_base_w')\n"
+        "import timm, timm.layers\n"
+        "assert isinstance(model.visual.trunk, timm.models.ConvNeXt) and issubclass(timm.layers.Mlp, torch.nn.Module)\n"
+        "double = torch.compile(lambda x: x + x, backend='eager', fullgraph=True)\n"
+        "torchvision.ops.roi_align(torch.zeros(1, 1, 4, 4), torch.zeros(1, 5), 2)\n"
+        "print(type(model.visual).__name__, double(torch.ones(1)).item())\n"
+    )
+    assert in_a_new_process(code) == "TimmModel 2.0"

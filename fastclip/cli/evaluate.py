@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fastclip.cli.lean import load_lean
 from fastclip.cli.options import PLACE, SHOW, Prompts, Store, Workers, prompt_sets, takes_eval_options
 from fastclip.errors import EXIT_INCOMPLETE, EXIT_UNREADABLE
 
@@ -103,6 +104,8 @@ def evaluate_and_print(options: EvalOptions, *, json: Path | None = None, predic
 def _embed_share(run: Run, errors: Any) -> int:
     """What a process does that prints no table. One that leads a share says whether everything is there now."""
     if not run.process.leads_share:
+        if run.share_images():
+            load_lean()
         run.embed()  # what it cannot read, the first process cannot either, or has embedded
         return 0
     _embed(run, errors)
@@ -135,6 +138,7 @@ def _embed(run: Run, errors: Any) -> None:
     if not missing:
         run.embed()  # nothing of its own, but others may need help
         return
+    load_lean()
     if line := _memory(run):
         errors.print(line)
     started = time.perf_counter()

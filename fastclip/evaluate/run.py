@@ -24,7 +24,6 @@ from fastclip.embed.store import PartKeys, PartStore
 from fastclip.errors import EXIT_INCOMPLETE, GO_ON, FastclipError, IncompleteError, UserError
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.targets import Target, find_targets
-from fastclip.lean import import_open_clip
 from fastclip.machine import SIGNALS, end_with_parent
 from fastclip.models.backbones import Backbone, embedding_dim, find_backbone
 from fastclip.models.compiled import find_compiler
@@ -96,12 +95,7 @@ class Run:
         self._weights = (
             {backbone: random_weights(backbone) for backbone in backbones}
             if options.random_weights
-            else find_all_weights(
-                {backbone: given.get(backbone) for backbone in backbones},
-                self.process.cores,
-                # What is needed next where nothing is embedded yet.
-                meanwhile=(lambda: None) if self.store.list() else import_open_clip,
-            )
+            else find_all_weights({backbone: given.get(backbone) for backbone in backbones}, self.process.cores)
         )
         default = 256 if on_gpu else 32
         self._set_batch_size(options.batch_size or default)

@@ -7,7 +7,6 @@ import re
 from dataclasses import dataclass
 
 from fastclip.errors import UserError
-from fastclip.lean import import_open_clip
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -103,7 +102,9 @@ def embedding_dim(backbone: Backbone) -> int:
     """Numbers an embedding has."""
     if backbone is TINY:
         return TINY_DIM
-    config = import_open_clip().get_model_config(backbone.architecture.removesuffix("-quickgelu"))
+    import open_clip
+
+    config = open_clip.get_model_config(backbone.architecture.removesuffix("-quickgelu"))
     return int(config["embed_dim"])
 
 
@@ -112,7 +113,8 @@ def _plain(name: str) -> str:
 
 
 def _from_open_clip(name: str, architecture: str, pretrained: str) -> Backbone | None:
-    open_clip = import_open_clip(timm=True)
+    import open_clip
+
     config = open_clip.get_model_config(architecture)
     source = open_clip.get_pretrained_cfg(architecture, pretrained) if config else None
     if not config or not source:

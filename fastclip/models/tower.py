@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastclip.errors import IntegrityError, UserError
-from fastclip.lean import import_open_clip
 from fastclip.models.backbones import TINY, Backbone
 from fastclip.models.compiled import compile_visual
 from fastclip.models.rewrites import pack_products, rewrite
@@ -139,9 +138,11 @@ def round_weights(visual: nn.Module, dtype: torch.dtype) -> None:
 
 def load_text_tower(backbone: Backbone, weights: Weights, device: torch.device) -> TextTower:
     """The text tower of `backbone` in fp32 on `device`."""
+    import open_clip
+
     model = load_model(backbone, weights)
     model.visual = nn.Identity()  # frees the larger half
-    return TextTower(model.float(), import_open_clip().get_tokenizer(backbone.architecture), device)
+    return TextTower(model.float(), open_clip.get_tokenizer(backbone.architecture), device)
 
 
 def load_model(backbone: Backbone, weights: Weights) -> Any:
@@ -167,8 +168,9 @@ def build_model(backbone: Backbone, *, drawn: bool) -> Any:
     """open_clip's model in fp32 with weights drawn by `RANDOM_SEED`, or left as memory was: large ones of OpenAI's nine
     are not even written to.
     """
+    import open_clip
+
     with _BUILDING, _quiet():
-        open_clip = import_open_clip()
         _register_tiny(open_clip)
         if not drawn:
             with _NothingDrawn():

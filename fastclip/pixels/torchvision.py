@@ -13,15 +13,12 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
+from torchvision.io import ImageReadMode, decode_image
 
 from fastclip.data.images import MAX_PIXELS, open_image
 from fastclip.data.shards.manifest import Unreadable
-from fastclip.lean import import_torchvision
 from fastclip.pixels.decoder import DecodedBatch, EncodedImage, check_encoded
 from fastclip.pixels.geometry import crop_offset, crop_region, resized_shape
-
-import_torchvision()
-from torchvision.io import ImageReadMode, decode_image  # noqa: E402
 
 # A strip of 1×5000 would be blown up to 448×2,240,000 to keep its middle: past the pixel budget only the region that is
 # kept is resized, by Pillow, whose result differs by 0.2 grey levels from a resize of the whole where strips are tall.
