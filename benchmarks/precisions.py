@@ -27,7 +27,7 @@ from fastclip.machine import available_cores, keep_freed_memory
 from fastclip.models.backbones import TINY, Backbone, find_backbone
 from fastclip.models.numerics import find_device, fix_numerics
 from fastclip.models.rewrites import PackedConvolution, PackedLinear
-from fastclip.models.tower import build_model, load_image_tower, load_model
+from fastclip.models.tower import Embedded, build_model, load_image_tower, load_model
 from fastclip.models.weights import Weights, find_weights
 from fastclip.pixels.decoder import make_decoder
 
@@ -49,10 +49,11 @@ class Autocast:
         )
 
     @torch.inference_mode()
-    def __call__(self, crops: Tensor) -> Tensor:
+    def __call__(self, crops: Tensor) -> Embedded:
         with torch.autocast(crops.device.type, torch.bfloat16):
             features = self._visual((crops.float() / 255 - self._mean) / self._std).float()
-        return features / features.norm(dim=-1, keepdim=True)
+        norms = features.norm(dim=-1, keepdim=True)
+        return Embedded(features / norms, norms[:, 0])
 
 
 class EightBits(nn.Module):
@@ -119,7 +120,7 @@ class EightBitConvolution(nn.Module):
 
 def make_tower(
     backbone: Backbone, weights: Weights, way: str, device: torch.device
-) -> Callable[[Tensor], Tensor] | None:
+) -> Callable[[Tensor], Embedded] | None:
     """The tower as it is computed in `way`. In 8 bits: the products of a vision transformer's MLPs, two thirds of it,
     or a ResNet's convolutions but its first, which has negative numbers to take. The rest in bf16. None where torch
     has none of them: convolutions are there in int8, on a CPU that packs them."""
@@ -140,13 +141,13 @@ def make_tower(
     return tower if found else None
 
 
-def embed(tower: Callable[[Tensor], Tensor], batches: list[Tensor], device: torch.device) -> tuple[Tensor, float]:
+def embed(tower: Callable[[Tensor], Embedded], batches: list[Tensor], device: torch.device) -> tuple[Tensor, float]:
     """All embeddings, and the seconds without those of the first batch."""
-    found = [tower(batches[0])]
+    found = [tower(batches[0]).vectors]
     if device.type == "cuda":
         torch.cuda.synchronize()
     started = time.perf_counter()
-    found += [tower(batch) for batch in batches]
+    found += [tower(batch).vectors for batch in batches]
     result = torch.cat([each.cpu() for each in found[1:]])
     return result, time.perf_counter() - started
 

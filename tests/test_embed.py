@@ -24,7 +24,7 @@ from fastclip.embed.store import Part, PartStore, part_identity, part_key
 from fastclip.errors import IntegrityError, UserError
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.run import Run
-from fastclip.models.tower import ImageTower
+from fastclip.models.tower import Embedded, ImageTower
 from fastclip.pixels.decoder import DecodedBatch, Decoder, EncodedImage, make_decoder
 from fastclip.pixels.torchvision import crop, decode_rgb
 
@@ -169,8 +169,8 @@ def test_every_batch_is_decoded_once_for_all_towers_and_sides(shapes: Sharded, t
         def __init__(self, side: int) -> None:
             self.side = side
 
-        def __call__(self, crops: torch.Tensor) -> torch.Tensor:
-            return crops.float().mean(dim=(2, 3))
+        def __call__(self, crops: torch.Tensor) -> Embedded:
+            return Embedded(crops.float().mean(dim=(2, 3)), torch.ones(len(crops)))
 
     shards = read_manifest(shapes.folder).shards
     recipes = {name: {"weights": name} for name in ("small", "large")}
@@ -203,12 +203,12 @@ def test_while_a_shard_is_published_those_after_it_are_embedded(shapes: Sharded,
         def __init__(self) -> None:
             self.side = 32
 
-        def __call__(self, crops: torch.Tensor) -> torch.Tensor:
+        def __call__(self, crops: torch.Tensor) -> Embedded:
             nonlocal embedded
             with changed:
                 embedded += 1
                 changed.notify_all()
-            return crops.float().mean(dim=(2, 3))
+            return Embedded(crops.float().mean(dim=(2, 3)), torch.ones(len(crops)))
 
     class SlowStore(PartStore):
         def publish(self, part: Part) -> None:

@@ -27,7 +27,7 @@ from fastclip.embed.loop import EmbeddingLoop
 from fastclip.embed.plan import Unit
 from fastclip.embed.store import PartStore, part_identity, part_key
 from fastclip.errors import IntegrityError
-from fastclip.models.tower import ImageTower
+from fastclip.models.tower import Embedded, ImageTower
 from fastclip.pixels.decoder import Decoder, EncodedImage, make_decoder
 from fastclip.pixels.geometry import crop_region
 
@@ -340,10 +340,10 @@ class NotFinite(ImageTower):
     def __init__(self, number: float) -> None:
         self.side, self.number = 64, number
 
-    def __call__(self, crops: torch.Tensor) -> torch.Tensor:
+    def __call__(self, crops: torch.Tensor) -> Embedded:
         embeddings = torch.ones(len(crops), 3)
         embeddings[1, 2] = self.number
-        return embeddings
+        return Embedded(embeddings, torch.ones(len(crops)))
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])

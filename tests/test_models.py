@@ -111,7 +111,7 @@ def test_embeddings_equal_those_of_openais_own_implementation(name: str, tmp_pat
     model.double()
     with torch.no_grad():
         exact = {"images": model.encode_image(pixels.double()), "texts": model.encode_text(text_tower.tokenize(texts))}
-    for kind, ours in (("images", image_tower(crops)), ("texts", text_tower(texts, 1))):
+    for kind, ours in (("images", image_tower(crops).vectors), ("texts", text_tower(texts, 1))):
         theirs, truth = (unit(vectors[kind]) for vectors in (expected, exact))
         assert torch.pdist(theirs).min() > 1e-3, "vectors that hardly differ prove nothing"
         rounding = (theirs - truth).abs().max()  # how far fp32 takes OpenAI's own code from float64
@@ -142,10 +142,25 @@ def test_a_packed_block_of_a_vision_transformer_computes_what_it_did():
 def test_the_same_weights_in_fp16_and_bf16_point_the_same_way():
     crops = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     found = find_weights(TINY, None)
-    vectors = {p: ImageTower(load_visual(TINY, found, p, CPU), TINY, p, CPU)(crops) for p in ("fp32", "bf16", "fp16")}
+    towers = {p: ImageTower(load_visual(TINY, found, p, CPU), TINY, p, CPU) for p in ("fp32", "bf16", "fp16")}
+    vectors = {precision: tower(crops).vectors for precision, tower in towers.items()}
     for precision, least in (("bf16", 0.999), ("fp16", 0.99999)):
         assert (vectors[precision] * vectors["fp32"]).sum(1).min() > least, precision
         assert not torch.equal(vectors[precision], vectors["fp32"])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_norm_is_the_length_in_fp32_that_its_vector_had(precision: str):
+    crops = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+    tower = load_image_tower(TINY, find_weights(TINY, None), precision, CPU)
+    seen = []
+    tower._visual.register_forward_hook(lambda module, pixels, features: seen.append(features.float()))
+    vectors, norms = tower(crops)
+    features = seen[0].double().numpy()
+    lengths = np.sqrt((features**2).sum(axis=1))
+    assert (vectors.dtype, norms.dtype, norms.shape) == (torch.float32, torch.float32, (5,))
+    assert np.allclose(norms, lengths, rtol=1e-6, atol=0) and len(set(norms.tolist())) == 5
+    assert np.allclose(vectors, features / lengths[:, None], rtol=0, atol=1e-6)
 
 
 def test_precision_is_the_users_then_accelerates_then_this_machines():
@@ -221,8 +236,8 @@ def test_weights_of_16_bits_give_the_vectors_of_the_same_numbers_in_32(tmp_path:
     half, whole = (Weights(tmp_path / f"{name}.safetensors", "") for name in ("half", "whole"))
     crops = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     for precision in ("fp32", "bf16"):
-        images = (load_image_tower(TINY, each, precision, CPU)(crops) for each in (half, whole))
-        assert torch.equal(*images)
+        images = [load_image_tower(TINY, each, precision, CPU)(crops) for each in (half, whole)]
+        assert all(torch.equal(*pair) for pair in zip(*images, strict=True)), "vectors and norms"
     assert torch.equal(*(load_text_tower(TINY, each, CPU)(["a photo of a dog."], 1) for each in (half, whole)))
 
 
@@ -242,7 +257,7 @@ def test_a_tower_of_16_bits_keeps_nothing_of_the_file_in_memory(tmp_path: Path):
     del exact
     rounded = load_image_tower(TINY, found, "bf16", CPU)
     assert not mapped()
-    assert rounded(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).isfinite().all()
+    assert rounded(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).vectors.isfinite().all()
 
 
 def test_damaged_or_other_weights_are_refused_with_the_tensor_named(tmp_path: Path):

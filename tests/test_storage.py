@@ -34,7 +34,7 @@ from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.run import Run
 from fastclip.evaluate.targets import find_targets
 from fastclip.files import digest, write_temporary
-from fastclip.models.tower import ImageTower
+from fastclip.models.tower import Embedded, ImageTower
 from fastclip.pixels.decoder import DecodedBatch, EncodedImage, make_decoder
 from fastclip.storage.cache import Cache, shard_cache
 from fastclip.storage.folders import Folder, LocalFolder, open_folder
@@ -486,8 +486,8 @@ class MeanTower(ImageTower):
     def __init__(self, side: int) -> None:
         self.side = side
 
-    def __call__(self, crops: torch.Tensor) -> torch.Tensor:
-        return crops.float().mean(dim=(2, 3))
+    def __call__(self, crops: torch.Tensor) -> Embedded:
+        return Embedded(crops.float().mean(dim=(2, 3)), torch.ones(len(crops)))
 
 
 class WatchedFolder(LocalFolder):

@@ -32,7 +32,7 @@ from fastclip.evaluate import run as run_module
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.run import Run
 from fastclip.evaluate.scoring import score
-from fastclip.models.tower import ImageTower
+from fastclip.models.tower import Embedded, ImageTower
 from fastclip.report.terminal import footnotes
 from fastclip.threads import threads
 
@@ -359,7 +359,7 @@ def test_processes_of_other_machines_are_dead_when_their_hearts_stop(
 class FullTower(ImageTower):
     """Embeds as the real one does, but its GPU holds eight images."""
 
-    def __call__(self, crops: torch.Tensor) -> torch.Tensor:
+    def __call__(self, crops: torch.Tensor) -> Embedded:
         if len(crops) > 8:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return super().__call__(crops)
@@ -407,7 +407,7 @@ class LateTower(ImageTower):
 
     batches = 0
 
-    def __call__(self, crops: torch.Tensor) -> torch.Tensor:
+    def __call__(self, crops: torch.Tensor) -> Embedded:
         LateTower.batches += 1
         if LateTower.batches == 4:
             raise RuntimeError("CUDA error: out of memory")

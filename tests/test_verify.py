@@ -77,10 +77,15 @@ SITECUSTOMIZE = """
 import sys
 
 if "2/3" in sys.orig_argv:
-    from fastclip.models.tower import ImageTower
+    from fastclip.models.tower import Embedded, ImageTower
 
     right = ImageTower.__call__
-    ImageTower.__call__ = lambda tower, crops: right(tower, crops) * (1 + 2**-20)
+
+    def wrong(tower, crops):
+        vectors, norms = right(tower, crops)
+        return Embedded(vectors * (1 + 2**-20), norms)
+
+    ImageTower.__call__ = wrong
 """
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from fastclip.bench.devices import matrix_product_flops, peak_flops
@@ -26,7 +26,7 @@ from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.run import Run
 from fastclip.evaluate.scoring import score
 from fastclip.models.cost import flops
-from fastclip.models.tower import ImageTower
+from fastclip.models.tower import Embedded, ImageTower
 from fastclip.pixels.decoder import DecodedBatch, Decoder, EncodedImage
 
 
@@ -56,8 +56,9 @@ class _Pixel(ImageTower):
     def __init__(self, side: int) -> None:
         self.side = side
 
-    def __call__(self, crops: UInt8[Tensor, "batch 3 side side"]) -> Float32[Tensor, "batch 1"]:
-        return crops[:, :1, 0, 0].float()
+    def __call__(self, crops: UInt8[Tensor, "batch 3 side side"]) -> Embedded:
+        first = crops[:, 0, 0, 0].float()
+        return Embedded(first[:, None], first)
 
 
 class _Decoded:

@@ -173,7 +173,7 @@ class EmbeddingLoop:
 
         def embed() -> dict[str, Tensor]:
             return {
-                name: tower(crops[tower.side])[: len(images)].to(self.storage).to("cpu", non_blocking=True)
+                name: tower(crops[tower.side]).vectors[: len(images)].to(self.storage).to("cpu", non_blocking=True)
                 for name, tower in opened.towers.items()
             }
 

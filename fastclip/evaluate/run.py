@@ -256,7 +256,8 @@ class Run:
             towers = {c.backbone.name: tower for c, tower in zip(candidates, loaded, strict=True)}
 
         def embed_nothing(tower: ImageTower) -> torch.Tensor:
-            return tower(torch.zeros(self.batch_size, 3, tower.side, tower.side, dtype=torch.uint8, device=self.device))
+            shape = self.batch_size, 3, tower.side, tower.side
+            return tower(torch.zeros(shape, dtype=torch.uint8, device=self.device)).vectors
 
         if self.compiled or self._gpu:
             self._launch(lambda: {name: embed_nothing(tower) for name, tower in towers.items()})

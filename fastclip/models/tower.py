@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float32, Int64, UInt8
@@ -26,6 +26,15 @@ from fastclip.models.weights import RANDOM_SEED, Weights, read_weights
 PROMPTS_PER_BATCH = {"cpu": 16, "cuda": 256}
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Embedded(NamedTuple):
+    """A batch of embeddings."""
+
+    vectors: Float32[Tensor, "batch dim"]
+    """Unit vectors."""
+    norms: Float32[Tensor, " batch"]
+    """Their lengths before they were divided by them."""
 
 
 class ImageTower:
@@ -45,11 +54,14 @@ class ImageTower:
         self._std = torch.tensor(backbone.std, device=device).view(1, 3, 1, 1)
 
     @torch.inference_mode()
-    def __call__(self, crops: UInt8[Tensor, "batch 3 side side"]) -> Float32[Tensor, "batch dim"]:
-        """Unit vectors of RGB crops. Normalised in fp32 as `ToTensor` and `Normalize` do, computed in the precision."""
+    def __call__(self, crops: UInt8[Tensor, "batch 3 side side"]) -> Embedded:
+        """Embed RGB crops. Pixels are normalised in fp32, as `ToTensor` and `Normalize` do it; the rest is computed in
+        the tower's precision, and the norms in fp32 again.
+        """
         pixels = crops.float().div_(255).sub_(self._mean).div_(self._std)
         features = self._visual(pixels.to(self._dtype, memory_format=torch.channels_last)).float()
-        return features / features.norm(dim=-1, keepdim=True)
+        norms = features.norm(dim=-1, keepdim=True)
+        return Embedded(features / norms, norms[:, 0])
 
 
 class TextTower:
