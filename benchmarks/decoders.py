@@ -25,7 +25,8 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 from fastclip.bench.records import Measurement, measurement
 from fastclip.machine import available_cores, keep_freed_memory
 from fastclip.pixels import dali
-from fastclip.pixels.decoder import DecodedBatch, Decoder, EncodedImage, make_decoder
+from fastclip.pixels.decoder import DecodedBatch, Decoder, EncodedImage
+from fastclip.pixels.decoders import make_decoder
 
 SIDES = (224, 288, 336, 384, 448)
 

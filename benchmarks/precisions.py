@@ -29,7 +29,7 @@ from fastclip.models.numerics import find_device, fix_numerics
 from fastclip.models.rewrites import PackedConvolution, PackedLinear
 from fastclip.models.tower import Embedded, build_model, load_image_tower, load_model
 from fastclip.models.weights import Weights, find_weights
-from fastclip.pixels.decoder import make_decoder
+from fastclip.pixels.decoders import make_decoder
 
 sys.path.append(str(REPOSITORY / "tests"))
 from decoders import photos_of

@@ -39,7 +39,8 @@ from fastclip.evaluate.run import Run
 from fastclip.evaluate.scoring import score
 from fastclip.evaluate.targets import Target, dataset_facts
 from fastclip.models.numerics import PRECISIONS
-from fastclip.pixels.decoder import DECODERS, Decoder, EncodedImage, decoder_spec, make_decoder
+from fastclip.pixels.decoder import DECODERS, Decoder, EncodedImage
+from fastclip.pixels.decoders import decoder_spec, make_decoder
 from fastclip.results.cells import BackboneFacts, DatasetFacts
 from fastclip.sealed import unseal
 from fastclip.storage.folders import LocalFolder

@@ -25,7 +25,8 @@ from fastclip.errors import IntegrityError, UserError
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.run import Run
 from fastclip.models.tower import Embedded, ImageTower
-from fastclip.pixels.decoder import DecodedBatch, Decoder, EncodedImage, make_decoder
+from fastclip.pixels.decoder import DecodedBatch, Decoder, EncodedImage
+from fastclip.pixels.decoders import make_decoder
 from fastclip.pixels.torchvision import crop, decode_rgb
 
 CPU = torch.device("cpu")

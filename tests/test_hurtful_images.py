@@ -28,7 +28,8 @@ from fastclip.embed.plan import Unit
 from fastclip.embed.store import PartStore, part_identity, part_key
 from fastclip.errors import IntegrityError
 from fastclip.models.tower import Embedded, ImageTower
-from fastclip.pixels.decoder import Decoder, EncodedImage, make_decoder
+from fastclip.pixels.decoder import Decoder, EncodedImage
+from fastclip.pixels.decoders import make_decoder
 from fastclip.pixels.geometry import crop_region
 
 CPU = torch.device("cpu")

@@ -16,7 +16,8 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 from fastclip.data.images import open_image
 from fastclip.models.numerics import is_out_of_memory
 from fastclip.pixels.dali import DaliDecoder
-from fastclip.pixels.decoder import EncodedImage, make_decoder
+from fastclip.pixels.decoder import EncodedImage
+from fastclip.pixels.decoders import make_decoder
 from fastclip.pixels.geometry import crop_region, resized_shape
 
 SIDES = (224, 288, 336, 384, 448)

@@ -35,7 +35,8 @@ from fastclip.evaluate.run import Run
 from fastclip.evaluate.targets import find_targets
 from fastclip.files import digest, write_temporary
 from fastclip.models.tower import Embedded, ImageTower
-from fastclip.pixels.decoder import DecodedBatch, EncodedImage, make_decoder
+from fastclip.pixels.decoder import DecodedBatch, EncodedImage
+from fastclip.pixels.decoders import make_decoder
 from fastclip.storage.cache import Cache, shard_cache
 from fastclip.storage.folders import Folder, LocalFolder, open_folder
 

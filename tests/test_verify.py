@@ -22,7 +22,8 @@ from fastclip.cli.verify import print_certificate
 from fastclip.data.shards.manifest import Unreadable, read_manifest
 from fastclip.data.shards.reader import OpenShard
 from fastclip.evaluate.targets import find_targets
-from fastclip.pixels.decoder import DECODERS, DecodedBatch, EncodedImage, make_decoder
+from fastclip.pixels.decoder import DECODERS, DecodedBatch, EncodedImage
+from fastclip.pixels.decoders import make_decoder
 from fastclip.results.cells import BackboneFacts
 from fastclip.sealed import seal
 from fastclip.verify import (

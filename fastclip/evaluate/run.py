@@ -39,7 +39,7 @@ from fastclip.models.numerics import (
 )
 from fastclip.models.tower import ImageTower, load_image_tower
 from fastclip.models.weights import Weights, find_all_weights, random_weights
-from fastclip.pixels.decoder import decoder_spec, make_decoder
+from fastclip.pixels.decoders import decoder_spec, make_decoder
 from fastclip.results.cells import BackboneFacts
 from fastclip.text.prompts import PromptSet, find_prompt_set
 from fastclip.threads import threads

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from fastclip.data.images import check_header
 from fastclip.data.shards.manifest import Unreadable
-from fastclip.errors import UserError
 
 DECODERS = ("torchvision", "dali")
 
@@ -56,33 +53,3 @@ class Decoder(Protocol):
     def decode(self, images: Sequence[EncodedImage]) -> DecodedBatch:
         """Crop every image at every side. `images` may be shorter than the batch size; the crops are not."""
         ...
-
-
-def make_decoder(name: str, sides: Sequence[int], batch_size: int, device: torch.device, threads: int) -> Decoder:
-    """The decoder called `name`; DALI decodes on `device` and uses `threads` CPU threads, torchvision one."""
-    if name == "torchvision":
-        from fastclip.pixels.torchvision import TorchvisionDecoder
-
-        return TorchvisionDecoder(sides, batch_size, device)
-    from fastclip.pixels.dali import DaliDecoder
-
-    return DaliDecoder(sides, batch_size, device, threads)
-
-
-def decoder_spec(name: str, device: torch.device) -> str:
-    """Everything about a decoder that can change a pixel, as text: it is part of every embedding's key."""
-    # Versions from the packages' metadata: importing torchvision takes seconds, and a run that only scores needs none.
-    fallback = f"torchvision {version('torchvision')}, pillow {version('pillow')}"
-    if name == "torchvision":
-        return fallback
-    try:
-        dali = f"dali {version('nvidia-dali-cuda130')}"
-        if device.type != "cuda":
-            return f"{dali} cpu, {fallback}"
-        libraries = ", ".join(f"{name} {version(name)}" for name in ("nvidia-nvimgcodec-cu13", "nvidia-nvjpeg"))
-        return f"{dali} mixed, engine {HARDWARE_LOAD:g}, {libraries}, {fallback}"
-    except PackageNotFoundError as error:
-        raise UserError(
-            f"The DALI decoder needs the package {error.name}, which is not installed.",
-            fix=f"pip install {error.name}, or choose --decoder torchvision",
-        ) from None
