@@ -3,150 +3,15 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import TypeAlias
 
-from fastclip.errors import IntegrityError
-from fastclip.files import digest_file, publish, rename, write_whole
+from fastclip.storage.local import Folder, LocalFolder, differs
 
-
-@runtime_checkable  # the tests check annotations
-class Folder(Protocol):
-    """A dataset's folder, or the folder of all datasets. Names have forward slashes and are relative to it.
-
-    `str(folder)` is for people: it holds no password and no signature. A process that gets a folder from another one
-    (it pickles) opens connections of its own.
-    """
-
-    @property
-    def name(self) -> str:
-        """The last part of its path; a dataset's name."""
-        ...
-
-    def child(self, name: str) -> Folder:
-        """A folder in it, which need not be there yet."""
-        ...
-
-    def exists(self, name: str) -> bool:
-        """Whether there is a file called `name`."""
-        ...
-
-    def list(self, pattern: str) -> Sequence[str]:
-        """Sorted names of the files that match `pattern`, such as `*/manifest.json`; a `*` spans no slash."""
-        ...
-
-    def read(self, name: str) -> bytes:
-        """A small file. Raises `FileNotFoundError`."""
-        ...
-
-    def local(self, name: str, *, size: int | None, sha256: str) -> Path:
-        """A file of this machine with exactly these bytes, checked by this call: nobody needs to hash them again.
-
-        Raises `FileNotFoundError` if there is none called `name`, `IntegrityError` if it has other bytes. Open it at
-        once: a cache may remove it after some minutes (an open or mapped file stays readable all the same).
-        """
-        ...
-
-    def write(self, name: str, data: bytes) -> None:
-        """Put `data` at `name`, whole or not at all, replacing what was there."""
-        ...
-
-    def staging(self) -> Path | None:
-        """A folder of this machine to write files in that are `put` here; None where any will do."""
-        ...
-
-    def put(self, name: str, temporary: Path) -> None:
-        """Move a synced file of `staging` to `name`, whole or not at all, replacing what was there."""
-        ...
-
-    def rename(self, old: str, new: str) -> None:
-        """Give a file another name, replacing what has it."""
-        ...
-
-    def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
-        ...
-
-    def free_bytes(self) -> int | None:
-        """How many bytes can still be written; None where that is unknown."""
-        ...
-
+__all__ = ["Folder", "LocalFolder", "Location", "differs", "open_folder"]
 
 Location: TypeAlias = Folder | Path | str
 """What `open_folder` takes: a folder, a path, or an address such as s3://bucket/shards."""
-
-
-class LocalFolder:
-    """A folder of this machine; it need not be there yet."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-    def __repr__(self) -> str:
-        return f"LocalFolder({str(self.path)!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, LocalFolder) and self.path == other.path
-
-    def __hash__(self) -> int:
-        return hash(self.path)
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    def child(self, name: str) -> LocalFolder:
-        return LocalFolder(self.path / name)
-
-    def exists(self, name: str) -> bool:
-        return (self.path / name).is_file()
-
-    def list(self, pattern: str) -> Sequence[str]:
-        return sorted(path.relative_to(self.path).as_posix() for path in self.path.glob(pattern) if path.is_file())
-
-    def read(self, name: str) -> bytes:
-        try:
-            return (self.path / name).read_bytes()
-        except (NotADirectoryError, IsADirectoryError) as error:
-            raise FileNotFoundError(*error.args) from error
-
-    def local(self, name: str, *, size: int | None, sha256: str) -> Path:
-        path = self.path / name
-        before = path.stat()
-        if size is not None and before.st_size != size:
-            raise differs(str(path), self.name, f"it has {before.st_size:,} bytes, the manifest says {size:,}")
-        if digest_file(path) != sha256:
-            raise differs(str(path), self.name, "its SHA-256 is not the manifest's")
-        after = path.stat()
-        if (before.st_size, before.st_mtime_ns, before.st_ino) != (after.st_size, after.st_mtime_ns, after.st_ino):
-            raise differs(str(path), self.name, "it changed while it was read")
-        return path
-
-    def write(self, name: str, data: bytes) -> None:
-        write_whole(self.path / name, data)
-
-    def staging(self) -> Path | None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        return self.path
-
-    def put(self, name: str, temporary: Path) -> None:
-        (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-        publish(temporary, self.path / name)
-
-    def rename(self, old: str, new: str) -> None:
-        rename(self.path / old, self.path / new)
-
-    def remove(self, name: str) -> None:
-        (self.path / name).unlink(missing_ok=True)
-
-    def free_bytes(self) -> int | None:
-        there = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.is_dir())
-        return shutil.disk_usage(there).free
 
 
 def open_folder(location: Location) -> Folder:
@@ -162,12 +27,3 @@ def open_folder(location: Location) -> Folder:
 
         return open_remote_folder(location)
     return LocalFolder(Path(location))
-
-
-def differs(path: str, dataset: str, how: str) -> IntegrityError:
-    """The error for a file of `dataset` that is not the one that was written with the shards."""
-    return IntegrityError(
-        f"{path} is not the file that was sharded: {how}.",
-        fix="Copy it again from where the shards were made, or write them again: "
-        f"fastclip shard {dataset} --source DIR --overwrite",
-    )

@@ -23,7 +23,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from fastclip.errors import FastclipError, IncompleteError, UserError
 from fastclip.storage.cache import number_from_environment, shard_cache
-from fastclip.storage.folders import Folder, differs
+from fastclip.storage.local import Folder, differs
 
 PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
 """The scheme of an address → the package that fsspec needs for it."""
