@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -26,11 +28,21 @@ def test_the_published_tables_prompt_keeps_underscores_and_has_no_full_stop():
     assert find_prompt_set("photo").prompts(*CLASSES[1]) == ["a photo of a television."]
 
 
-def test_openai80_are_open_clips_templates():
+def test_openai80_are_open_clips_templates_in_their_order():
     import open_clip
 
     expected = [template("Alarm Clock") for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
     assert find_prompt_set("openai80").prompts(*CLASSES[0]) == expected and len(expected) == 80
+
+
+def test_no_built_in_prompt_set_loads_torch_or_open_clip():
+    code = (
+        "import sys; from fastclip.text.prompts import BUILT_IN, find_prompt_set; "
+        "print([len(find_prompt_set(name).templates) for name in BUILT_IN]); "
+        "print({'torch', 'open_clip'} & sys.modules.keys())"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[1, 1, 80]\nset()"
 
 
 def test_a_users_file_is_a_prompt_set(tmp_path: Path):

@@ -1,9 +1,12 @@
-"""Prompt sets: named lists of templates, filled with a class's readable name (`{}`) or its folder's (`{folder}`)."""
+"""Prompt sets: named lists of templates. `{}` in a template stands for a class's readable name, `{folder}` for its
+folder's name.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 from fastclip.errors import UserError
@@ -13,13 +16,13 @@ READABLE, FOLDER = "{}", "{folder}"
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The prototype of a class is the mean direction of its prompts, one a template."""
+    """Templates under a name. A class has one prompt for each; its prototype is the mean direction of its prompts."""
 
     name: str
     templates: tuple[str, ...]
 
     def prompts(self, folder: str, readable: str) -> list[str]:
-        """The prompts of one class. Plain replacement: a template is text and runs nothing."""
+        """The prompts of one class, in the order of the templates. Plain replacement: a template never runs as code."""
         return [
             template.replace(FOLDER, folder) if FOLDER in template else template.replace(READABLE, readable)
             for template in self.templates
@@ -30,19 +33,19 @@ BUILT_IN = ("transferlearning", "photo", "openai80")
 
 
 def find_prompt_set(name: str) -> PromptSet:
-    """A built-in set by name, or a user's file: one template a line, or a JSON list of templates.
+    """The built-in set of this name, or the set in the user's file at this path.
 
-    Raises `UserError` for an unknown name, an empty file, or a template without exactly one placeholder.
+    A file holds one template a line, or a JSON list of templates. Raises `UserError` for an unknown name, an empty
+    file, or a template without exactly one placeholder.
     """
     if name == "transferlearning":
-        # The published table's: raw folder name with its underscores, always "a", no full stop.
+        # The prompt of the published table: the folder's name with its underscores, always "a", no full stop.
         return PromptSet(name, ("a picture of a {folder}",))
     if name == "photo":
         return PromptSet(name, ("a photo of a {}.",))
     if name == "openai80":
-        from open_clip import OPENAI_IMAGENET_TEMPLATES
-
-        return PromptSet(name, tuple(template(READABLE) for template in OPENAI_IMAGENET_TEMPLATES))
+        # A copy of open_clip's OPENAI_IMAGENET_TEMPLATES in their order: importing open_clip loads torch, for seconds.
+        return PromptSet(name, tuple(files(__package__).joinpath("openai80.txt").read_text("utf-8").splitlines()))
     return _read_prompt_file(name)
 
 
@@ -50,23 +53,23 @@ def _read_prompt_file(name: str) -> PromptSet:
     path = Path(name)
     if not path.is_file():
         raise UserError(
-            f"There is no prompt set {name!r}, nor a file of that name.",
+            f"There is no prompt set {name!r}, and no file of that name.",
             fix=f"Choose from {', '.join(BUILT_IN)}, or write a file with one template a line: a photo of a {{}}.",
         )
     if path.stem in BUILT_IN:
-        raise UserError(f"{path} would pass for the built-in set {path.stem}.", fix="Rename the file.")
+        raise UserError(f"{path} has the name of the built-in set {path.stem}.", fix="Rename the file.")
     try:
         text = path.read_text("utf-8-sig")
         lines = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines()]
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(
-            f"{path} cannot be read as templates: {error}.", fix="UTF-8 text, one template a line."
+            f"{path} cannot be read as templates: {error}.", fix="Save it as UTF-8 text with one template a line."
         ) from None
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         raise UserError(f"{path} is not a list of templates.", fix='A JSON file must look like ["a photo of a {}."]')
     templates = tuple(line for line in lines if line)
     if not templates:
-        raise UserError(f"{path} holds no template.", fix="Write one a line, for example: a photo of a {}.")
+        raise UserError(f"{path} holds no template.", fix="Write one template a line, for example: a photo of a {}.")
     for template in templates:
         if template.count(READABLE) + template.count(FOLDER) != 1:
             raise UserError(
