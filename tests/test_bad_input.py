@@ -129,10 +129,12 @@ BAD = {
     "into itself": Bad(
         {"shards/pets/cat/1.png": PNG},
         2,
-        ("where the shards would go",),
+        ("must not lie inside one another",),
         ("shard", "pets", "--source", "shards/pets"),
     ),
-    "in each other": Bad({"cat/1.png": PNG}, 2, ("lie in each other", "--out"), ("shard", "pets", "--source", ".")),
+    "in each other": Bad(
+        {"cat/1.png": PNG}, 2, ("must not lie inside one another", "--out"), ("shard", "pets", "--source", ".")
+    ),
     "foreign tars in the way": Bad(
         {"in/cat/1.png": PNG, "shards/pets/test/0.tar": tar_bytes(pair("a", b"0"))},
         2,

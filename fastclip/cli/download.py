@@ -1,9 +1,8 @@
-"""`fastclip download`: a known dataset's files, from where its card says."""
+"""`fastclip download`: fetch a known dataset's files from the addresses that its card names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,28 +16,33 @@ if TYPE_CHECKING:
     from fastclip.errors import UserError
 
 DOWNLOADS = Path("downloads")
-"""Where datasets are put, each in a folder of its name, and looked for, unless a command says otherwise."""
+"""Default folder of downloaded datasets, each in a folder of its name. `download` writes there, `shard` reads there."""
 
 
 def command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A known dataset, such as pacs.")],
     to: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where to put the files.", show_default="downloads/NAME")
+        Path | None, typer.Option(metavar="DIR", help="Where to put the files. Default: downloads/NAME.")
     ] = None,
-    shards: Annotated[Path, typer.Option(metavar="DIR", help="Folder where cards of your own are.")] = Path("shards"),
+    shards: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder that holds descriptions of your own datasets, NAME.toml.")
+    ] = Path("shards"),
     timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="How long a server may be silent.", envvar="FASTCLIP_TIMEOUT_S")
+        float,
+        typer.Option(metavar="SECONDS", help="How long a server may stay silent.", envvar="FASTCLIP_TIMEOUT_S"),
     ] = 60.0,
     retries: Annotated[
-        int, typer.Option(metavar="N", help="Failures in a row to bear.", envvar="FASTCLIP_RETRIES")
+        int, typer.Option(metavar="N", help="Retries in a row before giving up.", envvar="FASTCLIP_RETRIES")
     ] = 5,
 ) -> None:
-    """Fetch a known dataset's files, checked, as they are: fastclip shard reads archives in place.
+    """Download a known dataset.
 
-    Run it again after whatever stopped it: it goes on where it was, and fetches nothing twice.
+    Each file is checked and kept as it is: fastclip shard reads archives in place.
+
+    If a download stops, run the same command again. It goes on where it was and fetches nothing twice.
     """
-    from rich.console import Console
-
+    from fastclip.cli.console import counted, err, out
+    from fastclip.cli.progress import bytes_bar
     from fastclip.data.download.fetch import FetchOptions
     from fastclip.data.download.files import DOWNLOADED, bytes_here, download, list_remote_files
 
@@ -51,11 +55,12 @@ def command(
     if files:
         sizes = [file.bytes for file in files]
         total = None if None in sizes else sum(size or 0 for size in sizes)
-        with _progress_bar(Console(stderr=True), f"downloading {name}", total, bytes_here(files, folder)) as advance:
+        with bytes_bar(err(), f"downloading {name}", total, bytes_here(files, folder)) as advance:
             new = download(files, folder, options, advance)
-        typer.echo(
-            f"{_count(len(new), 'file')} fetched, {len(files) - len(new):,} there already; "
-            f"{folder / DOWNLOADED} has their SHA-256."
+        out().print(
+            f"{counted(len(new), 'file')} fetched, {len(files) - len(new):,} there already; "
+            f"{folder / DOWNLOADED} has their SHA-256.",
+            soft_wrap=True,
         )
     got = {file.name for file in files}
     for row in card.downloads:
@@ -63,7 +68,7 @@ def command(
             raise _by_hand(card, row, folder)
     if not card.downloads:
         raise _no_source(card, folder)
-    typer.echo(f"Next: {_next(name, folder)}")
+    out().print(f"Next: {_next(name, folder)}", soft_wrap=True)
 
 
 def _known_card(name: str, shards: Path) -> DatasetCard:
@@ -75,31 +80,36 @@ def _known_card(name: str, shards: Path) -> DatasetCard:
     if card := find_card(name, shards):
         return card
     known = ", ".join(card.name for card in list_cards(shards))
-    raise UserError(f"No dataset is known as {name!r}.", fix=f"One of {known}; or write {shards / name}.toml, a card.")
+    raise UserError(
+        f"There is no known dataset {name!r}.",
+        fix=f"Choose one of {known}, or describe your own in {shards / name}.toml.",
+    )
 
 
 def _print_card(card: DatasetCard, found: Mapping[Download, tuple[RemoteFile, ...]], folder: Path) -> None:
-    from rich.console import Console
+    from fastclip.cli.console import out
+    from fastclip.errors import printable
 
-    console = Console(highlight=False, markup=False, emoji=False)
-    console.print(f"{card.title} into {folder}", style="bold", soft_wrap=True)
+    console = out()
+    console.print(printable(f"{card.title} into {folder}"), style="bold")
     for row, files in found.items():
         _print_row(console, row, files)
     for what, text in (("Licence", card.licence), ("Please cite", card.citation), ("Homepage", card.homepage)):
-        console.print(f"{what}: {text or 'not known'}", soft_wrap=True)
+        console.print(printable(f"{what}: {text or 'not known'}"))
 
 
 def _print_row(console: Console, row: Download, files: tuple[RemoteFile, ...]) -> None:
     from rich.filesize import decimal
 
+    from fastclip.cli.console import counted
     from fastclip.data.download.files import shown
     from fastclip.errors import printable
 
     sizes = [file.bytes for file in files] or [row.bytes]
     size = "size unknown" if None in sizes else decimal(sum(size or 0 for size in sizes))
-    many = f", {_count(len(files), 'file')}" if row.url.startswith("hf://") else ""
+    many = f", {counted(len(files), 'file')}" if row.url.startswith("hf://") else ""
     how = "  by hand: " if row.by_hand else "  "
-    console.print(f"{how}{shown(row.url)} ({size}{many})", soft_wrap=True)
+    console.print(printable(f"{how}{shown(row.url)} ({size}{many})"), soft_wrap=True)
     if row.note:
         console.print(f"    {printable(row.note)}", soft_wrap=True)
 
@@ -118,42 +128,12 @@ def _by_hand(card: DatasetCard, row: Download, folder: Path) -> UserError:
     from fastclip.errors import UserError
 
     note = f": {row.note.rstrip('.')}" if row.note else ""
-    what = row.file or "what is there"
+    what = row.file or "the files there"
     return UserError(
-        f"{row.file or 'A part'} of {card.title} must be fetched by hand{note}.",
-        fix=f"Open {row.url}, put {what}, as it is, into {folder}, then: {_next(card.name, folder)}",
+        f"{row.file or 'A part'} of {card.title} must be downloaded by hand{note}.",
+        fix=f"Open {row.url}, put {what} unchanged into {folder}, then: {_next(card.name, folder)}",
     )
 
 
 def _next(name: str, folder: Path) -> str:
     return f"fastclip shard {name}" + (f" --source {folder}" if folder != DOWNLOADS / name else "")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-@contextmanager
-def _progress_bar(console: Console, title: str, total: int | None, here: int) -> Iterator[Callable[[str, int], None]]:
-    """A bar of `total` bytes, of which `here` are here, with their rate and the time left.
-
-    What is yielded says what happens now, and moves the bar by some bytes, back too.
-    """
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    from fastclip.errors import printable
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=total, completed=here)
-
-        def advance(now: str, count: int) -> None:
-            progress.update(task, description=printable(now), advance=count)
-
-        yield advance

@@ -1,4 +1,4 @@
-"""Progress on the terminal: a bar where somebody watches, nothing where output goes to a file."""
+"""Progress on the terminal. Nothing is printed where standard error goes to a file."""
 
 from __future__ import annotations
 
@@ -6,27 +6,38 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from fastclip.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.status import Status
+
+
+def waiting(console: Console, what: str) -> Status:
+    """A spinner beside `what`, as a context manager, for work of unknown length."""
+    from rich.text import Text
+
+    return console.status(Text(printable(what)))  # rich reads markup into a plain string, brackets of a path too
 
 
 @contextmanager
 def progress_bar(console: Console, title: str, total: int) -> Iterator[Callable[..., None]]:
     """A bar of `total` images with their rate and the time left.
 
-    What is yielded moves it by some images, and if it is told how many bytes these have, their rate is shown too.
+    Yields a function that moves the bar: advance(images) or advance(images, bytes). If it is given bytes, the bar
+    shows their rate too.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=total, rate="")
+        task = progress.add_task(printable(title), total=total, rate="")
         done = [0, 0]
 
         def advance(images: int, size: int = 0) -> None:
@@ -36,5 +47,30 @@ def progress_bar(console: Console, title: str, total: int) -> Iterator[Callable[
             speed = progress.tasks[0].finished_speed or progress.tasks[0].speed
             megabytes = f", {speed * done[1] / done[0] / 1e6:.0f} MB/s" if speed and done[1] else ""
             progress.update(task, rate=f"{speed:.0f} images/s{megabytes}" if speed else "")
+
+        yield advance
+
+
+@contextmanager
+def bytes_bar(console: Console, title: str, total: int | None, done: int) -> Iterator[Callable[[str, int], None]]:
+    """A bar of `total` bytes (None: unknown), of which `done` are there already, with their rate and the time left.
+
+    Yields a function advance(now, bytes): `now` takes the place of the title, and the bar moves by `bytes`, which may
+    be negative.
+    """
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(printable(title), total=total, completed=done)
+
+        def advance(now: str, count: int) -> None:
+            progress.update(task, description=printable(now), advance=count)
 
         yield advance

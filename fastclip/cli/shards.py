@@ -1,4 +1,4 @@
-"""`fastclip shards`: check shards against their manifest, and index shards that others wrote."""
+"""`fastclip shards`: check shards against their manifest, or index shards that another program wrote."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ from fastclip.errors import EXIT_INTEGRITY, EXIT_UNREADABLE
 if TYPE_CHECKING:
     from fastclip.storage.folders import Folder
 
-app = typer.Typer(no_args_is_help=True, help="Check shards, or index those that others wrote.")
+app = typer.Typer(no_args_is_help=True, help="Check shards, or index shards that another program wrote.")
 
 
 @app.command("check")
 def check(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Default: all that is sharded.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="Datasets. Default: all sharded ones.")
+    ] = None,
     shards: Annotated[str, typer.Option(metavar="DIR", help="Folder of all sharded datasets.")] = "shards",
 ) -> None:
-    """Read every byte of sharded datasets again, and name each difference from what was written."""
+    """Read every byte of the shards again and name each difference from what was written.
+
+    If there is a difference, the exit code is 5.
+    """
+    from fastclip.cli.console import counted, out
     from fastclip.data.shards.manifest import check_dataset_name, list_datasets
     from fastclip.errors import UserError, printable
     from fastclip.storage.folders import open_folder
@@ -35,20 +41,20 @@ def check(
         lines = _check(folder.child(name))
         found += len(lines)
         for line in lines:
-            typer.echo(printable(line))
+            out().print(printable(line), soft_wrap=True)
     if found:
-        typer.echo(f"{found:,} differences. Copy the files again from where they were made, or write them again.")
+        cure = "Copy these files again from where they were written, or shard the dataset again."
+        out().print(f"{counted(found, 'difference')}. {cure}", soft_wrap=True)
         raise typer.Exit(EXIT_INTEGRITY)
 
 
 def _check(folder: Folder) -> list[str]:
-    """A dataset's differences; without any, say so."""
-    from rich.console import Console
-
+    """The differences of one dataset. If there are none, this is printed, with its size."""
+    from fastclip.cli.console import counted, err, out
     from fastclip.cli.progress import progress_bar
     from fastclip.data.shards.check import check_dataset
     from fastclip.data.shards.manifest import read_manifest
-    from fastclip.errors import IntegrityError
+    from fastclip.errors import IntegrityError, printable
     from fastclip.machine import available_cores
 
     try:
@@ -56,27 +62,27 @@ def _check(folder: Folder) -> list[str]:
     except IntegrityError as error:
         return [str(error)]
     images = sum(shard.images for shard in manifest.shards)
-    with progress_bar(Console(stderr=True), f"checking {folder.name}", images) as advance:
+    with progress_bar(err(), f"checking {folder.name}", images) as advance:
         lines = check_dataset(folder, manifest, workers=available_cores(), on_images=advance)
     if not lines:
         size = sum(shard.bytes for shard in manifest.shards) / 1e6
-        typer.echo(f"{folder.name}: {len(manifest.shards):,} shards, {images:,} images, {size:,.1f} MB, as written.")
+        counts = f"{counted(len(manifest.shards), 'shard')}, {counted(images, 'image')}, {size:,.1f} MB"
+        out().print(printable(f"{folder.name}: {counts}, as written."), soft_wrap=True)
     return lines
 
 
 @app.command("index")
 def index(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Folder of the dataset in --shards.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Folder of the dataset, in the folder of --shards.")],
     shards: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all sharded datasets.")] = Path("shards"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write indexes and manifest again.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace indexes and manifest.")] = False,
 ) -> None:
-    """Make WebDataset shards of other programs evaluable where they lie; the tars stay as they are.
+    """Index WebDataset shards that another program wrote, so that eval can read them.
 
-    Expected: NAME/classnames.txt and NAME/SPLIT/0.tar …, as CLIP_benchmark exports.
+    The tars are not changed. Expected files: NAME/classnames.txt and NAME/SPLIT/0.tar …, as CLIP_benchmark exports.
     """
-    from rich.console import Console
-
-    from fastclip.cli.progress import progress_bar
+    from fastclip.cli.console import err, out
+    from fastclip.cli.progress import progress_bar, waiting
     from fastclip.data.catalogue import find_card
     from fastclip.data.shards.index import plan_index, write_index
     from fastclip.data.shards.manifest import REJECTED, check_dataset_name
@@ -85,21 +91,21 @@ def index(
 
     check_dataset_name(name)
     card = find_card(name, shards)
-    console = Console(stderr=True)
-    with console.status(f"looking at {shards / name}"):
+    with waiting(err(), f"looking at {shards / name}"):
         plan = plan_index(shards / name, card, overwrite=overwrite)
-    with progress_bar(console, f"indexing {name}", plan.images) as advance:
+    with progress_bar(err(), f"indexing {name}", plan.images) as advance:
         manifest, rejected = write_index(plan, card, workers=available_cores(), on_image=lambda: advance(1))
     unreadable = sum(domain.unreadable for domain in manifest.domains)
     images = sum(domain.images for domain in manifest.domains)
-    typer.echo(
+    console = out()
+    console.print(
         f"{name}: {len(manifest.shards):,} shards, {images:,} images in {len(manifest.domains)} domains, "
-        f"{unreadable:,} unreadable."
+        f"{unreadable:,} unreadable.",
     )
     for row in rejected[:5]:
-        typer.echo(f"  {printable(row.path)}: {printable(row.reason)}")
+        console.print(f"  {printable(row.path)}: {printable(row.reason)}", soft_wrap=True)
     if len(rejected) > 5:
-        typer.echo(f"  … {len(rejected):,} in all: {shards / name / REJECTED}")
-    typer.echo(f"Next: fastclip eval {name} -b ViT-B/32")
+        console.print(printable(f"  … {len(rejected):,} in all: {shards / name / REJECTED}"), soft_wrap=True)
+    console.print(f"Next: fastclip eval {name} -b ViT-B/32", soft_wrap=True)
     if unreadable:
         raise typer.Exit(EXIT_UNREADABLE)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 
-from rich import box
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from fastclip.errors import printable
+from fastclip.report.style import plain_table
 from fastclip.results.cells import BackboneFacts, Cell, Evaluation, mean
 
 NO_NUMBER = "—"
@@ -27,13 +26,9 @@ def _table(dataset: str, cells: list[Cell], evaluation: Evaluation) -> Group:
     domains = _unique(cell.domain for cell in cells)
     random = any(facts.random_weights for facts in evaluation.backbones)
     title = f"{dataset}: accuracy, %" + (" — RANDOM WEIGHTS, NOT A RESULT" if random else "")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    # Where it is narrow the names of backbones fold; a number never does.
-    table.add_column("backbone", overflow="fold")
-    for domain in domains:
-        table.add_column(Text(printable(domain)), justify="right", no_wrap=True)
+    table = plain_table("backbone", *domains, *(["average"] if len(domains) > 1 else []))
     if len(domains) > 1:
-        table.add_column("average", justify="right", style="bold", no_wrap=True)
+        table.columns[-1].style = "bold"
     for prompts in _unique(cell.prompts for cell in cells):
         table.add_section()
         table.add_row(Text(printable(f"prompts: {prompts}"), style="dim"))

@@ -1,0 +1,101 @@
+"""Prints what `fastclip shard` found in a source, and what it wrote."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastclip.errors import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fastclip.data.catalogue import DatasetCard
+    from fastclip.data.shards.manifest import Manifest
+    from fastclip.data.shards.writer import Written
+    from fastclip.data.sources.listing import Listing
+
+SHOWN_REJECTED = 5
+"""Files that are in no shard and are named with the reason."""
+
+
+def print_summary(written: Written, listing: Listing, card: DatasetCard | None, folder: str) -> None:
+    """Print the dataset, its domains, how it differs from the known ones, and which files could not be used."""
+    from fastclip.cli.console import out
+    from fastclip.cli.datasets import classes_line
+
+    manifest = written.manifest
+    console = out()
+    console.print(printable(f"{manifest.title} in {folder}"), style="bold")
+    console.print(printable(f"Found as {listing.layout}; protocol {manifest.protocol}."))
+    if card is None:
+        console.print(classes_line(manifest.classes))
+    _print_domains(console, manifest)
+    for line in variant_lines(written, card):
+        _print_variant_line(console, printable(line))
+    _print_duplicates(console, written)
+    _print_rejected(console, written, folder)
+
+
+def _print_domains(console: Console, manifest: Manifest) -> None:
+    from fastclip.report.style import plain_table
+
+    table = plain_table("domain", "shards", "images", "unreadable", "fingerprint")
+    for domain in manifest.domains:
+        numbers = [len(manifest.shards_of(domain.name)), domain.images, domain.unreadable]
+        table.add_row(domain.name, *(f"{number:,}" for number in numbers), domain.fingerprint[:16])
+    console.print(table)
+
+
+def variant_lines(written: Written, card: DatasetCard | None) -> list[str]:
+    """Which known variant of the dataset this is, or how it differs from the nearest one."""
+    from fastclip.data.shards.fingerprint import differences, nearest_variant
+    from fastclip.data.sources.protocols import FULL
+
+    manifest = written.manifest
+    images = sum(domain.images for domain in manifest.domains)
+    if manifest.variant:
+        return [f"This is {manifest.title}, {images:,}, {manifest.variant}, by its counts."]
+    if card is None or manifest.protocol != FULL or (nearest := nearest_variant(manifest.domains, card)) is None:
+        return []
+    expected = sum(nearest.images.values())
+    return [
+        f"No variant of {card.title} that is known: {images:,} images, the nearest ({nearest.name}) has {expected:,}.",
+        *(f"  {line}" for line in differences(manifest.domains, card)),
+    ]
+
+
+def _print_variant_line(console: Console, line: str) -> None:
+    """Print a line that names a domain. If it is long, its classes stand below it, further in."""
+    from fastclip.cli.console import indented
+
+    head, _, classes = line.partition("; ") if len(line) > console.width else (line, "", "")
+    console.print(indented(head.lstrip(), 2 if head.startswith(" ") else 0, console.width))
+    if classes:
+        console.print(indented(classes, 6, console.width))
+
+
+def _print_duplicates(console: Console, written: Written) -> None:
+    from fastclip.data.shards.fingerprint import duplicates
+
+    if not (repeated := duplicates(written.images)):
+        return
+    elsewhere = sum(other_class for _, _, other_class in repeated)
+    first, earlier, _ = next((row for row in repeated if row[2]), repeated[0])
+    console.print(
+        f"{len(repeated):,} images have the bytes of another one, {elsewhere:,} of them in another class; "
+        f"{printable(first)} is {printable(earlier)}.",
+        soft_wrap=True,
+    )
+
+
+def _print_rejected(console: Console, written: Written, folder: str) -> None:
+    from fastclip.cli.console import counted
+    from fastclip.data.shards.manifest import REJECTED
+
+    if not written.rejected:
+        return
+    count, verb = counted(len(written.rejected), "file"), "is" if len(written.rejected) == 1 else "are"
+    console.print(printable(f"{count} {verb} in no shard. All with their reasons: {folder}/{REJECTED}. The first:"))
+    images_first = sorted(written.rejected, key=lambda row: row.label is None)
+    for row in images_first[:SHOWN_REJECTED]:
+        console.print(f"  {printable(row.path)}: {printable(row.reason)}", soft_wrap=True)
