@@ -57,6 +57,12 @@ def test_help_lists_the_commands_and_fits(fastclip: Program):
     assert fastclip("--version").out.startswith("fastclip ")
 
 
+@pytest.mark.parametrize("command", [(), ("shard",), ("shards", "index")])
+def test_help_shows_no_value_beside_an_option_that_takes_none(command: tuple[str, ...], fastclip: Program):
+    outcome = fastclip(*command, "--help")
+    assert "--help" in outcome.out and "bool" not in outcome.out
+
+
 def test_demo_prints_a_table_of_honest_numbers_and_what_to_type_next(fastclip: Program):
     outcome = fastclip("demo")
     assert outcome.code == 0, outcome.err

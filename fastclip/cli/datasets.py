@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fastclip.cli.help import Command, Group
+
 if TYPE_CHECKING:
     from fastclip.data.catalogue import DatasetCard
     from fastclip.data.shards.manifest import Manifest
 
-app = typer.Typer(no_args_is_help=False, help="List the known and the sharded datasets, or describe one.")
+app = typer.Typer(cls=Group, no_args_is_help=False, help="List the known and the sharded datasets, or describe one.")
 
 Shards = Annotated[str, typer.Option("--shards", metavar="DIR", help="Folder of all sharded datasets.")]
 
@@ -70,7 +72,7 @@ def _sharded(name: str, manifests: dict[str, Manifest | None]) -> str:
     return f"{images}, {manifest.variant}" if manifest.variant else images
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A known or sharded dataset, such as pacs.")],
     shards: Shards = "shards",

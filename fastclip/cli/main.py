@@ -1,4 +1,4 @@
-"""The `fastclip` program: its commands, and how every error ends as two lines and an exit code."""
+"""The `fastclip` program: its commands, and the end of every error in two lines and an exit code."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ import typer
 
 from fastclip import __version__
 from fastclip.cli import bench, datasets, demo, download, evaluate, shard, shards, status, verify
+from fastclip.cli.help import Command, Group
 from fastclip.cli.launcher import join_launcher, leave_verdict, speaks_when_stopped
 from fastclip.cli.signals import Stopped, ignore_signals, stop_on_signals
 from fastclip.errors import EXIT_INCOMPLETE, EXIT_INTEGRITY, EXIT_USAGE, GO_ON, FastclipError, printable
 from fastclip.machine import keep_freed_memory
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("demo")(demo.command)
-app.command("download")(download.command)
+app.command("demo", cls=Command)(demo.command)
+app.command("download", cls=Command)(download.command)
 app.add_typer(datasets.app, name="datasets")
-app.command("shard")(shard.command)
+app.command("shard", cls=Command)(shard.command)
 app.add_typer(shards.app, name="shards")
-app.command("eval")(evaluate.command)
-app.command("bench")(bench.command)
-app.command("verify")(verify.command)
-app.command("status")(status.command)
+app.command("eval", cls=Command)(evaluate.command)
+app.command("bench", cls=Command)(bench.command)
+app.command("verify", cls=Command)(verify.command)
+app.command("status", cls=Command)(status.command)
 
 
 def _print_version(asked: bool) -> bool:
@@ -50,9 +52,11 @@ def fastclip(
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
-    """Score CLIP models on labelled image sets: embed once, ask anything.
+    """Measure how well CLIP models classify your images.
 
-    Shard a folder of images, embed it with any number of backbones and processes, score it under any prompts.
+    `shard` packs labelled images; `eval` embeds them, once, and prints a table of accuracies.
+
+    Start with `demo`: it shows both in less than a minute.
     """
 
 
@@ -81,7 +85,7 @@ def run() -> NoReturn:
 
 
 def _leave(ended: Sequence[int]) -> None:
-    """End as things are, once the exit code is known: Python frees all that torch has loaded for another second."""
+    """End the process at once if its exit code is known. Python would free all that torch has loaded for a second."""
     if ended:
         with suppress(OSError):
             sys.stdout.flush()
@@ -90,23 +94,23 @@ def _leave(ended: Sequence[int]) -> None:
 
 
 def _command() -> int:
-    """The exit code of the command that is asked for. Whatever is wrong is printed."""
+    """Run the command, print its error if there is one, and return the exit code."""
     try:
         code = app(standalone_mode=False)
         if not isinstance(code, int):
             code = 0
         if code:
-            leave_verdict(code)  # what there is to say is printed
+            leave_verdict(code)  # the command has printed the reason
     except FastclipError as error:
         code = fail(str(error), error.fix, error.exit_code)
-    except typer.Abort:  # what Typer makes of EOFError
-        code = fail("A file ended before it should.", "Check what was given as input.", EXIT_INTEGRITY)
+    except typer.Abort:  # Typer turns EOFError into it
+        code = fail("A file ended before it should.", "Check the files that were given as input.", EXIT_INTEGRITY)
     except OSError as error:
         mistake = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError)
         code = EXIT_USAGE if mistake else EXIT_INCOMPLETE
-        fail(f"{error}.", "Check that the file is there and may be read, and the disk.", code)
+        fail(f"{error}.", "Check that the file is there and may be read, and that the disk works and has room.", code)
     except Exception as error:
-        # Typer's own errors about the command line; which package defines them differs between its versions.
+        # An error of the command line. Which package defines its type differs between versions of Typer.
         if not hasattr(error, "format_message"):
             raise
         path = getattr(getattr(error, "ctx", None), "command_path", "fastclip").replace("python -m ", "")
@@ -116,9 +120,9 @@ def _command() -> int:
 
 
 def fail(message: str, fix: str, code: int) -> int:
-    """Print an error and how to mend it, a line each, and return the exit code.
+    """Print an error and its cure on a line each, and return the exit code.
 
-    Of several processes one speaks for all: they find the same mistake.
+    Processes of one launcher find the same mistake, so only the first one prints it.
     """
     if leave_verdict(code):
         _print_error(message, fix)

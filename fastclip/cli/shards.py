@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fastclip.cli.help import Command, Group
 from fastclip.errors import EXIT_INTEGRITY, EXIT_UNREADABLE
 
 if TYPE_CHECKING:
     from fastclip.storage.folders import Folder
 
-app = typer.Typer(no_args_is_help=True, help="Check shards, or index shards that another program wrote.")
+app = typer.Typer(cls=Group, no_args_is_help=True, help="Check shards, or index shards that another program wrote.")
 
 
-@app.command("check")
+@app.command("check", cls=Command)
 def check(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="NAME", help="Datasets. Default: all sharded ones.")
@@ -71,7 +72,7 @@ def _check(folder: Folder) -> list[str]:
     return lines
 
 
-@app.command("index")
+@app.command("index", cls=Command)
 def index(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Folder of the dataset, in the folder of --shards.")],
     shards: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all sharded datasets.")] = Path("shards"),
