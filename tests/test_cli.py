@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import io
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,6 +174,52 @@ def test_one_file_makes_consoles_and_one_makes_tables():
     assert made["Console"] - BEING_REWRITTEN == {"cli/console.py"}
     assert made["Table"] - BEING_REWRITTEN == {"report/style.py"}
     assert not made["get_console"]
+
+
+BASH = ("bash", "-o", "pipefail", "-c")
+STREAMS = (">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "| true", "2>&1 | true", "2>/dev/full")
+
+
+@pytest.mark.parametrize("streams", STREAMS)
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(("--help",), 0), (("datasets",), 0), (("datasets", "show", "none"), 2)]
+)
+def test_the_exit_code_does_not_depend_on_who_reads(
+    arguments: tuple[str, ...], code: int, streams: str, fastclip: Program
+):
+    outcome = fastclip(*arguments, prefix=(*BASH, f'"$@" {streams}', "bash"))
+    assert outcome.code == code and "Traceback" not in outcome.err, outcome
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&1 | true", "2>/dev/full"])
+def test_no_reader_no_stderr_and_still_a_result(streams: str, shapes: Sharded, fastclip: Program):
+    evaluate = ("eval", "shapes/flat", "-b", "tiny", "--shards", shapes.shards, "--json", "result.json")
+    outcome = fastclip(*evaluate, prefix=(*BASH, f'"$@" {streams}', "bash"))
+    assert outcome.code == 0 and "Traceback" not in outcome.err, outcome
+    assert len(json.loads((fastclip.folder / "result.json").read_bytes())["cells"]) == 1
+
+
+def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path):
+    """It would be written into by all that prints."""
+    code = (
+        "import os; from fastclip.cli.console import keep_streams; keep_streams(); file = open('answer', 'w'); "
+        "print('lost'); os.write(1, b'lost'); os.write(2, b'lost'); print(file.fileno() > 2, file=file)"
+    )
+    command = (*BASH, '"$@" <&- >&- 2>&-', "bash", sys.executable, "-c", code)
+    assert subprocess.run(command, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "answer").read_text() == "True\n"
+
+
+def test_a_full_disk_below_standard_output_is_an_error(fastclip: Program):
+    outcome = fastclip("datasets", prefix=(*BASH, '"$@" > /dev/full', "bash"))
+    assert outcome.code == 4 and outcome.err.count("\n") == 2 and "No space left" in outcome.err, outcome
+
+
+def test_a_character_that_a_terminal_cannot_show_is_written_as_its_number(fastclip: Program, tmp_path: Path):
+    write(tmp_path, {"in/Kunst-é/cat/1.png": image_bytes()})
+    fastclip.environment["PYTHONIOENCODING"] = "ascii"
+    outcome = fastclip("shard", "pets", "--source", "in")
+    assert outcome.code == 0 and "Kunst-\\xe9" in outcome.out, outcome
 
 
 def test_a_path_in_brackets_is_no_markup(fastclip: Program, tmp_path: Path):

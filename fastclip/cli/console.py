@@ -1,7 +1,10 @@
-"""The two consoles: results go to one, progress and messages to the other."""
+"""The two consoles, results on one, progress and messages on the other, and the streams below them."""
 
 from __future__ import annotations
 
+import io
+import os
+import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -45,3 +48,41 @@ def indented(text: str, blanks: int, width: int) -> str:
 def counted(number: int, noun: str) -> str:
     """The number with its noun: 1 file, 1,200 files."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def keep_streams() -> None:
+    """From now on nothing that happens to a stream costs a result.
+
+    A closed stream becomes the null device: the next file to be opened would take its number, and be written into.
+    Output that nobody reads any more (`| head`) is dropped, and so is all that standard error does not take. A full
+    disk below standard output stays an error. A character that a stream cannot encode is written as its number.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
+    if sys.stdout is sys.__stdout__:  # not those of a notebook, or of a test
+        sys.stdout = _lasting(sys.stdout, 1, BrokenPipeError)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _lasting(sys.stderr, 2, OSError)
+
+
+def _lasting(stream: Any, number: int, harmless: type[OSError]) -> io.TextIOWrapper:
+    encoding = stream.encoding if stream is not None else "utf-8"  # None: it was closed
+    raw = io.BufferedWriter(_LastingFile(number, harmless))
+    return io.TextIOWrapper(raw, encoding, errors="backslashreplace", line_buffering=True)
+
+
+class _LastingFile(io.FileIO):
+    """A file that drops what it cannot write, if that is `harmless`."""
+
+    def __init__(self, number: int, harmless: type[OSError]) -> None:
+        super().__init__(number, "wb", closefd=False)
+        self._harmless = harmless
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except self._harmless:
+            return memoryview(data).nbytes

@@ -1,8 +1,9 @@
-"""What a process that `accelerate launch` or `torchrun` started does for its launcher's sake.
+"""The part of a process that belongs to its launcher, `accelerate launch` or `torchrun`.
 
-The launcher ends and restarts all of its processes when one fails. That serves a process that was killed. One that
-ended with a code of fastclip's own would only say the same again, and so would its neighbours: the first one on a
-machine leaves its code as a verdict and speaks for all, and whatever is restarted ends with that code at once.
+When one process fails, the launcher ends and restarts all of them. That helps if a process was killed. It does not if
+a process ended with an exit code of fastclip's own: each restart, and each neighbour, would find the same mistake. So
+the first process on a machine that ends this way prints the error and leaves its code in a file, the verdict. Processes
+that are restarted find the verdict and end with its code at once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from fastclip.machine import end_with_parent, started
 
 
 def join_launcher(environment: Mapping[str, str] = os.environ) -> int | None:
-    """To be called first. The exit code that this process must end with at once; None if there is work to do."""
+    """The exit code with which this process must end at once, or None if there is work to do. Call it first."""
     if "ACCELERATE_DYNAMO_BACKEND" in environment or "TORCHELASTIC_RUN_ID" in environment:
         end_with_parent()
     if environment.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
@@ -26,9 +27,9 @@ def join_launcher(environment: Mapping[str, str] = os.environ) -> int | None:
 
 
 def leave_verdict(code: int, environment: Mapping[str, str] = os.environ) -> bool:
-    """Say that this process ends with `code` for a reason of its own. Whether it is the first, and so speaks for all.
+    """Note that this process ends with `code` for a reason of its own. Returns whether it must print that reason.
 
-    A process that no launcher started always speaks.
+    Of the processes of one launcher the first one prints. A process without a launcher always prints.
     """
     if "TORCHELASTIC_RUN_ID" not in environment:
         return True
@@ -45,12 +46,15 @@ def leave_verdict(code: int, environment: Mapping[str, str] = os.environ) -> boo
 
 
 def speaks_when_stopped(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process says that it was stopped: not if the launcher stops it because of another one's verdict."""
+    """Whether this process prints that it was stopped.
+
+    It does not if another process has left a verdict: then the launcher stops it because of that.
+    """
     return environment.get("RANK", "0") == "0" and not ("TORCHELASTIC_RUN_ID" in environment and _verdict() is not None)
 
 
 def _verdict() -> int | None:
-    """The code that a process of this launcher ended with; nobody else's file is believed."""
+    """The exit code that a process of this launcher left, or None. A file of another user is not believed."""
     path = _verdict_path()
     with suppress(OSError, ValueError):
         if path.stat().st_uid == os.getuid():
@@ -59,6 +63,6 @@ def _verdict() -> int | None:
 
 
 def _verdict_path() -> Path:
-    """A name that belongs to this launcher: its process id, and when it started."""
+    """The verdict's file. Its name holds the launcher's process id and start time, so no other launcher has it."""
     launcher = os.getppid()
     return Path(tempfile.gettempdir()) / f"fastclip-{launcher}-{started(launcher)}.verdict"

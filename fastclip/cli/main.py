@@ -14,6 +14,7 @@ import typer
 
 from fastclip import __version__
 from fastclip.cli import bench, datasets, demo, download, evaluate, shard, shards, status, verify
+from fastclip.cli.console import keep_streams
 from fastclip.cli.help import Command, Group
 from fastclip.cli.launcher import join_launcher, leave_verdict, speaks_when_stopped
 from fastclip.cli.signals import Stopped, ignore_signals, stop_on_signals
@@ -61,12 +62,13 @@ def fastclip(
 
 
 def run() -> NoReturn:
-    """Run the program with the command line's arguments, and exit with the code that `fastclip.errors` lists."""
-    stop_on_signals()
-    keep_freed_memory()
+    """Run the command that the command line names, and exit with one of the codes that `fastclip.errors` lists."""
+    keep_streams()
     ended: list[int] = []
     atexit.register(_leave, ended)  # the first to be registered is called last, after all that cleans up
     try:
+        stop_on_signals()
+        keep_freed_memory()
         code = join_launcher()
         if code is None:
             code = _command()
@@ -76,8 +78,8 @@ def run() -> NoReturn:
         if speaks_when_stopped():
             _print_error(str(stop), GO_ON)
     ignore_signals()
-    if stopped and "multiprocessing.synchronize" not in sys.modules:  # which cleans up at a normal end only
-        # Batches of large backbones would be waited for, for minutes.
+    if stopped and "multiprocessing.synchronize" not in sys.modules:  # that module cleans up at a normal end only
+        # A normal end would wait for the batches of large backbones, for minutes.
         gc.collect()
         _leave([code])
     ended.append(code)

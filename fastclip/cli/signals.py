@@ -1,4 +1,4 @@
-"""How a program ends that somebody stops: soon, whatever it is doing, with the code 128 + the signal's number."""
+"""A stop signal ends the program soon, whatever it is doing, with the exit code 128 + the signal's number."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import os
 import select
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType
 
 from fastclip.errors import GO_ON
 from fastclip.machine import SIGNALS
 
 GRACE_S = 8.0
-"""Seconds between a signal and the end of the process, whatever it still does. Slurm and Kubernetes give 30."""
+"""Seconds from a signal to the end of the process, whatever it is doing then. Slurm and Kubernetes give it 30."""
 
 _stopping = False
 
 
 def stopped_by(number: int) -> str:
-    """What a program says that a signal stops."""
+    """The sentence that says which signal stopped the program."""
     return f"Stopped by {signal.Signals(number).name}."
 
 
 class Stopped(BaseException):
-    """What SIGTERM, SIGINT and SIGHUP raise in the main thread. No `except Exception` takes it."""
+    """SIGTERM, SIGINT or SIGHUP arrived. Raised in the main thread; no `except Exception` catches it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(stopped_by(number))
@@ -31,10 +32,10 @@ class Stopped(BaseException):
 
 
 def stop_on_signals() -> None:
-    """From now on a signal raises `Stopped`; `GRACE_S` later, or at a second signal, the process ends at once.
+    """From now on a signal raises `Stopped`. `GRACE_S` later, or at a second signal, the process ends at once.
 
-    A thread sees to the second part, told by the interpreter's wake-up pipe: Python's own handlers wait until the
-    main thread is back from whatever C code it is in.
+    A thread ends it. The interpreter tells that thread of signals through its wake-up pipe; a handler in Python would
+    have to wait until the main thread returns from C code.
     """
     told, tell = os.pipe()
     os.set_blocking(tell, False)
@@ -46,21 +47,21 @@ def stop_on_signals() -> None:
 
 
 def ignore_signals() -> None:
-    """From now on no signal changes how the program ends: it is about to, with a code that is decided."""
+    """From now on signals do nothing. The program is about to end, and its exit code is decided."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _raise_stopped(number: int, frame: FrameType | None) -> None:
     global _stopping
-    if _stopping:  # once is enough: a second one would hit whoever cleans up
+    if _stopping:  # a second exception would interrupt the cleaning up after the first
         return
     _stopping = True
     while frame:
         if "importlib" in frame.f_code.co_filename:
-            # torch's C++ calls Python while it is imported, and aborts when that raises. Nothing is lost by leaving.
+            # While torch is imported its C++ code calls Python, and aborts if that raises. Leaving here loses nothing.
             if os.environ.get("RANK", "0") == "0":
-                os.write(2, f"Error: {stopped_by(number)}\nFix:   {GO_ON}\n".encode())
+                _tell(f"Error: {stopped_by(number)}\nFix:   {GO_ON}\n")
             os._exit(128 + number)
         frame = frame.f_back
     raise Stopped(number)
@@ -70,5 +71,10 @@ def _end_in_time(told: int) -> None:
     number = os.read(told, 1)[0]
     select.select([told], [], [], GRACE_S)
     if os.isatty(2):
-        os.write(2, b"\x1b[?25h")  # a progress bar hides the cursor
+        _tell("\x1b[?25h")  # show the cursor, which a progress bar hides
     os._exit(128 + number)
+
+
+def _tell(text: str) -> None:
+    with suppress(OSError):  # nobody reads it any more
+        os.write(2, text.encode())
