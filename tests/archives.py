@@ -33,10 +33,10 @@ def header(name: str, size: int = 0, **fields: object) -> bytes:
     return member(name, size, **fields).tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
 
 
-def with_checksum(block: bytes) -> bytes:
+def with_checksum(block: bytes, spelling: bytes = b"%06o\0 ") -> bytes:
     """A header block whose checksum is right again."""
     blank = block[:148] + b" " * 8 + block[156:]
-    return block[:148] + b"%06o\0 " % sum(blank) + block[156:]
+    return block[:148] + spelling % sum(blank) + block[156:]
 
 
 END = bytes(1024)

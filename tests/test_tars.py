@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import tarfile
-import time
 from pathlib import Path
 
 import pytest
@@ -39,10 +38,15 @@ def test_folders_are_left_out_and_an_archive_of_go_or_rust_ends_after_two_blocks
     folder = header("a/", type=tarfile.DIRTYPE)
     path = save(tmp_path, folder + header("a/1.jpg", 3) + b"abc".ljust(512, b"\0") + END)
     assert list_tar(path) == [TarMember("a/1.jpg", 1024, 3)]
-    digits = header("a", 0)
-    seven = digits[:148] + b"0" + digits[148:154] + b"\0" + digits[156:]  # how Rust spells the checksum
-    assert list_tar(save(tmp_path, seven + END)) == [TarMember("a", 512, 0)]
     assert list_tar(save(tmp_path, END)) == []
+
+
+@pytest.mark.parametrize("spelling", [b"%06o\0 ", b"%07o\0", b"%06o \0", b"%6o\0 ", b"%06o\0\0"])
+def test_a_checksum_may_be_spelt_as_gnu_tar_rust_npm_and_perl_do(tmp_path: Path, spelling: bytes):
+    assert list_tar(save(tmp_path, with_checksum(header("a"), spelling) + END)) == [TarMember("a", 512, 0)]
+    wrong = with_checksum(header("a"), spelling).replace(b"a", b"b", 1)
+    with pytest.raises(IntegrityError, match="no valid header"):
+        list_tar(save(tmp_path, wrong + END))
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -59,7 +63,7 @@ def test_every_cut_is_noticed_unless_it_takes_zeros_behind_the_end_mark(tmp_path
                 list_tar(path)
 
 
-def test_a_flip_in_any_byte_of_forty_headers_is_noticed(tmp_path: Path):
+def test_a_flip_in_any_byte_of_forty_headers_is_noticed_or_spells_the_same_checksum(tmp_path: Path):
     whole = tar_bytes(MEMBERS, tarfile.USTAR_FORMAT)
     members = list_tar(path := save(tmp_path, whole))
     flips = 0
@@ -68,13 +72,16 @@ def test_a_flip_in_any_byte_of_forty_headers_is_noticed(tmp_path: Path):
         before = members[number - 1].offset - 512 if number % 8 == 1 else start  # some behind another member
         end = member.offset + -(-member.size // 512) * 512
         path.write_bytes(whole[before:end] + END)
-        assert len(list_tar(path)) == 1 + (before < start)
+        intact = list_tar(path)
+        assert len(intact) == 1 + (before < start)
         with path.open("r+b", buffering=0) as file:
             for position in range(start, member.offset):
                 file.seek(position - before)
                 file.write(bytes([whole[position] ^ RANDOM.choice((1, 2, 4, 8, 16, 32, 64, 128, 255))]))
-                with pytest.raises(IntegrityError, match=f"at byte {start - before:,} "):
-                    list_tar(path)
+                try:
+                    assert list_tar(path) == intact and 148 <= position - start < 156, position - start
+                except IntegrityError as error:
+                    assert f"at byte {start - before:,} " in str(error)
                 file.seek(position - before)
                 file.write(whole[position : position + 1])
                 flips += 1
@@ -91,20 +98,42 @@ def test_padding_and_the_end_must_be_zeros(tmp_path: Path):
 
 
 LONG = "x" * 300 + ".jpg"
+
+
+def extended(records: bytes, type: bytes = tarfile.XHDTYPE) -> bytes:
+    """An extended header with its contents."""
+    return header("x", len(records), type=type) + records + bytes(-len(records) % 512)
+
+
+def record(text: str) -> bytes:
+    """A record of an extended header: its own length, a blank, KEYWORD=VALUE, a line feed."""
+    size = len(text) + 3
+    size += len(str(size)) - 1
+    return f"{size} {text}\n".encode()
+
+
+SPARSE = record("GNU.sparse.major=1") + record("GNU.sparse.minor=0")
 REFUSED = {
     "empty": (b"", "the end, where a member's header"),
     "html": (b"<html>" * 200, "no valid header"),
     "hard link": (header("a", type=tarfile.LNKTYPE, linkname="/etc/passwd") + END, "a hard link"),
     "symbolic link": (header("a", type=tarfile.SYMTYPE, linkname="../../x") + END, "a symbolic link"),
-    "long link": (header("a", type=tarfile.SYMTYPE, linkname=LONG) + END, "a link"),
+    "long link": (header("a", type=tarfile.SYMTYPE, linkname=LONG) + END, "a symbolic link"),
     "device": (header("a", type=tarfile.CHRTYPE) + END, "a device"),
     "pipe": (header("a", type=tarfile.FIFOTYPE) + END, "a pipe"),
     "sparse": (header("a", type=tarfile.GNUTYPE_SPARSE) + END, "a sparse file"),
     "volume": (header("a", type=b"V") + END, "unknown type b'V'"),
     "huge": (header("a", 8 * 2**30 - 1) + END, "the end, where the rest of 'a'"),
-    "2^63 - 1": (header("a", 2**63 - 1) + END, "octal digits"),
-    "negative": (with_checksum(header("a")[:124] + b"\xff" * 12 + header("a")[136:]) + END, "octal digits"),
-    "no digits": (with_checksum(header("a")[:124] + b" -1        \0" + header("a")[136:]) + END, "octal digits"),
+    "2^63 - 1": (header("a", 2**63 - 1) + END, "the end, where the rest of 'a'"),
+    "negative": (
+        with_checksum(header("a")[:124] + b"\xff" * 12 + header("a")[136:]) + END,
+        "'a', a file of -1 bytes|no valid header",
+    ),
+    "minus": (
+        with_checksum(header("a")[:124] + b" -1000      " + header("a")[136:]) + END,
+        "'a', a file of -512 bytes|no valid header",
+    ),
+    "no digits": (with_checksum(header("a")[:124] + b"9 bytes    \0" + header("a")[136:]) + END, "no valid header"),
     "twice": (tar_bytes([("a", b"1"), ("b", b"2"), ("a", b"3")]), r"at byte 2,048 a second member called 'a'.* at 0"),
     "NUL": (with_checksum(b"a.jpg\0evil" + header("")[10:]) + END, "a NUL in it"),
     "no name": (header("") + END, "a name of 0 bytes"),
@@ -112,19 +141,20 @@ REFUSED = {
     "not UTF-8": (header("caf\udce9.jpg") + END, "not UTF-8"),
     "folder with bytes": (header("a/", 512, type=tarfile.DIRTYPE) + bytes(512) + END, "a folder of 512 bytes"),
     "long header": (header("x", 70_000, type=tarfile.XHDTYPE) + bytes(70_144) + END, "more than 65,536 bytes"),
-    "header alone": (
-        header("x", 12, type=tarfile.XHDTYPE) + b"12 path=abc\n".ljust(512, b"\0") + END,
-        "without a member",
-    ),
-    "keyword": (
-        header("x", 12, type=tarfile.XHDTYPE) + b"12 qath=abc\n".ljust(512, b"\0") + header("a") + END,
-        "keyword 'qath'",
-    ),
-    "two sizes": (
-        header("x", 9, type=tarfile.XHDTYPE) + b"9 size=9\n".ljust(512, b"\0") + header("a", 1) + bytes(512) + END,
+    "headers without end": (100 * extended(record("path=abc")) + header("a") + END, "more than 65,536 bytes"),
+    "header alone": (extended(record("path=abc")) + END, "no valid header: end of file header"),
+    "keyword": (extended(record("qath=abc")) + header("a") + END, "keyword 'qath'"),
+    "two sizes": (extended(record("size=9")) + header("a", 1) + bytes(512) + END, "two sizes"),
+    "two sizes for all": (
+        extended(record("size=9"), tarfile.XGLTYPE) + header("a", 1) + bytes(512) + END,
         "two sizes",
     ),
-    "one zero block": (header("a") + bytes(512), "the second half of the end mark"),
+    "sparse by name": (extended(record("GNU.sparse.map=0,1")) + header("a", 1) + bytes(512) + END, "a sparse file"),
+    "sparse map": (
+        extended(SPARSE) + header("a", 200_000) + b"99999999\n" + b"1\n" * 100_000 + bytes(263) + END,
+        "more than 65,536 bytes",
+    ),
+    "one zero block": (header("a") + bytes(512), "whole blocks of zeros, at least two, were expected"),
     "more behind": (header("a") + END + header("b") + END, "after the end mark"),
 }  # fmt: skip
 
@@ -132,11 +162,9 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_no_plain_archive_of_files_is_refused_at_its_place(tmp_path: Path, case: str):
     data, message = REFUSED[case]
-    started = time.perf_counter()
     with pytest.raises(IntegrityError, match=message) as caught:
         list_tar(save(tmp_path, data))
     assert "0.tar" in str(caught.value) and "at byte" in str(caught.value) and caught.value.fix
-    assert time.perf_counter() - started < 1
 
 
 HOSTILE = ["../../outside.jpg", "/tmp/outside.jpg", "a\nb.jpg", "\u202egpj.exe", "x" * 300 + ".jpg", "\U0001f600.jpg",
@@ -209,4 +237,4 @@ def test_a_blob_that_is_not_there_any_more_is_an_error_with_its_place(tmp_path: 
     with pytest.raises(ValueError, match="ends at byte"):
         TarContainer(path).read(Blob("tar", path, 100, offset=size - 50))
     with pytest.raises(ValueError, match="more than the"):
-        TarContainer(path).read(Blob("tar", path, 2**40, offset=0))
+        BlobReader().read(Blob("tar", path, 2**40, offset=0))
