@@ -30,6 +30,7 @@ from copies import (
 from helpers import Program, image_bytes, shard, write
 
 from fastclip.data.catalogue import DatasetCard, find_card, list_cards, parse_card, same_name
+from fastclip.data.classes import ClassFinder
 from fastclip.data.shards.manifest import Manifest, read_manifest, read_rejected
 from fastclip.data.shards.writer import write_shards
 from fastclip.data.sources.layouts import list_source
@@ -241,6 +242,16 @@ def test_a_users_own_card_is_a_full_citizen(tmp_path: Path, fastclip: Program):
     assert max(map(len, listed.out.splitlines())) <= 80
     shown = fastclip("datasets", "show", "mine")
     assert "fotos" in shown.out and "Variant all: 2 images\n  photo 2" in shown.out
+
+
+def test_a_class_goes_by_folder_alias_and_readable_name_and_what_two_go_by_is_neither():
+    finder = ClassFinder(parse_card("mine", CARD.encode(), "mine.toml"))
+    for name, label in {"cat": 0, "CAT": 0, "A_house cat": 0, "Dog": 1, "hund": 1, "cow": None, "": None}.items():
+        assert finder.of_name(name) == label == finder.of_folder(name), name
+    digits = CARD.replace('["cat", "dog"]', '["1", "2"]').replace("dog = ", "2 = ").replace("cat = ", "1 = ")
+    counted_from_0 = ClassFinder(parse_card("mine", digits.replace('"a house cat"', '"2"').encode(), "mine.toml"))
+    assert counted_from_0.of_folder("2") == 1, "a folder spelt as on the card"
+    assert counted_from_0.of_name("2") is None, "the folder of one, the readable name of another"
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ import pytest
 from archives import END, header, packed, tar_bytes, with_checksum
 from helpers import write
 
-from fastclip.data.sources.blobs import Blob, BlobReader
-from fastclip.data.sources.tars import TarContainer, TarMember, adopt_seek_indexes, list_tar, seek_indexes
+from fastclip.data.sources.blobs import Blob
+from fastclip.data.sources.containers import BlobReader
+from fastclip.data.sources.seek_indexes import adopt_seek_indexes, seek_indexes
+from fastclip.data.sources.tars import TarMember, list_tar
 from fastclip.errors import IntegrityError
 
 RANDOM = random.Random(5)
@@ -193,19 +195,18 @@ def test_members_of_a_tar_gz_are_read_in_any_order_as_from_the_tar(tmp_path: Pat
     assert members == list_tar(plain)
     order = list(range(60))
     RANDOM.shuffle(order)
-    for container, kind in ((TarContainer(plain), "tar"), (TarContainer(zipped), "tgz")):
+    reader = BlobReader()
+    for path in (plain, zipped):
         for row in order:
-            blob = Blob(kind, plain, members[row].size, offset=members[row].offset)
-            assert container.read(blob) == photos[row][1]
-        container.close()
+            assert reader.read(Blob("tar", path, members[row].size, offset=members[row].offset)) == photos[row][1]
     misnamed = save(tmp_path, packed(whole), "1.tar")  # what counts is the content; nobody listed it
-    assert TarContainer(misnamed).read(Blob("tar", misnamed, members[9].size, offset=members[9].offset)) == photos[9][1]
+    assert reader.read(Blob("tar", misnamed, members[9].size, offset=members[9].offset)) == photos[9][1]
     index = seek_indexes()[zipped]
     assert index.file.stat().st_mode & 0o077 == 0 and index.file.parent.stat().st_mode & 0o077 == 0
     adopt_seek_indexes({zipped: index})
     zipped.write_bytes(packed(whole + bytes(512)))
     with pytest.raises(IntegrityError, match="changed after it was listed"):
-        TarContainer(zipped).read(Blob("tgz", zipped, 5, offset=512))
+        BlobReader().read(Blob("tar", zipped, 5, offset=512))
 
 
 def test_a_tar_gz_with_any_cut_flip_or_addition_is_refused_with_file_and_offset(tmp_path: Path):
@@ -235,6 +236,6 @@ def test_a_blob_that_is_not_there_any_more_is_an_error_with_its_place(tmp_path: 
     path = save(tmp_path, tar_bytes(MEMBERS))
     size = path.stat().st_size
     with pytest.raises(ValueError, match="ends at byte"):
-        TarContainer(path).read(Blob("tar", path, 100, offset=size - 50))
+        BlobReader().read(Blob("tar", path, 100, offset=size - 50))
     with pytest.raises(ValueError, match="more than the"):
         BlobReader().read(Blob("tar", path, 2**40, offset=0))

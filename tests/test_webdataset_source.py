@@ -13,7 +13,7 @@ from helpers import Program, Sharded, image_bytes, shard, write
 from fastclip.data.catalogue import DatasetCard, DomainCard
 from fastclip.data.shards.manifest import read_manifest
 from fastclip.data.shards.reader import OpenShard
-from fastclip.data.sources.blobs import BlobReader
+from fastclip.data.sources.containers import BlobReader
 from fastclip.data.sources.layouts import list_source
 from fastclip.data.sources.listing import Listing
 from fastclip.data.sources.webdataset import list_webdataset

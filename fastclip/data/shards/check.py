@@ -12,7 +12,9 @@ from pathlib import Path
 from fastclip.data.shards.fingerprint import fingerprint
 from fastclip.data.shards.index import dali_index
 from fastclip.data.shards.manifest import (
+    CLASS_NAMES,
     REJECTED,
+    SHARD_COUNT,
     ImageRecord,
     Manifest,
     Rejected,
@@ -21,7 +23,7 @@ from fastclip.data.shards.manifest import (
     read_rejected,
 )
 from fastclip.data.shards.reader import read_index
-from fastclip.data.sources.samples import CLASS_NAMES, IMAGES, SHARD_COUNT, split_name
+from fastclip.data.sources.samples import IMAGES, split_name
 from fastclip.data.sources.tars import TarMember, list_tar
 from fastclip.errors import FastclipError, IntegrityError, UserError
 from fastclip.files import digest

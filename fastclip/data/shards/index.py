@@ -14,11 +14,14 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from fastclip.data.catalogue import DatasetCard
+from fastclip.data.classes import Classes, class_path
 from fastclip.data.images import read_header
 from fastclip.data.shards.fingerprint import find_variant, fingerprint
 from fastclip.data.shards.manifest import (
+    CLASS_NAMES,
     MANIFEST,
     REJECTED,
+    SHARD_COUNT,
     Domain,
     ImageRecord,
     Manifest,
@@ -27,22 +30,10 @@ from fastclip.data.shards.manifest import (
     json_lines,
     path_name,
 )
+from fastclip.data.sources.labelled import LabelledShards, read_labelled
 from fastclip.data.sources.protocols import FULL
-from fastclip.data.sources.samples import (
-    CLASS_NAMES,
-    SHARD_COUNT,
-    Sample,
-    SourceShard,
-    check_keys,
-    check_numbers,
-    find_shards,
-    other_members,
-    pairs,
-    read_samples,
-    split_name,
-)
+from fastclip.data.sources.samples import Sample, SourceShard, find_shards, other_members, pairs, split_name
 from fastclip.data.sources.tars import TarMember, is_gzip
-from fastclip.data.sources.webdataset import Classes, class_number, class_path, listed_classes
 from fastclip.errors import IntegrityError, UserError
 from fastclip.files import digest, write_whole
 
@@ -52,18 +43,14 @@ class IndexPlan:
     """Shards that were found to fit together, before any image is read."""
 
     folder: Path
-    shards: Sequence[SourceShard]
-    samples: Sequence[Sequence[Sample]]
-    """Of each shard."""
-    labels: Sequence[Sequence[int]]
-    """Of each sample of each shard."""
+    labelled: LabelledShards
     classes: tuple[str, ...]
-    names: tuple[str, ...]
+    """Class folders in label order."""
 
     @property
     def images(self) -> int:
         """How many images there are."""
-        return sum(map(len, self.samples))
+        return sum(map(len, self.labelled.samples))
 
 
 @dataclass(frozen=True)
@@ -82,13 +69,8 @@ def plan_index(folder: Path, card: DatasetCard | None, *, overwrite: bool = Fals
     _check_folder(folder, overwrite)
     shards = [shard for shard in find_shards(folder) if shard.split]
     _check_layout(folder, shards)
-    check_numbers(folder, shards)
-    samples = {shard.name: read_samples(shard) for shard in shards}
-    check_keys(shards, samples)
-    names = listed_classes(folder, shards, samples)
-    number_of = {name: number for number, name in enumerate(names)}
-    labels = [[class_number(sample, number_of, shard) for sample in samples[shard.name]] for shard in shards]
-    return IndexPlan(folder, shards, list(samples.values()), labels, _classes_in_order(names, card, folder), names)
+    labelled = read_labelled(folder, shards)
+    return IndexPlan(folder, labelled, _classes_in_order(labelled.names, card, folder))
 
 
 def write_index(
@@ -102,8 +84,8 @@ def write_index(
     """
     with ThreadPoolExecutor(workers) as pool:
         index = partial(_index_shard, plan.classes, on_image)
-        indexed = list(pool.map(index, plan.shards, plan.samples, plan.labels))
-    rejected = [*(row for each in indexed for row in each.rejected), *other_members(plan.shards)]
+        indexed = list(pool.map(index, plan.labelled.shards, plan.labelled.samples, plan.labelled.labels))
+    rejected = [*(row for each in indexed for row in each.rejected), *other_members(plan.labelled.shards)]
     domains = tuple(
         _domain(domain, [each for each in indexed if each.shard.domain == domain], len(plan.classes))
         for domain in dict.fromkeys(each.shard.domain for each in indexed)
@@ -115,7 +97,7 @@ def write_index(
         protocol=FULL,
         verified=False,
         classes=plan.classes,
-        names=plan.names,
+        names=plan.labelled.names,
         domains=domains,
         shards=tuple(each.shard for each in indexed),
         rejected_sha256=digest(json_lines(rejected)),

@@ -27,6 +27,8 @@ FORMAT = "fastclip-shards"
 VERSION = 2
 MANIFEST = "manifest.json"
 REJECTED = "rejected.jsonl"
+CLASS_NAMES = "classnames.txt"
+SHARD_COUNT = "nshards.txt"
 
 
 @dataclass(frozen=True, kw_only=True)

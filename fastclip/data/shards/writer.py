@@ -43,10 +43,11 @@ from fastclip.data.shards.manifest import (
     remove_stale_shards,
 )
 from fastclip.data.shards.reader import OpenShard
-from fastclip.data.sources.blobs import BlobReader
+from fastclip.data.sources.containers import BlobReader
 from fastclip.data.sources.listing import Listing, SourceImage
 from fastclip.data.sources.protocols import FULL
-from fastclip.data.sources.tars import SeekIndex, adopt_seek_indexes, list_tar, seek_indexes
+from fastclip.data.sources.seek_indexes import SeekIndex, adopt_seek_indexes, seek_indexes
+from fastclip.data.sources.tars import list_tar
 from fastclip.errors import FastclipError, IncompleteError, UserError
 from fastclip.files import canonical_json, digest
 from fastclip.machine import available_cores

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastclip.data.catalogue import DatasetCard, same_name
+from fastclip.data.classes import ClassFinder
 from fastclip.data.shards.manifest import Rejected
-from fastclip.data.sources.blobs import Blob, BlobReader
+from fastclip.data.sources.blobs import Blob
+from fastclip.data.sources.containers import BlobReader
 from fastclip.data.sources.listing import Listing, SourceImage, in_order
 from fastclip.data.sources.trees import is_image
 from fastclip.errors import UserError
@@ -37,7 +39,7 @@ def list_camera_traps(files: Mapping[str, Blob], card: DatasetCard) -> Listing |
     name = ", ".join(annotations)
     document = {key: [row for each in annotations.values() for row in each[key]] for key in KEYS}
     domain_of = card.domain_of
-    label_of = {folder: label for label, folder in enumerate(card.classes)}
+    finder = ClassFinder(card)
     category = {row["id"]: row["name"] for row in document["categories"]}
     location = {row["id"]: (row["file_name"], f"location_{row['location']}") for row in document["images"]}
     paths_of: dict[str, list[str]] = {}
@@ -48,7 +50,7 @@ def list_camera_traps(files: Mapping[str, Blob], card: DatasetCard) -> Listing |
     for row in document["annotations"]:
         file_name, folder = location.get(row["image_id"], ("", ""))
         domain = domain_of.get(same_name(folder))
-        label = label_of.get(category.get(row["category_id"], ""))
+        label = finder.of_folder(category.get(row["category_id"], ""))
         if domain is None or label is None:
             continue
         base = posixpath.basename(file_name)

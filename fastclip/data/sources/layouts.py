@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastclip.data.catalogue import DatasetCard, DomainCard, readable_name, same_name
+from fastclip.data.classes import ClassFinder
 from fastclip.data.shards.manifest import Rejected
-from fastclip.data.sources.blobs import Blob, BlobReader
+from fastclip.data.sources.blobs import Blob
 from fastclip.data.sources.camera_traps import list_camera_traps
+from fastclip.data.sources.containers import BlobReader
 from fastclip.data.sources.listing import ONLY_DOMAIN, Listing, SourceImage, in_order, with_distinct_paths
 from fastclip.data.sources.parquet import list_parquet
+from fastclip.data.sources.split_lists import find_split_lists, read_split_lists
 from fastclip.data.sources.trees import is_image, list_tree
 from fastclip.data.sources.webdataset import list_webdataset
 from fastclip.errors import UserError
@@ -116,7 +119,7 @@ class _Copy:
 
     def __post_init__(self) -> None:
         self._domain_of = self.card.domain_of
-        self._label_of = ClassFinder(self.card)
+        self._label_of = ClassFinder(self.card).of_folder
         self._layouts: set[str] = set()
         self._with_lists: list[str] = []
         self._reader = BlobReader()
@@ -222,18 +225,12 @@ class _Copy:
 
     def _listed(self, domain: DomainCard, places: list[_Place], root: str) -> list[_Place]:
         """Those of `places` that the domain's split lists name, where the copy has such lists."""
-        lists = self._split_lists(domain, root)
+        lists = find_split_lists(self.files, self.card, domain, root)
         if not lists:
             return places
-        if len(lists) < len(self.card.split_lists):
-            raise UserError(
-                f"Of the lists that say which images of {domain.name} count there is only {lists[0]}; expected are "
-                f"{', '.join(self.card.split_lists)}.",
-                fix="Get the others too, or move this one away to take every image.",
-            )
         self._layouts.add("split lists")
         self._with_lists.append(domain.name)
-        listed = {name: (label, path) for path in lists for name, label in self._read_list(path)}
+        listed = read_split_lists(lists, self._read, len(self.card.classes))
         prefixes = [f"{posixpath.dirname(root)}/".removeprefix("/"), f"{root}/".removeprefix("/")]
         kept, used = [], set()
         for place in places:
@@ -253,31 +250,6 @@ class _Copy:
                 Rejected(path=name, reason=f"listed in {path} but absent", domain=domain.name, label=label)
             )
         return kept
-
-    def _split_lists(self, domain: DomainCard, root: str) -> list[str]:
-        found: dict[str, str] = {}
-        spellings = [same_name(each) for each in (domain.name, *domain.folders)]
-        for pattern in self.card.split_lists:
-            names = {same_name(pattern.replace("{domain}", spelling)) for spelling in spellings}
-            for path in self.files:
-                base = same_name(posixpath.basename(path))
-                if base in names and ("{domain}" in pattern or path.startswith(f"{root}/".removeprefix("/"))):
-                    if base in found:
-                        raise UserError(
-                            f"Two lists say which images of {domain.name} count: {found[base]} and {path}.",
-                            fix="Move the other release's lists out of --source.",
-                        )
-                    found[base] = path
-        return list(found.values())
-
-    def _read_list(self, path: str) -> Iterator[tuple[str, int | None]]:
-        """The path and, if it has one, the label of each line. Only a class folder's name beats the label."""
-        for line in self._read(path).decode("utf-8-sig", "replace").splitlines():
-            name, _, number = line.strip().rpartition(" ")
-            if name and number.isdigit():
-                yield name, int(number) if int(number) < len(self.card.classes) else None
-            elif line.strip():
-                yield line.strip(), None
 
     def _read(self, path: str) -> bytes:
         try:
@@ -311,21 +283,3 @@ class _Copy:
                 Rejected(path=place.path, reason=f"the same bytes as {full[digests[place.path]]}") for place in repeats
             ]
         return kept
-
-
-class ClassFinder:
-    """Class folder → label: spelt as on the card, by an alias, or with other case, blanks and underscores."""
-
-    def __init__(self, card: DatasetCard) -> None:
-        rows = [(folder, label) for label, folder in enumerate(card.classes)]
-        rows += [(alias, card.classes.index(folder)) for folder, others in card.aliases.items() for alias in others]
-        self._exact = dict(rows)
-        self._similar: dict[str, int | None] = {}
-        for folder, label in rows:
-            same = same_name(folder)
-            self._similar[same] = label if self._similar.get(same, label) == label else None  # two classes: neither
-
-    def __call__(self, folder: str) -> int | None:
-        """The label of the class that goes by the name `folder`; None if there is none."""
-        label = self._exact.get(folder)
-        return label if label is not None else self._similar.get(same_name(folder))

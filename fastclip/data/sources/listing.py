@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from fastclip.data.shards.manifest import Rejected
 from fastclip.data.sources.blobs import Blob
@@ -43,6 +44,13 @@ class Listing:
     """Which images were taken when the source was made; of all but our own shards, every one."""
     rejected: tuple[Rejected, ...] = ()
     """What is in no shard: other files, and images that are known to be unusable before they are read."""
+
+
+def other_files(source: Path, used: Collection[Path], reason: str) -> list[Rejected]:
+    """Every file below the folder `source` that is not `used`; none if `source` is a file itself."""
+    paths = sorted(source.rglob("*")) if source.is_dir() else []
+    others = [path for path in paths if path.is_file() and path not in used]
+    return [Rejected(path=path.relative_to(source).as_posix(), reason=reason) for path in others]
 
 
 def in_order(images: Iterable[SourceImage], domains: Iterable[str]) -> tuple[SourceImage, ...]:

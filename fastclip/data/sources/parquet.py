@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fastclip.data.catalogue import DatasetCard, same_name
+from fastclip.data.classes import Classes
 from fastclip.data.shards.manifest import Rejected
 from fastclip.data.sources.blobs import Blob
-from fastclip.data.sources.listing import Listing, SourceImage, with_distinct_paths
-from fastclip.data.sources.webdataset import Classes
+from fastclip.data.sources.listing import Listing, SourceImage, other_files, with_distinct_paths
 from fastclip.errors import IntegrityError, UserError
 
 LABELS = ("label", "labels", "class", "category", "fine_label", "wnid", "class_name")
@@ -45,7 +45,7 @@ def list_parquet(source: Path, card: DatasetCard | None) -> Listing | None:
     splits = sorted({table.split for table in tables})
     only = card.only_domain(splits) if card and len(card.domains) == 1 else None
     images: list[SourceImage] = []
-    rejected = list(_other_files(source, paths))
+    rejected = other_files(source, set(paths), "beside Parquet files, and none itself")
     for table in tables:
         for row, size, file, class_name, spelling in table.rows():
             at = f"{table.name}#{row}"
@@ -94,12 +94,6 @@ def _check_numbers(tables: Sequence[_Table], source: Path) -> None:
                     f"{source} holds {len(siblings):,} of the {count:,} files {stem}-*-of-{match['count']}.parquet.",
                     fix="Get the others: a part of a dataset gives other numbers than the whole.",
                 )
-
-
-def _other_files(source: Path, paths: Sequence[Path]) -> Iterator[Rejected]:
-    for path in sorted(source.rglob("*")) if source.is_dir() else ():
-        if path.is_file() and path not in paths:
-            yield Rejected(path=path.relative_to(source).as_posix(), reason="beside Parquet files, and none itself")
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastclip.data.shards.manifest import MANIFEST, REJECTED, Rejected
-from fastclip.data.sources.blobs import Blob, BlobReader, Kind
+from fastclip.data.shards.manifest import CLASS_NAMES, MANIFEST, REJECTED, SHARD_COUNT, Rejected
+from fastclip.data.sources.blobs import Blob
+from fastclip.data.sources.containers import BlobReader
 from fastclip.data.sources.tars import TarMember, list_tar
 from fastclip.errors import UserError
 
-CLASS_NAMES = "classnames.txt"
-SHARD_COUNT = "nshards.txt"
 OURS = frozenset((MANIFEST, REJECTED, CLASS_NAMES, SHARD_COUNT, "zeroshot_classification_templates.txt"))
 """Files beside shards that are no images and are not worth a word."""
 
@@ -55,8 +53,7 @@ class SourceShard:
 
     def blob(self, member: TarMember) -> Blob:
         """Where a member's bytes are."""
-        kind: Kind = "tar" if self.name.lower().endswith(".tar") else "tgz"
-        return Blob(kind, self.path, member.size, self.mtime_ns, offset=member.offset)
+        return Blob("tar", self.path, member.size, self.mtime_ns, offset=member.offset)
 
 
 def find_shards(source: Path) -> list[SourceShard]:
@@ -193,75 +190,6 @@ def _read_json(shard: SourceShard, member: TarMember, reader: BlobReader | None 
     except (ValueError, RecursionError) as error:
         raise UserError(f"{shard.name}: {member.name!r} is not JSON: {error}.", fix="Write the shard again.") from error
     return row if isinstance(row, dict) else {}
-
-
-def check_numbers(source: Path, shards: Sequence[SourceShard]) -> None:
-    """Raise `UserError` if the numbers of a folder's shards leave a hole, or are not as many as nshards.txt says."""
-    for split in sorted({shard.split for shard in shards}):
-        stems = [shard.path.name.partition(".")[0] for shard in shards if shard.split == split]
-        file = source / split / SHARD_COUNT
-        if file.is_file():
-            text = file.read_text("utf-8-sig", "replace").strip()
-            if not re.fullmatch(r"[0-9]{1,9}", text):
-                raise UserError(f"{file} says {text[:40]!r}, no number.", fix=f"echo {len(stems)} > {file}")
-            expected = range(int(text))
-        elif all(stem.isdecimal() for stem in stems):
-            expected = range(min(map(int, stems)), max(map(int, stems)) + 1)
-        else:
-            continue
-        numbers = Counter(int(stem) if stem.isdecimal() else -1 for stem in stems)
-        if missing := list(islice((number for number in expected if number not in numbers), 5)):
-            names = ", ".join(f"{number}.tar" for number in missing)
-            raise UserError(
-                f"{source / split} lacks {names}: shards are numbered without holes.",
-                fix="Get what is missing; a part of a dataset gives other numbers than the whole.",
-            )
-        if sum(numbers.values()) != len(numbers) or (extra := {number for number in numbers if number not in expected}):
-            name = next(
-                stem for stem in stems if numbers[int(stem) if stem.isdecimal() else -1] > 1 or int(stem) in extra
-            )
-            raise UserError(
-                f"{source / split} holds a shard {name}.tar that is none of its {len(numbers)}.", fix="Move it away."
-            )
-
-
-def check_keys(shards: Sequence[SourceShard], samples: dict[str, list[Sample]]) -> None:
-    """Raise `UserError` if two shards of a folder have an image with the same key."""
-    first: dict[tuple[str, str], str] = {}
-    for shard in shards:
-        for sample in samples[shard.name]:
-            earlier = first.setdefault((shard.split, sample.key), shard.name)
-            if earlier != shard.name:
-                raise UserError(
-                    f"The key {sample.key!r} stands in {earlier} and in {shard.name}.",
-                    fix="Is one shard there twice? Otherwise write them again with a key of its own for every image.",
-                )
-
-
-def read_classnames(path: Path) -> tuple[str, ...]:
-    """The class names in a file, one a line, in label order.
-
-    A byte-order mark, Windows' line ends and blank lines at the end are no part of the names. Raises `UserError` for a
-    blank line between them and a name that stands twice.
-    """
-    try:
-        lines = [line.strip() for line in path.read_bytes().decode("utf-8-sig").rstrip().split("\n")]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: {error}.", fix="Save it as UTF-8, a class's name a line.") from None
-    if lines == [""]:
-        raise UserError(f"{path} is empty.", fix="Write a class's name a line, in the order of their numbers.")
-    if "" in lines:
-        raise UserError(
-            f"{path} has a blank line {lines.index('') + 1}: every class after it would be numbered wrongly.",
-            fix="Remove the line, or write the class's name there.",
-        )
-    if repeated := [name for name, count in Counter(lines).items() if count > 1]:
-        rows = [number + 1 for number, line in enumerate(lines) if line == repeated[0]]
-        raise UserError(
-            f"{path} has {repeated[0]!r} in lines {rows[0]} and {rows[1]}.",
-            fix="Give the two classes different names: images of one could not be told from the other's.",
-        )
-    return tuple(lines)
 
 
 def other_members(shards: Iterable[SourceShard]) -> Iterator[Rejected]:

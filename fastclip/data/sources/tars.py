@@ -11,10 +11,6 @@ More than any archive of photos has is refused before it is read into memory:
     name              1,024 bytes
     extended header   64 KiB, all of one member together
     expansion         a .tar.gz may unpack to 100 times its size, and 64 MiB
-
-Random access to a `.tar.gz` takes a seek index: points to start from, at most 2,048 of 32 kB. `list_tar` builds it in a
-private temporary folder that goes when the program ends. Workers learn where it is from `seek_indexes()`, given to
-`adopt_seek_indexes` when they start. A worker without it makes its own, in memory: slower, the same bytes.
 """
 
 from __future__ import annotations
@@ -22,14 +18,13 @@ from __future__ import annotations
 import gzip
 import os
 import tarfile
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from functools import cache, lru_cache, partial
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar, cast
+from typing import IO, NamedTuple, TypeVar, cast
 
-from fastclip.data.sources.blobs import Blob
+from fastclip.data.sources.seek_indexes import FileStamp, damaged, file_stamp, save_seek_index
 from fastclip.errors import IntegrityError
 
 MAX_MEMBERS = 1_000_000
@@ -39,8 +34,6 @@ MAX_EXPANSION = 100
 FREE_EXPANSION_BYTES = 1 << 26
 
 CHUNK = 1 << 20
-SEEK_BUFFER_BYTES = 1 << 17
-"""About a photo. Photos in random order took 0.5 ms each from a .tar.gz, and 1.5 ms with the default, 1 MiB."""
 PAX_KEYWORDS = frozenset(
     {"charset", "comment", "gid", "gname", "hdrcharset", "linkpath", "path", "size", "uid", "uname"}
     | {"atime", "ctime", "mtime"}
@@ -66,46 +59,19 @@ class TarMember(NamedTuple):
     size: int
 
 
-class FileStamp(NamedTuple):
-    """What changes when somebody writes to a file."""
-
-    bytes: int
-    mtime_ns: int
-
-
-class SeekIndex(NamedTuple):
-    """Where the seek index of a `.tar.gz` lies, and the archive that it was made of."""
-
-    file: Path
-    stamp: FileStamp
-
-
-_seek_indexes: dict[Path, SeekIndex] = {}
-
-
-def seek_indexes() -> dict[Path, SeekIndex]:
-    """The seek indexes that this process knows, for workers that do not inherit its memory."""
-    return dict(_seek_indexes)
-
-
-def adopt_seek_indexes(indexes: Mapping[Path, SeekIndex]) -> None:
-    """Use seek indexes that another process made: the initializer of a pool of workers."""
-    _seek_indexes.update(indexes)
-
-
 def list_tar(path: Path) -> list[TarMember]:
     """The regular files in the tar or tar.gz at `path`, in its order; directories are left out.
 
     Raises `IntegrityError` with the file, the offset and what was expected there if the archive is damaged or cut, and
     if a member is no regular file, or bears a name that is taken.
     """
-    return list(_list_gzip(path, _stamp(path))) if is_gzip(path) else _list(path)
+    return list(_list_gzip(path, file_stamp(path))) if is_gzip(path) else _list(path)
 
 
 @lru_cache(maxsize=64)  # unpacking is what costs; two layouts may ask for the same archive
 def _list_gzip(path: Path, stamp: FileStamp) -> tuple[TarMember, ...]:
     members = tuple(_list(path))
-    _save_seek_index(path, stamp)
+    save_seek_index(path, stamp)
     return members
 
 
@@ -130,88 +96,6 @@ def is_gzip(path: Path) -> bool:
         return file.read(2) == b"\x1f\x8b"
 
 
-class TarContainer:
-    """An open tar or tar.gz whose members are read where they lie. Not to be shared between threads."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: Any = None
-
-    def read(self, blob: Blob) -> bytes:
-        """The bytes of `blob`, of kind tar or tgz. Raises `ValueError` with the reason if they cannot be had.
-
-        Raises `IntegrityError` if the archive is another one than was listed.
-        """
-        try:
-            if self._file is None:
-                self._file = _open_seekable(self._path) if is_gzip(self._path) else self._path.open("rb")
-            self._file.seek(blob.offset)
-            data = self._file.read(blob.size)
-        except (OSError, EOFError) as error:
-            raise ValueError(f"damaged in the archive, at byte {blob.offset:,}: {error}") from error
-        if len(data) != blob.size:
-            raise ValueError(f"cut off: the archive ends at byte {blob.offset + len(data):,}")
-        return data
-
-    def close(self) -> None:
-        """Close the file; a later read opens it again."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-def _open_seekable(path: Path) -> Any:
-    """An indexed_gzip.IndexedGzipFile: it reads and seeks as a file does."""
-    known = _seek_indexes.get(path)
-    if known is None:
-        return _with_seek_index(path)
-    if known.stamp != _stamp(path):
-        raise _error(path, "it changed after it was listed")
-    return _indexed_gzip()(str(path), index_file=str(known.file), drop_handles=False, buffer_size=SEEK_BUFFER_BYTES)
-
-
-def _with_seek_index(path: Path) -> Any:
-    """The open archive, unpacked once to find the points to start from."""
-    spacing = max(1 << 18, path.stat().st_size // 2048)
-    file = _indexed_gzip()(str(path), spacing=spacing, drop_handles=False, buffer_size=SEEK_BUFFER_BYTES)
-    file.build_full_index()
-    return file
-
-
-def _save_seek_index(path: Path, stamp: FileStamp) -> None:
-    number, name = tempfile.mkstemp(".gzidx", dir=_temporary_folder().name)
-    os.close(number)
-    try:
-        with _with_seek_index(path) as file:
-            file.export_index(name)
-    except (OSError, EOFError) as error:
-        raise _error(path, f"the gzip data cannot be unpacked: {error}") from error
-    _seek_indexes[path] = SeekIndex(Path(name), stamp)
-
-
-@cache
-def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="fastclip-seek-")
-
-
-def _indexed_gzip() -> Any:
-    from indexed_gzip import IndexedGzipFile  # only who reads a .tar.gz needs it
-
-    return IndexedGzipFile
-
-
-def _stamp(path: Path) -> FileStamp:
-    status = path.stat()
-    return FileStamp(status.st_size, status.st_mtime_ns)
-
-
-def _error(path: Path, found: str) -> IntegrityError:
-    return IntegrityError(
-        f"{path} is damaged, or no archive that can be read in place: {found}.",
-        fix="Get it again and compare its checksum; if it was made like that, unpack it yourself and give the folder.",
-    )
-
-
 class _Tape:
     """An archive that is read from its start to its end. `tarfile` takes it for a file.
 
@@ -233,7 +117,7 @@ class _Tape:
 
     def damaged(self, at: int, found: str) -> IntegrityError:
         """An error that says where, in the unpacked archive, something stands that must not be there."""
-        return _error(self.path, f"at byte {at:,} {found}")
+        return damaged(self.path, f"at byte {at:,} {found}")
 
     def tell(self) -> int:
         """Where the next byte will be read."""

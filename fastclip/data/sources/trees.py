@@ -8,7 +8,8 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fastclip.data.sources.blobs import Blob, Kind
+from fastclip.data.sources.blobs import Blob
+from fastclip.data.sources.tars import list_tar
 from fastclip.errors import IntegrityError, UserError
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -123,8 +124,5 @@ def _zip_members(archive: Path, mtime_ns: int) -> Iterator[tuple[str, Blob]]:
 
 
 def _tar_members(archive: Path, mtime_ns: int) -> Iterator[tuple[str, Blob]]:
-    from fastclip.data.sources.tars import list_tar
-
-    kind: Kind = "tar" if archive.name.lower().endswith(".tar") else "tgz"
     for member in list_tar(archive):
-        yield member.name, Blob(kind, archive, member.size, mtime_ns, offset=member.offset)
+        yield member.name, Blob("tar", archive, member.size, mtime_ns, offset=member.offset)

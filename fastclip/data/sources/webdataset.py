@@ -11,11 +11,12 @@ it by name, and so get its labels, whatever their order was.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import posixpath
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fastclip.data.catalogue import DatasetCard, readable_name, same_name
+from fastclip.data.catalogue import DatasetCard, same_name
+from fastclip.data.classes import Classes, class_path
 from fastclip.data.shards.manifest import (
     FORMAT,
     MANIFEST,
@@ -28,20 +29,16 @@ from fastclip.data.shards.manifest import (
 )
 from fastclip.data.shards.reader import read_index
 from fastclip.data.sources.blobs import Blob
-from fastclip.data.sources.listing import ONLY_DOMAIN, Listing, SourceImage, in_order, with_distinct_paths
-from fastclip.data.sources.samples import (
-    CLASS_NAMES,
-    OURS,
-    Sample,
-    SourceShard,
-    check_keys,
-    check_numbers,
-    find_shards,
-    other_members,
-    pairs,
-    read_classnames,
-    read_samples,
+from fastclip.data.sources.labelled import read_labelled
+from fastclip.data.sources.listing import (
+    ONLY_DOMAIN,
+    Listing,
+    SourceImage,
+    in_order,
+    other_files,
+    with_distinct_paths,
 )
+from fastclip.data.sources.samples import OURS, find_shards, other_members, pairs
 from fastclip.errors import UserError
 from fastclip.files import digest_file
 from fastclip.storage.folders import differs
@@ -57,107 +54,30 @@ def list_webdataset(source: Path, card: DatasetCard | None) -> Listing | None:
     shards = find_shards(source)
     if not any(map(pairs, shards)):
         return None
-    check_numbers(source, shards)
-    samples = {shard.name: read_samples(shard) for shard in shards}
-    check_keys(shards, samples)
-    listed = listed_classes(source, shards, samples)
-    found = Classes.make(listed, card, str(source))
-    number_of = {name: number for number, name in enumerate(listed)}
+    labelled = read_labelled(source, shards)
+    found = Classes.make(labelled.names, card, str(source))
     domain_of = _domains(sorted({shard.split for shard in shards}), card, source)
     images = [
         SourceImage(
             domain_of[shard.split],
-            label := found.labels[class_number(sample, number_of, shard)],
+            label := found.labels[number],
             class_path(found.classes[label], sample.image.name),
             f"{shard.name}/{sample.image.name}",
             shard.blob(sample.image),
         )
-        for shard in shards
-        for sample in samples[shard.name]
+        for shard, samples, numbers in zip(shards, labelled.samples, labelled.labels, strict=True)
+        for sample, number in zip(samples, numbers, strict=True)
     ]
     domains = _in_card_order(set(domain_of.values()), card)
+    others = other_files(source, {shard.path for shard in shards}, "not a shard")
     return Listing(
         layout="WebDataset shards",
         classes=found.classes,
         names=found.names,
         domains=domains,
         images=in_order(with_distinct_paths(images), domains),
-        rejected=(*other_members(shards), *_other_files(source, shards)),
+        rejected=(*other_members(shards), *(row for row in others if not _beside_shards(row.path))),
     )
-
-
-def listed_classes(source: Path, shards: Sequence[SourceShard], samples: dict[str, list[Sample]]) -> tuple[str, ...]:
-    """The classes that labels count: those of classnames.txt, or else the names that stand in the shards, sorted."""
-    file = (source if source.is_dir() else source.parent) / CLASS_NAMES
-    if file.is_file():
-        return read_classnames(file)
-    labels = [(shard, sample) for shard in shards for sample in samples[shard.name]]
-    for shard, sample in labels:
-        if isinstance(sample.label, int):
-            raise UserError(
-                f"The labels are numbers ({shard.name}, {sample.key!r}: {sample.label}), and there is no {file} that "
-                "says which classes they mean.",
-                fix=f"Write {CLASS_NAMES}: a class's name a line, in the order of their numbers.",
-            )
-    return tuple(sorted({str(sample.label) for _, sample in labels}))
-
-
-def class_number(sample: Sample, number_of: Mapping[str, int], shard: SourceShard) -> int:
-    """The number of a sample's class, by its name or as it stands. Raises `UserError` if there is no such class."""
-    if isinstance(sample.label, str):
-        if sample.label in number_of:
-            return number_of[sample.label]
-        raise UserError(
-            f"{shard.name}: {sample.key!r} is of the class {sample.label!r}, which {CLASS_NAMES} does not have.",
-            fix="Add the class, or correct the label.",
-        )
-    if sample.label >= len(number_of):
-        raise UserError(
-            f"{shard.name}: the label of {sample.key!r} is {sample.label}, {CLASS_NAMES} has {len(number_of)} classes "
-            f"(0 to {len(number_of) - 1}).",
-            fix="Give the list of classes that belongs to these shards.",
-        )
-    return sample.label
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Classes of a listing, and which of them the source's classes are."""
-
-    classes: tuple[str, ...]
-    names: tuple[str, ...]
-    labels: tuple[int, ...]
-    """Position in the source's list → label."""
-
-    @classmethod
-    def make(cls, listed: Sequence[str], card: DatasetCard | None, where: str) -> Classes:
-        """The card's classes by name; without a card the listed ones. Raises `UserError` for a name without a class."""
-        if card is None:
-            folders = tuple(name.replace("/", "_") for name in listed)
-            if len(set(folders)) != len(folders):
-                name = next(name for name, folder in zip(listed, folders, strict=True) if folders.count(folder) > 1)
-                raise UserError(f"{where} has two classes that differ in a slash: {name!r}.", fix="Rename one.")
-            return cls(folders, tuple(map(readable_name, listed)), tuple(range(len(listed))))
-        labels = tuple(map(class_labels(card).get, map(same_name, listed)))
-        taken: dict[int, str] = {}
-        for name, label in zip(listed, labels, strict=True):
-            if label is None:
-                raise UserError(
-                    f"{where} has the class {name!r}, which is none of {card.title}.",
-                    fix="Shard under another NAME to take the classes as they are.",
-                )
-            if taken.setdefault(label, name) != name:
-                raise UserError(f"{where} has two names of one class: {taken[label]!r}, {name!r}.", fix="Remove one.")
-        return cls(card.classes, card.names, tuple(label for label in labels if label is not None))
-
-
-def class_labels(card: DatasetCard) -> dict[str, int]:
-    """`same_name` of a card's folders, readable names and aliases → label; spellings that two classes share are out."""
-    found: dict[str, set[int]] = {}
-    for label, (folder, name) in enumerate(zip(card.classes, card.names, strict=True)):
-        for spelling in (folder, name, *card.aliases.get(folder, ())):
-            found.setdefault(same_name(spelling), set()).add(label)
-    return {spelling: min(labels) for spelling, labels in found.items() if len(labels) == 1}
 
 
 def _domains(splits: Sequence[str], card: DatasetCard | None, source: Path) -> dict[str, str]:
@@ -190,17 +110,9 @@ def _in_card_order(domains: set[str], card: DatasetCard | None) -> tuple[str, ..
     return tuple(domain.name for domain in card.domains if domain.name in domains) if card else tuple(sorted(domains))
 
 
-def class_path(folder: str, member: str) -> str:
-    """CLASS/FILE for a member: the folders in its name keep files of one name apart."""
-    return member if member.startswith(f"{folder}/") else f"{folder}/{member}"
-
-
-def _other_files(source: Path, shards: Sequence[SourceShard]) -> Iterator[Rejected]:
-    known = {shard.path for shard in shards}
-    for path in sorted(source.rglob("*")) if source.is_dir() else ():
-        ours = path.name in OURS or path.name.endswith((".index.jsonl", ".idx"))
-        if path.is_file() and path not in known and not ours:
-            yield Rejected(path=path.relative_to(source).as_posix(), reason="not a shard")
+def _beside_shards(path: str) -> bool:
+    """Whether a file beside shards describes them: it is not worth a word."""
+    return posixpath.basename(path) in OURS or path.endswith((".index.jsonl", ".idx"))
 
 
 def _is_ours(source: Path) -> bool:
