@@ -205,7 +205,7 @@ def test_names_that_would_leave_the_folder_never_become_paths(tmp_path: Path, ca
         assert run(tmp_path, "shard", "pets", "--source", f"in/{name}", "--overwrite") == 0
         assert {path.name for path in tmp_path.iterdir()} == {"in", "shards"}
         assert {path.name for path in (tmp_path / "shards" / "pets" / "all").iterdir()} == {
-            *("0.tar", "0.idx", "0.index.jsonl", "nshards.txt")
+            *("0.tar", "0.index.jsonl", "nshards.txt")
         }
 
 

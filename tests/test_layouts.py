@@ -176,7 +176,6 @@ def test_nothing_is_extracted(tmp_path: Path):
         assert {path.suffix for path in folder.rglob("*") if path.is_file()} <= {
             ".tar",
             ".jsonl",
-            ".idx",
             ".json",
             ".txt",
         }

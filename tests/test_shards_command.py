@@ -17,10 +17,9 @@ from PIL import Image
 
 from fastclip.data.catalogue import DatasetCard, DomainCard
 from fastclip.data.shards.check import check_dataset
-from fastclip.data.shards.index import dali_index, plan_index, write_index
+from fastclip.data.shards.index import plan_index, write_index
 from fastclip.data.shards.manifest import _own_digest, read_manifest
 from fastclip.data.shards.reader import OpenShard, read_index
-from fastclip.data.sources.tars import list_tar
 from fastclip.errors import IntegrityError, UserError
 from fastclip.files import digest
 from fastclip.storage.folders import open_folder
@@ -65,7 +64,7 @@ def test_every_cut_of_a_shard_is_found_and_named(copy: Path):
 
 @pytest.mark.parametrize(
     "name",
-    ["art/0.tar", "photo/0.index.jsonl", "photo/0.idx", "manifest.json", "rejected.jsonl", "classnames.txt"],
+    ["art/0.tar", "photo/0.index.jsonl", "manifest.json", "rejected.jsonl", "classnames.txt"],
 )
 def test_a_flip_anywhere_is_found_and_its_file_named(copy: Path, name: str):
     path = copy / name
@@ -294,15 +293,13 @@ def test_what_cannot_be_indexed_in_place_is_refused_and_leaves_no_manifest(
     assert not list(folder.rglob("*.json*"))
 
 
-def test_the_index_for_dali_and_the_rows_are_those_of_our_own_writer(pets: Sharded, tmp_path: Path):
+def test_the_rows_of_an_index_are_those_of_our_own_writer(pets: Sharded, tmp_path: Path):
     folder = tmp_path / "pets"
     shutil.copytree(pets.folder, folder)
-    for path in [*folder.rglob("*.json*"), *folder.rglob("*.idx")]:
+    for path in list(folder.rglob("*.json*")):
         path.unlink()
     write_index(plan_index(folder, None), None, workers=2)
     for each in read_manifest(pets.folder).shards:
-        assert (folder / each.dali_index_name).read_bytes() == (pets.folder / each.dali_index_name).read_bytes()
-        assert dali_index(list_tar(folder / each.name)) == (folder / each.dali_index_name).read_bytes()
         (found,) = [shard for shard in read_manifest(folder).shards if shard.name == each.name]
         assert found.sha256 == each.sha256
         ours, theirs = read_index(pets.folder, each), read_index(folder, found)

@@ -273,7 +273,7 @@ def test_hostile_keys_become_shards_whose_files_lie_where_they_must(tmp_path: Pa
     assert outcome.code == 0, outcome.err
     assert "\x1b" not in outcome.out and "\u202e" not in outcome.out
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    ours = ("manifest.json", "rejected.jsonl", "classnames.txt", "test/0.tar", "test/0.index.jsonl", "test/0.idx")
+    ours = ("manifest.json", "rejected.jsonl", "classnames.txt", "test/0.tar", "test/0.index.jsonl")
     assert files == {"in/test/0.tar", "in/classnames.txt"} | {
         f"shards/hostile/{name}" for name in (*ours, "test/nshards.txt")
     }

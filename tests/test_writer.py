@@ -211,7 +211,7 @@ def test_a_shard_without_a_usable_image_leaves_no_gap(tmp_path: Path):
     assert manifest.domains[0].unreadable == 3 == len(read_rejected(folder, manifest))
     names = {path.name for path in folder.rglob("*") if path.is_file()}
     assert names == {
-        *("0.tar", "1.tar", "0.idx", "1.idx", "0.index.jsonl", "1.index.jsonl"),
+        *("0.tar", "1.tar", "0.index.jsonl", "1.index.jsonl"),
         *("manifest.json", "rejected.jsonl", "classnames.txt", "nshards.txt"),
     }
 

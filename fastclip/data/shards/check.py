@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastclip.data.shards.fingerprint import fingerprint
-from fastclip.data.shards.index import dali_index
 from fastclip.data.shards.manifest import (
     CLASS_NAMES,
     REJECTED,
@@ -79,11 +78,6 @@ def _check_shard(folder: Folder, shard: Shard, classes: int, rejected: Sequence[
             return _CheckedShard(records, [*lines, str(error)])
         lines += [f"{folder}/{shard.name}: {line}" for line in _row_differences(path, records, members, classes)]
         lines += [f"{folder}/{shard.name}: {line}" for line in _uncounted(shard, records, members, rejected)]
-        expected = dali_index(members)
-        if expected is not None and not folder.exists(shard.dali_index_name):
-            lines.append(f"{folder}/{shard.dali_index_name} is missing.")
-        elif expected is not None and folder.read(shard.dali_index_name) != expected:
-            lines.append(f"{folder}/{shard.dali_index_name} is not the index of {shard.name}; DALI would misread it.")
     return _CheckedShard(records, lines)
 
 

@@ -32,8 +32,8 @@ from fastclip.data.shards.manifest import (
 )
 from fastclip.data.sources.labelled import LabelledShards, read_labelled
 from fastclip.data.sources.protocols import FULL
-from fastclip.data.sources.samples import Sample, SourceShard, find_shards, other_members, pairs, split_name
-from fastclip.data.sources.tars import TarMember, is_gzip
+from fastclip.data.sources.samples import Sample, SourceShard, find_shards, other_members, pairs
+from fastclip.data.sources.tars import is_gzip
 from fastclip.errors import IntegrityError, UserError
 from fastclip.files import digest, write_whole
 
@@ -58,7 +58,6 @@ class _IndexedShard:
     shard: Shard
     records: Sequence[ImageRecord]
     rejected: Sequence[Rejected]
-    dali_index: bytes | None
 
 
 def plan_index(folder: Path, card: DatasetCard | None, *, overwrite: bool = False) -> IndexPlan:
@@ -104,22 +103,6 @@ def write_index(
     )
     _publish(plan.folder, manifest, indexed, rejected)
     return manifest, rejected
-
-
-def dali_index(members: Sequence[TarMember]) -> bytes | None:
-    """The index of a tar for DALI's WebDataset reader: a line a key, `EXTENSION OFFSET SIZE NAME` for each member.
-
-    None where its format cannot say what is there: names with blanks, members of one key that stand apart.
-    """
-    lines: dict[str, list[str]] = {}
-    last = None
-    for member in members:
-        key, extension = split_name(member.name)
-        if any(char.isspace() for char in member.name) or (key in lines and key != last):
-            return None
-        lines.setdefault(key, []).append(f"{extension} {member.offset} {member.size} {member.name}")
-        last = key
-    return "\n".join([f"v1.2 {len(lines)}", *map(" ".join, lines.values()), ""]).encode()
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
@@ -209,7 +192,7 @@ def _index_shard(
     found = Shard(
         name=shard.name, domain=domain, images=len(records), bytes=size, sha256=sha256, index_sha256=row_digest
     )
-    return _IndexedShard(found, records, rejected, dali_index(shard.members))
+    return _IndexedShard(found, records, rejected)
 
 
 def _domain(name: str, indexed: Sequence[_IndexedShard], classes: int) -> Domain:
@@ -229,8 +212,6 @@ def _publish(folder: Path, manifest: Manifest, indexed: Sequence[_IndexedShard],
     (folder / MANIFEST).unlink(missing_ok=True)
     for each in indexed:
         write_whole(folder / each.shard.index_name, json_lines(list(each.records)))
-        if each.dali_index is not None:
-            write_whole(folder / each.shard.dali_index_name, each.dali_index)
     for domain in manifest.domains:
         count = folder / path_name(domain.name) / SHARD_COUNT
         if not count.exists():

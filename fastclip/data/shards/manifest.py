@@ -5,8 +5,7 @@
     NAME/DOMAIN/0.tar         images as they were, `KEY.jpg` (or png, webp) and `KEY.cls` (the label) side by side
     NAME/DOMAIN/0.index.jsonl per image: key, label, path, offset, size, height, width, SHA-256
 
-`classnames.txt` and `DOMAIN/nshards.txt` are there for CLIP_benchmark, which then reads a domain as a split, and
-`DOMAIN/0.idx` is for DALI's own WebDataset reader.
+`classnames.txt` and `DOMAIN/nshards.txt` are there for CLIP_benchmark, which then reads a domain as a split.
 """
 
 from __future__ import annotations
@@ -83,11 +82,6 @@ class Shard:
     def index_name(self) -> str:
         """Path of the shard's index in the dataset's folder."""
         return self.name.removesuffix(".tar") + ".index.jsonl"
-
-    @property
-    def dali_index_name(self) -> str:
-        """Path of the index for DALI's WebDataset reader in the dataset's folder."""
-        return self.name.removesuffix(".tar") + ".idx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +164,8 @@ def check_folder_is_free(folder: Folder, *, overwrite: bool) -> None:
 
 def remove_stale_shards(folder: Folder, manifest: Manifest) -> None:
     """Remove what an earlier or interrupted run left and `manifest` does not list: a `*.tar` would read it."""
-    listed = {name for each in manifest.shards for name in (each.name, each.index_name, each.dali_index_name)}
+    listed = {name for each in manifest.shards for name in (each.name, each.index_name)}
+    # *.idx: earlier versions wrote one beside each tar, for DALI's own reader.
     for pattern in ("[0-9]*.tar", "[0-9]*.index.jsonl", "[0-9]*.idx", ".*.receipt.json"):
         for name in set(folder.list(f"*/{pattern}")) - listed:
             folder.remove(name)

@@ -28,7 +28,6 @@ import webdataset
 from fastclip.data.catalogue import DatasetCard
 from fastclip.data.images import check_image, read_header
 from fastclip.data.shards.fingerprint import find_variant, fingerprint
-from fastclip.data.shards.index import dali_index
 from fastclip.data.shards.manifest import (
     MANIFEST,
     REJECTED,
@@ -300,7 +299,7 @@ def write_shard(
             os.fsync(file.fileno())
         shard = None
         if records:
-            records, dali_index = _with_offsets(temporary, records)
+            records = _with_offsets(temporary, records)
             index = json_lines(records)
             shard = Shard(
                 name=plan.name,
@@ -311,7 +310,6 @@ def write_shard(
                 index_sha256=digest(index),
             )
             folder.write(shard.index_name, index)
-            folder.write(shard.dali_index_name, dali_index)
             folder.put(plan.name, temporary)
     finally:
         temporary.unlink(missing_ok=True)
@@ -355,13 +353,11 @@ class _HashingFile:
         self._file.flush()
 
 
-def _with_offsets(path: Path, records: Sequence[ImageRecord]) -> tuple[list[ImageRecord], bytes]:
-    """The records with the offsets of their images in the tar, and the index for DALI's WebDataset reader."""
+def _with_offsets(path: Path, records: Sequence[ImageRecord]) -> list[ImageRecord]:
+    """The records with the offsets of their images in the tar."""
     members = list_tar(path)
     offsets = {member.name.rpartition(".")[0]: member.offset for member in members if member.name[-4:] != ".cls"}
-    index = dali_index(members)
-    assert index is not None, "keys have no blanks, and an image stands beside its label"
-    return [replace(record, offset=offsets[record.key]) for record in records], index
+    return [replace(record, offset=offsets[record.key]) for record in records]
 
 
 def _plan_digest(plan: PlannedShard, options: WriteOptions) -> str:
@@ -444,12 +440,8 @@ def _numbered(folder: Folder, domain: str, written: Sequence[WrittenShard]) -> I
     for number, shard in enumerate(found):
         moved = replace(shard, name=f"{path_name(domain)}/{number}.tar")
         if moved.name != shard.name:
-            for old, new in (
-                (shard.index_name, moved.index_name),
-                (shard.dali_index_name, moved.dali_index_name),
-                (shard.name, moved.name),
-            ):
-                folder.rename(old, new)
+            folder.rename(shard.index_name, moved.index_name)
+            folder.rename(shard.name, moved.name)
         yield moved
 
 
