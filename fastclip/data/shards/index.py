@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import mmap
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,26 +15,15 @@ from urllib.parse import unquote
 from fastclip.data.catalogue import DatasetCard
 from fastclip.data.classes import Classes, class_path
 from fastclip.data.images import read_header
-from fastclip.data.shards.fingerprint import find_variant, fingerprint
-from fastclip.data.shards.manifest import (
-    CLASS_NAMES,
-    MANIFEST,
-    REJECTED,
-    SHARD_COUNT,
-    Domain,
-    ImageRecord,
-    Manifest,
-    Rejected,
-    Shard,
-    json_lines,
-    path_name,
-)
+from fastclip.data.shards.manifest import MANIFEST, ImageRecord, Manifest, Rejected, Shard, json_lines, path_name
+from fastclip.data.shards.publish import make_manifest, shard_row, write_beside_shards
 from fastclip.data.sources.labelled import LabelledShards, read_labelled
 from fastclip.data.sources.protocols import FULL
 from fastclip.data.sources.samples import Sample, SourceShard, find_shards, other_members, pairs
 from fastclip.data.sources.tars import is_gzip
 from fastclip.errors import IntegrityError, UserError
-from fastclip.files import digest, write_whole
+from fastclip.files import digest
+from fastclip.storage.folders import LocalFolder
 
 
 @dataclass(frozen=True)
@@ -85,23 +73,26 @@ def write_index(
         index = partial(_index_shard, plan.classes, on_image)
         indexed = list(pool.map(index, plan.labelled.shards, plan.labelled.samples, plan.labelled.labels))
     rejected = [*(row for each in indexed for row in each.rejected), *other_members(plan.labelled.shards)]
-    domains = tuple(
-        _domain(domain, [each for each in indexed if each.shard.domain == domain], len(plan.classes))
-        for domain in dict.fromkeys(each.shard.domain for each in indexed)
-    )
-    manifest = Manifest(
-        dataset=plan.folder.name,
-        title=card.title if card else plan.folder.name,
-        variant=find_variant(domains, card),
+    records: dict[str, list[ImageRecord]] = {}
+    for each in indexed:
+        records.setdefault(each.shard.domain, []).extend(each.records)
+    manifest = make_manifest(
+        plan.folder.name,
+        card,
         protocol=FULL,
         verified=False,
         classes=plan.classes,
         names=plan.labelled.names,
-        domains=domains,
-        shards=tuple(each.shard for each in indexed),
-        rejected_sha256=digest(json_lines(rejected)),
+        shards=[each.shard for each in indexed],
+        records=records,
+        rejected=rejected,
     )
-    _publish(plan.folder, manifest, indexed, rejected)
+    folder = LocalFolder(plan.folder)
+    folder.remove(MANIFEST)
+    for each in indexed:
+        folder.write(each.shard.index_name, json_lines(each.records))
+    write_beside_shards(folder, manifest, rejected, overwrite=False)
+    folder.write(MANIFEST, manifest.to_json())
     return manifest, rejected
 
 
@@ -188,35 +179,4 @@ def _index_shard(
         )
     if shard.path.stat().st_mtime_ns != shard.mtime_ns:
         raise IntegrityError(f"{shard.path} changed while it was read.", fix="Run the same command when it is whole.")
-    row_digest = digest(json_lines(records))
-    found = Shard(
-        name=shard.name, domain=domain, images=len(records), bytes=size, sha256=sha256, index_sha256=row_digest
-    )
-    return _IndexedShard(found, records, rejected)
-
-
-def _domain(name: str, indexed: Sequence[_IndexedShard], classes: int) -> Domain:
-    records = [record for each in indexed for record in each.records]
-    labels = Counter(record.label for record in records)
-    return Domain(
-        name=name,
-        images=len(records),
-        unreadable=sum(len(each.rejected) for each in indexed),
-        class_images=tuple(labels[label] for label in range(classes)),
-        fingerprint=fingerprint(bytes.fromhex(record.sha256) for record in records),
-    )
-
-
-def _publish(folder: Path, manifest: Manifest, indexed: Sequence[_IndexedShard], rejected: Sequence[Rejected]) -> None:
-    """Write everything that is not there, the manifest last."""
-    (folder / MANIFEST).unlink(missing_ok=True)
-    for each in indexed:
-        write_whole(folder / each.shard.index_name, json_lines(list(each.records)))
-    for domain in manifest.domains:
-        count = folder / path_name(domain.name) / SHARD_COUNT
-        if not count.exists():
-            write_whole(count, f"{len(manifest.shards_of(domain.name))}\n".encode())
-    if not (folder / CLASS_NAMES).exists():
-        write_whole(folder / CLASS_NAMES, "".join(f"{name}\n" for name in manifest.names).encode())
-    write_whole(folder / REJECTED, json_lines(list(rejected)))
-    write_whole(folder / MANIFEST, manifest.to_json())
+    return _IndexedShard(shard_row(shard.name, domain, records, size=size, sha256=sha256), records, rejected)

@@ -210,7 +210,7 @@ def rewrite(folder: Folder | Path) -> str:
     return f"fastclip shard {folder.name} --source DIR --overwrite"
 
 
-def json_lines(rows: list[Any]) -> bytes:
+def json_lines(rows: Iterable[Any]) -> bytes:
     """Dataclass rows as JSON lines; equal rows give equal bytes."""
     return b"".join(canonical_json(vars(row)) + b"\n" for row in rows)
 
