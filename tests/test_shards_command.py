@@ -139,6 +139,10 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         edit_manifest(lambda d: d["domains"][1].update(fingerprint="0" * 64), honest=True),
         ["photo: the fingerprint is not the manifest's"],
     ),
+    "forged images": (
+        edit_manifest(lambda d: d["shards"][0].update(images_sha256="0" * 64), honest=True),
+        ["art/0.index.jsonl: the digest of its images is not the manifest's"],
+    ),
     "forged unreadable": (
         edit_manifest(lambda d: d["domains"][0].update(unreadable=0), honest=True),
         ["art: 1 unreadable images in rejected.jsonl, 0 in the manifest"],
@@ -156,6 +160,19 @@ def test_each_difference_is_a_line_that_names_it(copy: Path, change: str):
     for text in expected:
         assert any(part in line for line in lines for part in text.split("|")), lines
     assert not [line for line in lines if "\n" in line]
+
+
+def test_a_manifest_of_before_images_had_a_digest_is_read_and_checked(copy: Path):
+    edit_manifest(lambda d: [row.pop("images_sha256") for row in d["shards"]], honest=True)(copy)
+    assert [each.images_sha256 for each in read_manifest(copy).shards] == ["", ""]
+    assert differences(copy) == []
+
+
+def test_the_digest_of_images_is_of_their_places_and_bytes_alone(pets: Sharded):
+    for each in read_manifest(pets.folder).shards:
+        rows = [[row.offset, row.size, row.height, row.width, row.sha256] for row in read_index(pets.folder, each)]
+        text = json.dumps(rows, separators=(",", ":"))
+        assert each.images_sha256 == digest(text.encode()) != each.index_sha256
 
 
 def test_check_prints_a_line_a_difference_and_exits_with_5(copy: Path, fastclip: Program):
@@ -301,7 +318,7 @@ def test_the_rows_of_an_index_are_those_of_our_own_writer(pets: Sharded, tmp_pat
     write_index(plan_index(folder, None), None, workers=2)
     for each in read_manifest(pets.folder).shards:
         (found,) = [shard for shard in read_manifest(folder).shards if shard.name == each.name]
-        assert found.sha256 == each.sha256
+        assert (found.sha256, found.images_sha256) == (each.sha256, each.images_sha256)
         ours, theirs = read_index(pets.folder, each), read_index(folder, found)
         same = ("key", "label", "offset", "size", "height", "width", "sha256")
         assert [[getattr(r, f) for f in same] for r in ours] == [[getattr(r, f) for f in same] for r in theirs]

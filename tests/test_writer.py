@@ -179,6 +179,15 @@ def test_a_finished_shard_that_was_damaged_is_written_anew(tmp_path: Path):
     assert all_files(tmp_path / "out") == whole
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_error_of_a_writing_process_is_the_runs_error(tmp_path: Path, processes: int):
+    listing = list_source(numbered_images(tmp_path / "in", 12), None)
+    write(tmp_path / "out" / "set", {"a": b"a file, where the shards of a domain would go"})
+    options = WriteOptions(shard_images=3, processes=processes)
+    with pytest.raises(IncompleteError, match=r"Cannot write .*set/a"):
+        write_shards(listing, open_folder(tmp_path / "out" / "set"), dataset="set", options=options)
+
+
 def test_too_small_a_disk_is_noticed_before_anything_is_written(tmp_path: Path, monkeypatch):
     listing = list_source(numbered_images(tmp_path / "in", 12), None)
     monkeypatch.setattr(LocalFolder, "free_bytes", lambda self: 20_000)

@@ -18,6 +18,7 @@ from fastclip.data.shards.manifest import (
     Manifest,
     Rejected,
     Shard,
+    images_sha256,
     path_name,
     read_rejected,
 )
@@ -71,6 +72,8 @@ def _check_shard(folder: Folder, shard: Shard, classes: int, rejected: Sequence[
         records = read_index(folder, shard)
     except FastclipError as error:
         lines.append(str(error))
+    if records and shard.images_sha256 not in ("", images_sha256(records)):  # empty: an earlier version wrote it
+        lines.append(f"{folder}/{shard.index_name}: the digest of its images is not the manifest's.")
     if path and records:
         try:
             members = list_tar(path)
