@@ -22,7 +22,7 @@ def write_in_processes(
 ) -> Iterator[WrittenShard]:
     """Write the planned shards in so many processes, and yield each when it is done.
 
-    Raises a process's own error, or `IncompleteError` if one was killed. The others then stop at their next image.
+    Raises a process's own error, or `IncompleteError` if one was killed; the others then stop at their next image.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
@@ -33,7 +33,7 @@ def write_in_processes(
             workers[ours] = context.Process(target=_work, args=(theirs, folder, seek_indexes(), verify), daemon=True)
             workers[ours].start()
             theirs.close()
-        yield from _written(list(workers), iter(plans), on_progress)
+        yield from _answers(set(workers), iter(plans), on_progress)
     finally:
         for pipe in workers:
             pipe.close()
@@ -41,34 +41,25 @@ def write_in_processes(
             process.join()
 
 
-def _written(
-    pipes: list[connection.Connection], todo: Iterator[PlannedShard], on_progress: OnProgress
+def _answers(
+    busy: set[connection.Connection], todo: Iterator[PlannedShard], on_progress: OnProgress
 ) -> Iterator[WrittenShard]:
-    """Give every process a shard, and the next one when it has written one."""
-    for pipe in pipes:
-        _give_next(pipe, todo)
-    busy = set(pipes)
+    """Give a shard to every process that asks for one, and yield the shards that come back."""
     while busy:
         for pipe in busy & set(connection.wait(busy)):
             with _alive():
                 message = pipe.recv()
             if isinstance(message, WrittenShard):
-                if not _give_next(pipe, todo):
-                    busy.remove(pipe)
                 yield message
+            elif message is None and (plan := next(todo, None)):
+                with _alive():
+                    pipe.send(plan)
+            elif message is None:
+                busy.remove(pipe)
             elif isinstance(message[0], Exception):
                 raise message[0] from RuntimeError(message[1])
             else:
                 on_progress(*message)
-
-
-def _give_next(pipe: connection.Connection, todo: Iterator[PlannedShard]) -> bool:
-    """Send the next planned shard; whether there was one."""
-    plan = next(todo, None)
-    if plan is not None:
-        with _alive():
-            pipe.send(plan)
-    return plan is not None
 
 
 @contextmanager
@@ -84,17 +75,17 @@ def _alive() -> Iterator[None]:
 def _work(pipe: connection.Connection, folder: Folder, indexes: Mapping[Path, SeekIndex], verify: bool) -> None:
     """Write the shards that come through the pipe, until it ends.
 
-    Messages back are images and bytes that were read, a `WrittenShard`, or an error and its traceback.
+    Messages back are None (which asks for a shard), numbers of images and bytes that were read, a `WrittenShard`, or an
+    error and its traceback.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the first process, which closes the pipes
     adopt_seek_indexes(indexes)
     reader = BlobReader()
     with suppress(EOFError, ConnectionError):  # the first process is done, or gone
         while True:
+            pipe.send(None)
             plan = pipe.recv()
             try:
-                written = write_shard(folder, plan, reader, lambda *read: pipe.send(read), verify=verify)
+                pipe.send(write_shard(folder, plan, reader, lambda *read: pipe.send(read), verify=verify))
             except Exception as error:
                 pipe.send((error, traceback.format_exc()))
-            else:
-                pipe.send(written)

@@ -24,7 +24,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar, cast
 
-from fastclip.data.sources.seek_indexes import FileStamp, damaged, file_stamp, save_seek_index
+from fastclip.data.sources.seek_indexes import Stamp, damaged, file_stamp, save_seek_index
 from fastclip.errors import IntegrityError
 
 MAX_MEMBERS = 1_000_000
@@ -69,7 +69,7 @@ def list_tar(path: Path) -> list[TarMember]:
 
 
 @lru_cache(maxsize=64)  # unpacking is what costs; two layouts may ask for the same archive
-def _list_gzip(path: Path, stamp: FileStamp) -> tuple[TarMember, ...]:
+def _list_gzip(path: Path, stamp: Stamp) -> tuple[TarMember, ...]:
     members = tuple(_list(path))
     save_seek_index(path, stamp)
     return members
