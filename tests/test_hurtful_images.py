@@ -9,7 +9,6 @@ import re
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,7 +61,7 @@ def jpeg_of_scans(count: int, *, side: int = 64, hidden: bool = False) -> bytes:
     starts = [found.start() for found in re.finditer(rb"\xff\xda", data)]
     last, end = data[starts[-1] : -2], data[-2:]
     data = data[:-2] + last * (count - len(starts)) + end
-    # What looks like the end of the image, in a comment behind the frame header, must end no count.
+    # A mark that looks like the end of the image, in a comment behind the frame header, must not end the count.
     frame = data.index(b"\xff\xc2") + 2
     comment = frame + int.from_bytes(data[frame : frame + 2], "big")
     return data[:comment] + b"\xff\xfe\x00\x04\xff\xd9" + data[comment:] if hidden else data
@@ -143,7 +142,7 @@ def decoder(request: pytest.FixtureRequest) -> Decoder:
 
 @functools.cache
 def crops_of_good(name: str) -> torch.Tensor:
-    """What a decoder that never met a bad image makes of the good ones."""
+    """The good images, decoded by a decoder that never met a bad one."""
     return make_decoder(name, [SIDE], BATCH, CPU, 1).decode(good()).crops[SIDE]
 
 
@@ -243,14 +242,12 @@ def test_as_many_scans_as_allowed_are_decoded_and_what_only_looks_like_scans_is_
 
 def test_thousands_of_scans_over_millions_of_pixels_are_refused_before_the_first(decoder: Decoder):
     """Decoded, either file would hold a core for minutes; also where headers alone are read."""
-    started = time.perf_counter()
     for scans in (jpeg_of_scans(10_000), sequential_jpeg_of_scans(10_000)):
         data = resized_header(scans, 8192, 8192)
         assert refusal(data) == TOO_MANY
         with pytest.raises(ValueError, match="scans"):
             read_header(data)
         assert decoder.decode([EncodedImage(memoryview(bytearray(data)), 8192, 8192)]).unreadable == [(0, TOO_MANY)]
-    assert time.perf_counter() - started < 10
 
 
 LIES = {"a bomb passes for small": (20_000, 10), "small passes for large": (10, 20), "no height": (10, 0)}

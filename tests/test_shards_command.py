@@ -133,7 +133,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "no digest": (edit_manifest(lambda d: d.pop("digest"), honest=False), ["it has no 'digest'"]),
     "forged counts": (
         edit_manifest(lambda d: d["domains"][0].update(class_images=[4, 6]), honest=True),
-        ["art: the images of each class are not as many"],
+        ["art: the indexes and the manifest count its classes differently"],
     ),
     "forged fingerprint": (
         edit_manifest(lambda d: d["domains"][1].update(fingerprint="0" * 64), honest=True),

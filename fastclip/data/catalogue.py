@@ -50,15 +50,15 @@ class Download:
     url: str
     """`https://…` of a file, or `hf://datasets/OWNER/NAME[@REVISION]`; a commit as revision stays what it is."""
     file: str = ""
-    """What to call the file where the URL's last part is not its name; of a file fetched by hand, where to put it."""
+    """The file's name where the URL's last part is not it. Of a file fetched by hand: where to put it."""
     patterns: tuple[str, ...] = ()
     """Of a repository, which files to get: "data/*.parquet" (`*` stands for slashes too). Empty: all but dot files."""
     bytes: int | None = None
     """Size of the file, or of a repository's files together."""
     sha256: str | None = None
-    """Of a file, in lower case. Hugging Face tells those of its large files."""
+    """Of a file, in lower case. Hugging Face publishes those of its large files."""
     note: str = ""
-    """A sentence for who downloads: what is in it, or, if by hand, what to do on that page."""
+    """A sentence for the user: what is in it, or, if by hand, what to do on that page."""
     by_hand: bool = False
     """No program can fetch it: a form, a shared drive."""
 
@@ -106,10 +106,10 @@ class DatasetCard:
         return {same_name(name): domain.name for domain in self.domains for name in (domain.name, *domain.folders)}
 
     def only_domain(self, splits: Sequence[str]) -> str | None:
-        """Which of a source's splits is the one domain of this dataset; None if that cannot be said.
+        """The split of a source that is this dataset's one domain; None if that cannot be said.
 
-        It is the one called like it, or the only one there is, unless the domain is itself a split: VisDA-17's
-        `train` is another set than its `validation`.
+        It is the split called like the domain, or else the only split. The latter does not hold where the domain is a
+        split itself: VisDA-17's `train` is another set than its `validation`.
         """
         named = [split for split in splits if self.domain_of.get(same_name(split))]
         is_split = self.domains[0].name in ("train", "validation", "test")
@@ -127,7 +127,7 @@ def readable_name(folder: str) -> str:
 
 
 def same_name(name: str) -> str:
-    """What two spellings of one name have in common: `Real World`, `real_world` and `RealWorld` are one domain."""
+    """The letters and digits of a name in lower case: `Real World`, `real_world` and `RealWorld` are one domain."""
     return "".join(char for char in name.casefold() if char.isalnum())
 
 
@@ -161,7 +161,7 @@ def parse_card(name: str, data: bytes, where: str) -> DatasetCard:
 
 def _card(name: str, card: Mapping[str, Any]) -> DatasetCard:
     if unknown := card.keys() - DatasetCard.__dataclass_fields__.keys():
-        raise ValueError(f"nothing is called {min(unknown)!r}")
+        raise ValueError(f"there is no field {min(unknown)!r}")
     classes = _texts(card["classes"], "classes")
     domains = tuple(
         DomainCard(name=_text(row["name"], "name"), folders=_texts(row.get("folders", []), "folders"))

@@ -1,4 +1,4 @@
-"""What counts as an image: JPEG, PNG or WebP with 8 bits a channel that decodes within the pixel budget."""
+"""Checks and opens images: JPEG, PNG or WebP with 8 bits a channel that decodes within the pixel budget."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from contextlib import contextmanager
 from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 1 << 26
-"""The most pixels an image may have (67 million, 201 MB decoded): what lies above is a bomb or a mistake."""
+"""The most pixels an image may have (67 million, 201 MB decoded): a larger one is a bomb or a mistake."""
 
 MAX_SCANS = 50
-"""The most scans that a JPEG may have: libjpeg writes ten, what optimises for size hardly twice that.
+"""The most scans that a JPEG may have: libjpeg writes ten, programs that optimise for size hardly twice that.
 
 Every scan passes over the whole image (36 ms of a core at the pixel budget), and an empty one is ten bytes long: the
 ten thousand in a file of 100 kB would take six minutes.
 """
 
-# Pillow warns of odd EXIF and palettes; what counts is the pixels. Set once: `catch_warnings` is not for threads.
+# Pillow warns of odd EXIF and palettes; only the pixels count. Set once: `catch_warnings` is not for threads.
 warnings.filterwarnings("ignore", module="PIL")
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -29,11 +29,11 @@ START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 _SEGMENT = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
-"""What starts a segment of a JPEG, or ends the image. With another byte an FF is part of a scan, or stands alone."""
+"""The start of a segment of a JPEG, or the end of the image. An FF before another byte is data of a scan."""
 
 
 def check_image(data: bytes) -> tuple[str, int, int]:
-    """Decode an image: its extension (jpg, png or webp), and height and width in pixels as stored.
+    """Decode an image; return its extension (jpg, png or webp), and height and width in pixels as stored.
 
     Raises `ValueError` with the reason if it is of another format, has more than `MAX_PIXELS` or does not decode.
     """
@@ -43,7 +43,7 @@ def check_image(data: bytes) -> tuple[str, int, int]:
 
 
 def read_header(data: bytes) -> tuple[str, int, int]:
-    """What `check_image` returns, from the header alone: whether the image decodes is not known."""
+    """The same as `check_image`, from the header alone: the image may still not decode."""
     extension = sniff_extension(data)
     with _open(data) as image:
         return extension, image.height, image.width
@@ -93,7 +93,7 @@ def _reasons() -> Iterator[None]:
 def check_header(data: bytes | memoryview) -> tuple[int, int]:
     """Height and width in pixels as stored. Raises `ValueError` if this image must not be decoded.
 
-    That is: another format, no size or too many pixels, 16 bits a channel, too many scans. It takes 10 µs.
+    It must not if it has another format, no size, too many pixels, 16 bits a channel or too many scans. 10 µs.
     Pillow clips 16 bits to white, DALI scales them, torchvision returns them: no decoder may see them.
     """
     extension = sniff_extension(data)
@@ -128,8 +128,8 @@ def _webp_shape(data: bytes | memoryview) -> tuple[int, int]:
 def _jpeg_shape(data: bytes | memoryview) -> tuple[int, int]:
     """From the first frame header. Raises `ValueError` if there are too many scans.
 
-    They are counted where there can be several: in progressive files, and where the first has not all components.
-    An ordinary file is read up to its first scan, the others in full: a hundredth of what decoding them takes.
+    Scans are counted where there can be several: in progressive files, and where the first has not all components.
+    An ordinary file is read up to its first scan, others in full, which takes a hundredth of decoding them.
     """
     height = width = components = scans = 0
     progressive = False
@@ -147,7 +147,7 @@ def _jpeg_shape(data: bytes | memoryview) -> tuple[int, int]:
 
 
 def _jpeg_segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
-    """Each segment's marker, and where what it says begins. The bytes of scans are passed over."""
+    """Each segment's marker and where its contents begin. The bytes of scans are passed over."""
     at = 2
     while (found := _SEGMENT.search(data, at)) and (marker := data[found.end() - 1]) != END_OF_IMAGE:
         length = int.from_bytes(data[found.end() : found.end() + 2], "big")

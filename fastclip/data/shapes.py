@@ -70,7 +70,7 @@ def _position(name: str, names: tuple[str, ...], what: str) -> int:
     return names.index(name)
 
 
-# Geometry: what is where, before any domain decides how it looks.
+# Geometry: the places of all things, before a domain decides how they look.
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class _CheckedShard:
 def check_dataset(
     folder: Folder, manifest: Manifest, *, workers: int, on_images: Callable[[int], None] = lambda images: None
 ) -> list[str]:
-    """Read everything of a dataset again. Each difference from its manifest is a line; none if all is as written."""
+    """Read a whole dataset again, and return a line for each difference from its manifest."""
     lines = []
     try:
         rejected = read_rejected(folder, manifest)
@@ -87,7 +87,7 @@ def _check_shard(folder: Folder, shard: Shard, classes: int, rejected: Sequence[
 def _row_differences(
     path: Path, records: Sequence[ImageRecord], members: Sequence[TarMember], classes: int
 ) -> Iterator[str]:
-    """Rows that are not what stands in the tar at their offset."""
+    """Rows of the index that differ from the tar at their offset."""
     at = {member.offset: member for member in members}
     labels = {split_name(member.name)[0]: member for member in members if split_name(member.name)[1] == "cls"}
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -95,10 +95,10 @@ def _row_differences(
             member = at.get(record.offset)
             if member is None or member.size != record.size or _image_key(member) != record.key:
                 found = f"{member.name!r} of {member.size:,} bytes" if member else "no member"
-                yield f"{record.key!r} of {record.size:,} bytes should begin at {record.offset:,}; {found} does."
+                yield f"{record.key!r} of {record.size:,} bytes should begin at {record.offset:,}; there is {found}."
                 continue
             if digest(data[record.offset : record.offset + record.size]) != record.sha256:
-                yield f"the bytes of {record.key!r} have another SHA-256 than its row says."
+                yield f"the bytes of {record.key!r} have another SHA-256 than its row in the index."
             label = labels.get(record.key)
             text = data[label.offset : label.offset + min(label.size, 32)].strip() if label else None
             if text is not None and (not text.isdigit() or int(text) != record.label):
@@ -129,12 +129,12 @@ def _uncounted(
 def _domain_differences(
     manifest: Manifest, checked: Mapping[Shard, _CheckedShard], rejected: Sequence[Rejected]
 ) -> Iterator[str]:
-    """Sums in the manifest that its indexes do not add up to."""
+    """Sums in the manifest that the indexes contradict."""
     for domain in manifest.domains:
         records = [row for shard in manifest.shards_of(domain.name) for row in checked[shard].records]
         labels = Counter(record.label for record in records)
         if tuple(labels[label] for label in range(len(manifest.classes))) != domain.class_images:
-            yield f"{domain.name}: the images of each class are not as many as the manifest says."
+            yield f"{domain.name}: the indexes and the manifest count its classes differently."
         if fingerprint(bytes.fromhex(record.sha256) for record in records) != domain.fingerprint:
             yield f"{domain.name}: the fingerprint is not the manifest's."
         if repeated := [path for path, count in Counter(record.path for record in records).items() if count > 1]:
@@ -145,7 +145,7 @@ def _domain_differences(
 
 
 def _small_file_differences(folder: Folder, manifest: Manifest) -> Iterator[str]:
-    """What other programs read: the class list and the numbers of shards."""
+    """Differences in the files for other programs: the class list and the numbers of shards."""
     for domain in manifest.domains:
         name, count = f"{path_name(domain.name)}/{SHARD_COUNT}", len(manifest.shards_of(domain.name))
         if not folder.exists(name):
@@ -169,7 +169,7 @@ def _strays(folder: Folder, manifest: Manifest) -> list[str]:
     listed = {shard.name for shard in manifest.shards}
     try:
         found = {name for pattern in ("*.tar", "*/*.tar") for name in folder.list(pattern)}
-    except UserError:  # an HTTP server does not say what is there, so nobody else takes every tar either
+    except UserError:  # an HTTP server lists no files, so other programs cannot take every tar either
         return []
     return [
         f"{folder}/{name} is no shard of the manifest; programs that take every tar would read it."

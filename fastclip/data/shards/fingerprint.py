@@ -13,7 +13,7 @@ SHOWN_CLASSES = 12
 
 
 def fingerprint(image_digests: Iterable[bytes]) -> str:
-    """SHA-256 over the sorted SHA-256 digests (32 bytes each) of a domain's images: no order, name or layout in it."""
+    """SHA-256 over the sorted SHA-256 digests (32 bytes each) of a domain's images. Order and names play no part."""
     return digest(b"".join(sorted(image_digests)))
 
 
@@ -27,7 +27,7 @@ def find_variant(domains: Sequence[Domain], card: DatasetCard | None) -> str | N
 
 
 def differences(domains: Sequence[Domain], card: DatasetCard) -> list[str]:
-    """In words, how these domains differ from the nearest variant of the card; empty if they do not.
+    """The differences between these domains and the nearest variant of the card, in words.
 
     Each line names a domain, and the classes with other numbers where the card knows them.
     """
@@ -45,7 +45,7 @@ def differences(domains: Sequence[Domain], card: DatasetCard) -> list[str]:
 
 
 def nearest_variant(domains: Sequence[Domain], card: DatasetCard) -> Variant | None:
-    """The variant with the fewest images more or less."""
+    """The variant whose numbers of images differ least."""
     return min(card.variants, key=lambda each: _distance(each.images, domains), default=None)
 
 

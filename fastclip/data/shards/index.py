@@ -1,4 +1,4 @@
-"""Makes WebDataset shards that others wrote evaluable where they lie: what is missing is written beside the tars."""
+"""Writes indexes and a manifest beside WebDataset shards of other programs, so that they can be evaluated in place."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def write_index(
 ) -> tuple[Manifest, list[Rejected]]:
     """Write indexes, rejected.jsonl and manifest.json beside the tars, which stay as they are.
 
-    Headers are read, pixels are not: an image whose header gives no size goes to rejected.jsonl with its label, and
-    counts as unreadable; one that fails later is found by `fastclip eval`. Either way it is counted. Raises `UserError`
-    for a shard without a usable image.
+    Only headers of images are read. An image whose header gives no size goes to rejected.jsonl with its label, and
+    counts as unreadable. `fastclip eval` finds and counts those that do not decode. Raises `UserError` for a shard
+    without a usable image.
     """
     with ThreadPoolExecutor(workers) as pool:
         index = partial(_index_shard, plan.classes, on_image)
@@ -147,7 +147,7 @@ def _index_shard(
     samples: Sequence[Sample],
     labels: Sequence[int],
 ) -> _IndexedShard:
-    """The rows of one shard, its digest, and what in it has no usable header."""
+    """The rows and the digest of one shard, and its images without a usable header."""
     domain = unquote(shard.split)
     records, rejected = [], []
     with shard.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

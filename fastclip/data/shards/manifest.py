@@ -1,4 +1,4 @@
-"""What a sharded dataset holds: `manifest.json`, a row a shard, and beside each tar an index, a row an image.
+"""The files that describe a sharded dataset: a manifest with a row a shard, and beside each tar an index.
 
     NAME/manifest.json        dataset, classes, domains, and per shard: images, bytes, SHA-256, SHA-256 of the index
     NAME/rejected.jsonl       each file of the source that is in no shard, with its reason
@@ -76,7 +76,7 @@ class Shard:
     sha256: str
     index_sha256: str
     images_sha256: str = ""
-    """`images_sha256` of its index; empty in a manifest of before there was such a thing."""
+    """`images_sha256` of its index; empty in manifests that were written before this field existed."""
 
     @property
     def index_name(self) -> str:
@@ -86,7 +86,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
-    """`images` are in shards, `unreadable` were rejected when the shards were written; both are of the dataset."""
+    """One domain. `images` are in shards, `unreadable` ones were rejected; both belong to the dataset."""
 
     name: str
     images: int
@@ -94,7 +94,7 @@ class Domain:
     class_images: tuple[int, ...]
     """Images in shards of each class, in label order."""
     fingerprint: str
-    """What tells sets of images apart: see `fastclip.data.shards.fingerprint`."""
+    """A digest of its set of images: see `fastclip.data.shards.fingerprint`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +104,9 @@ class Manifest:
     dataset: str
     title: str
     variant: str | None
-    """Which of the known sets of images with this name it is; None if it is none of them."""
+    """The known set of images that this is; None for any other set."""
     protocol: str
-    """Which of the images found were taken: see `fastclip.data.sources.protocols`."""
+    """How images were chosen: see `fastclip.data.sources.protocols`."""
     verified: bool
     """Whether every image was decoded on the way in."""
     classes: tuple[str, ...]
@@ -139,7 +139,7 @@ def images_sha256(records: Iterable[ImageRecord]) -> str:
 
 
 def check_dataset_name(name: str) -> None:
-    """Raise `UserError` unless `name` can be a folder's and a command's word."""
+    """Raise `UserError` unless `name` can be a folder's name and a word of a command."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError(f"{name!r} cannot be a dataset's name.", fix="Use letters, digits, dots, dashes, underscores.")
 
@@ -150,7 +150,7 @@ def list_datasets(folder: Folder) -> list[str]:
 
 
 def check_folder_is_free(folder: Folder, *, overwrite: bool) -> None:
-    """Raise `UserError` if a dataset is in `folder` and may not be replaced, or tars that fastclip did not write."""
+    """Raise `UserError` if `folder` holds a dataset that may not be replaced, or tars that fastclip did not write."""
     if not folder.exists(MANIFEST):
         ours = {name.removesuffix(".index.jsonl") for name in folder.list("*/[0-9]*.index.jsonl")}
         if others := [name for name in folder.list("*/[0-9]*.tar") if name.removesuffix(".tar") not in ours]:
@@ -163,7 +163,7 @@ def check_folder_is_free(folder: Folder, *, overwrite: bool) -> None:
 
 
 def remove_stale_shards(folder: Folder, manifest: Manifest) -> None:
-    """Remove what an earlier or interrupted run left and `manifest` does not list: a `*.tar` would read it."""
+    """Remove files of earlier runs that `manifest` does not list: programs that take `*.tar` would read them."""
     listed = {name for each in manifest.shards for name in (each.name, each.index_name)}
     # *.idx: earlier versions wrote one beside each tar, for DALI's own reader.
     for pattern in ("[0-9]*.tar", "[0-9]*.index.jsonl", "[0-9]*.idx", ".*.receipt.json"):
@@ -190,7 +190,7 @@ def read_manifest(location: Location) -> Manifest:
         manifest = _parse(document)
         _check(manifest)
         if document["digest"] != _own_digest(document):
-            raise ValueError("it was changed after it was written: its digest is another")
+            raise ValueError("it was changed after it was written: its digest differs")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IntegrityError(
             f"{path} cannot be used: {f'it has no {error}' if isinstance(error, KeyError) else error}.",
@@ -200,7 +200,7 @@ def read_manifest(location: Location) -> Manifest:
 
 
 def read_rejected(location: Location, manifest: Manifest) -> list[Rejected]:
-    """What was found in the source and is in no shard. Raises `IntegrityError` unless it is what was written."""
+    """The files of the source that are in no shard. Raises `IntegrityError` if the list was changed."""
     path = open_folder(location).local(REJECTED, size=None, sha256=manifest.rejected_sha256)
     return [Rejected(**json.loads(line)) for line in path.read_bytes().splitlines()]
 
@@ -216,7 +216,7 @@ def json_lines(rows: Iterable[Any]) -> bytes:
 
 
 def _own_digest(document: Mapping[str, Any]) -> str:
-    """What a manifest says of itself, so that an edit or a flipped bit in it is noticed."""
+    """The digest of everything else in a manifest: it shows an edit or a flipped bit."""
     return digest(canonical_json({name: value for name, value in document.items() if name != "digest"}))
 
 

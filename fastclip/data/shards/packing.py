@@ -25,15 +25,15 @@ from fastclip.files import canonical_json, digest
 from fastclip.storage.folders import Folder
 
 TEMPORARY_PREFIX = ".shard-"
-"""How unfinished files begin: a leading dot, so that no reader takes one."""
+"""The start of unfinished files' names. It has a leading dot, so that no reader takes one."""
 
 OnProgress = Callable[[int, int], None]
-"""Is called with numbers of images that were read and of their bytes."""
+"""A function that is called with numbers of images that were read and of their bytes."""
 
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """What goes into one shard, decided before any image is read: images that turn out unreadable stay out of it."""
+    """The images of one shard, chosen before any is read. Unreadable ones will not be in it."""
 
     number: int
     domain: str
@@ -47,7 +47,7 @@ class PlannedShard:
 
     @property
     def receipt_name(self) -> str:
-        """Path of the file that says, until the manifest is there, that the shard is done."""
+        """Path of the file that shows that the shard is done. It is removed when the manifest is written."""
         return f"{path_name(self.domain)}/.{self.number}.receipt.json"
 
     def digest(self, verify: bool) -> str:
@@ -58,7 +58,7 @@ class PlannedShard:
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """What became of a planned shard."""
+    """A planned shard after it was written."""
 
     plan: PlannedShard
     shard: Shard | None

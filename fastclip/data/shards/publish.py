@@ -1,4 +1,4 @@
-"""What a manifest says of finished shards, and the files that stand beside them."""
+"""Makes the manifest of finished shards, and writes the small files beside them."""
 
 from __future__ import annotations
 

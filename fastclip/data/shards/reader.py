@@ -50,7 +50,7 @@ class OpenShard:
         return self._bytes[record.offset : record.offset + record.size]
 
     def check_unchanged(self) -> None:
-        """Raise `IntegrityError` if somebody wrote to the file since it was checked: a map shows the new bytes."""
+        """Raise `IntegrityError` if the file's bytes changed since it was checked: a map shows the new bytes."""
         stamp = _stamp(self._file)
         if stamp == self._stamp:
             return
@@ -64,7 +64,7 @@ def _stamp(file: BinaryIO) -> tuple[int, int, int]:
 
 
 def read_index(location: Location, shard: Shard) -> list[ImageRecord]:
-    """The rows of a shard's index. Raises `IntegrityError` unless they are the bytes and the number of the manifest."""
+    """The rows of a shard's index. Raises `IntegrityError` if their digest or number is not the manifest's."""
     folder = open_folder(location)
     path = f"{folder}/{shard.index_name}"
     records = []
@@ -72,7 +72,7 @@ def read_index(location: Location, shard: Shard) -> list[ImageRecord]:
         try:
             records.append(_record(row, shard))
         except (ValueError, TypeError, RecursionError) as error:
-            raise differs(path, folder.name, f"row {number} is none, {error}") from error
+            raise differs(path, folder.name, f"row {number} is not a row of an index, {error}") from error
     return records
 
 
@@ -83,7 +83,7 @@ def read_labels(location: Location, shard: Shard) -> Int64[np.ndarray, " images"
     try:
         labels = [row["label"] for row in json.loads(b"[" + b",".join(rows) + b"]")]
         if len(labels) != shard.images or set(map(type, labels)) - {int}:
-            raise ValueError("a label is no number")
+            raise ValueError("a label is not a number")
         return np.array(labels, np.int64)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise differs(f"{folder}/{shard.index_name}", folder.name, f"its labels cannot be read, {error}") from error
@@ -107,14 +107,14 @@ _FIELDS = {field.name: {"str": str, "int": int}[str(field.type)] for field in fi
 
 
 def _record(row: bytes, shard: Shard) -> ImageRecord:
-    """A row of an index. Raises `ValueError` or `TypeError` if it is none, or leads out of the tar.
+    """A row of an index. Raises `ValueError` or `TypeError` if it is not one, or leads out of the tar.
 
-    The digest in the manifest proves that it is what was written, not by whom: shards come from anywhere.
+    The digest in the manifest proves that the row is unchanged. It does not prove who wrote it.
     """
     values = json.loads(row)
     if not isinstance(values, dict) or {name: type(value) for name, value in values.items()} != _FIELDS:
-        raise ValueError("its fields are others")
+        raise ValueError("it has other fields")
     record = ImageRecord(**values)
     if min(record.label, record.offset, record.size) < 0 or record.offset + record.size > shard.bytes:
-        raise ValueError("its label or its place in the tar cannot be")
+        raise ValueError("its label or its place in the tar is impossible")
     return record

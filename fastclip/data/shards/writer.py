@@ -1,7 +1,7 @@
 """Writes a listing as tar shards: original bytes, every image decoded once on the way in.
 
-What goes into which shard is fixed before any image is read. So any number of processes writes shards in any order, and
-a run that was killed goes on with the shards that are missing.
+The images of each shard are fixed before any is read. So any number of processes writes shards in any order, and a run
+that was killed goes on with the shards that are missing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class WriteOptions:
     shard_bytes: int = 1 << 30
     """A shard is closed before it exceeds this many bytes of images; one larger image has its own."""
     verify: bool = True
-    """Decode every image. Without it only headers are read, and what does not decode is found by `eval`."""
+    """Decode every image. Without it only headers are read, and `eval` finds the images that do not decode."""
     processes: int | None = None
     """None: one a core, or this process alone if there is little to write."""
 
@@ -54,7 +54,7 @@ class WriteOptions:
 
 @dataclass
 class Written:
-    """A dataset that was written, and what its images showed."""
+    """A dataset that was written."""
 
     manifest: Manifest
     rejected: list[Rejected]
@@ -63,7 +63,7 @@ class Written:
 
 
 def plan_shards(listing: Listing, options: WriteOptions) -> list[PlannedShard]:
-    """Which images go into which shard: a pure function of the listing and the options."""
+    """The shards and their images: a pure function of the listing and the options."""
     plans = []
     for domain in listing.domains:
         images = [image for image in listing.images if image.domain == domain]
@@ -102,7 +102,7 @@ def write_shards(
     done = {plan.name: written for plan in plans if (written := finished_shard(folder, plan, verify=options.verify))}
     todo = [plan for plan in plans if plan.name not in done]
     _check_space(folder, todo, options)
-    folder.remove(MANIFEST)  # without it a dataset is none, until the new one is whole
+    folder.remove(MANIFEST)  # nobody reads the folder as a dataset until the new one is whole
     for written in done.values():
         on_progress(len(written.plan.images), sum(image.blob.size for image in written.plan.images))
     for written in _write_all(folder, todo, options, on_progress):
@@ -129,7 +129,7 @@ def _write_all(
 ) -> Iterator[WrittenShard]:
     """Write the planned shards, in this process or in several, and yield each when it is done."""
     images = sum(len(plan.images) for plan in plans)
-    # Two seconds go by until a process has imported what it needs.
+    # A process takes two seconds to import its libraries.
     wanted = options.processes or (1 if images < 2_000 else available_cores())
     if (processes := min(wanted, len(plans))) > 1:
         yield from write_in_processes(folder, plans, processes, on_progress, verify=options.verify)

@@ -1,4 +1,4 @@
-"""TerraIncognita as it is published: camera-trap images in one folder, and a COCO-style file that says what is seen."""
+"""Lists TerraIncognita as it is published: camera-trap images in one folder, and a COCO-style annotations file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastclip.data.sources.trees import is_image
 from fastclip.errors import UserError
 
 KEYS = ("images", "annotations", "categories")
-"""What a COCO-style file holds."""
+"""The keys of a COCO-style file."""
 
 
 def list_camera_traps(files: Mapping[str, Blob], card: DatasetCard) -> Listing | None:
@@ -70,7 +70,7 @@ def list_camera_traps(files: Mapping[str, Blob], card: DatasetCard) -> Listing |
     if not domains:
         return None
     used = {image.found_at for image in found.values()}
-    reason = f"its location or category is not in {card.title}, or it is no image"
+    reason = f"not an image, or its location or category is not in {card.title}"
     others = [Rejected(path=path, reason=reason) for path in files if path not in used]
     return Listing(
         layout=f"camera-trap annotations ({name})",

@@ -49,7 +49,7 @@ def _check_numbers(source: Path, shards: Sequence[SourceShard]) -> None:
         if file.is_file():
             text = file.read_text("utf-8-sig", "replace").strip()
             if not re.fullmatch(r"[0-9]{1,9}", text):
-                raise UserError(f"{file} says {text[:40]!r}, no number.", fix=f"echo {len(stems)} > {file}")
+                raise UserError(f"{file} says {text[:40]!r}, not a number.", fix=f"echo {len(stems)} > {file}")
             expected = range(int(text))
         elif all(stem.isdecimal() for stem in stems):
             expected = range(min(map(int, stems)), max(map(int, stems)) + 1)
@@ -67,7 +67,8 @@ def _check_numbers(source: Path, shards: Sequence[SourceShard]) -> None:
                 stem for stem in stems if numbers[int(stem) if stem.isdecimal() else -1] > 1 or int(stem) in extra
             )
             raise UserError(
-                f"{source / split} holds a shard {name}.tar that is none of its {len(numbers)}.", fix="Move it away."
+                f"{source / split} holds {name}.tar, which is not one of its {len(expected)} shards.",
+                fix="Move it away.",
             )
 
 
@@ -111,7 +112,7 @@ def _read_classnames(path: Path) -> tuple[str, ...]:
 
 
 def _class_names(source: Path, shards: Sequence[SourceShard], samples: Sequence[Sequence[Sample]]) -> tuple[str, ...]:
-    """The classes that labels count: those of classnames.txt, or else the names that stand in the shards, sorted."""
+    """The classes in the order of their numbers: those of classnames.txt, or else the names in the shards, sorted."""
     file = (source if source.is_dir() else source.parent) / CLASS_NAMES
     if file.is_file():
         return _read_classnames(file)
@@ -127,7 +128,7 @@ def _class_names(source: Path, shards: Sequence[SourceShard], samples: Sequence[
 
 
 def _class_number(sample: Sample, number_of: Mapping[str, int], shard: SourceShard) -> int:
-    """The number of a sample's class, by its name or as it stands. Raises `UserError` if there is no such class."""
+    """The number of a sample's class. Raises `UserError` if there is no such class."""
     if isinstance(sample.label, str):
         if sample.label in number_of:
             return number_of[sample.label]

@@ -22,7 +22,7 @@ from fastclip.errors import UserError
 from fastclip.files import digest
 
 SPLITS = frozenset(("train", "val", "crossval", "test", "full"))
-"""Folders between a domain and its classes that part its images."""
+"""Folders between a domain and its classes that divide its images."""
 
 WRAPPERS = SPLITS | {"images"}
 """All folders that may stand between a domain and its classes."""
@@ -100,7 +100,7 @@ class _Place:
     splits: tuple[str, ...]
     label: int | None
     unknown: str = ""
-    """The folder that should be a class and is none."""
+    """The folder in the place of a class that is not one."""
     rest: str = ""
 
     @property
@@ -170,7 +170,7 @@ class _Copy:
         return best
 
     def _below(self, path: str, depth: int) -> _Place:
-        """What the folders of `path` from `depth` on say: wrappers, then the class."""
+        """The place of an image by the folders of `path` from `depth` on: wrappers, then the class."""
         parts = path.split("/")
         root, folders = "/".join(parts[:depth]), parts[depth:-1]
         for index, folder in enumerate(folders):
@@ -186,7 +186,7 @@ class _Copy:
         return _Place(path, root, (), None, "", parts[-1])
 
     def _unnamed_domain(self, paths: list[str]) -> tuple[dict[str, list[_Place]], list[str]]:
-        """The class folders of a dataset's only domain may lie right in the source."""
+        """The places of images whose class folders lie right in the source, as the only domain; and other paths."""
         places = {path: self._below(path, 0) for path in paths}
         placed = {path: place for path, place in places.items() if place.label is not None and not place.splits}
         found = {self.card.domains[0].name: list(placed.values())} if placed else {}
@@ -224,7 +224,7 @@ class _Copy:
         )
 
     def _listed(self, domain: DomainCard, places: list[_Place], root: str) -> list[_Place]:
-        """Those of `places` that the domain's split lists name, where the copy has such lists."""
+        """The `places` that the domain's split lists name; all of them if the copy has no such lists."""
         lists = find_split_lists(self.files, self.card, domain, root)
         if not lists:
             return places

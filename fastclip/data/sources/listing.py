@@ -1,4 +1,4 @@
-"""What a source holds, whatever its layout: labelled images in a fixed order, and everything else with its reason."""
+"""The contents of a source in any layout: labelled images in a fixed order, and everything else with its reason."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Listing:
     images: tuple[SourceImage, ...]
     """In the order of `domains`; within a domain in the order in which they go into shards."""
     protocol: str = "full"
-    """Which images were taken when the source was made; of all but our own shards, every one."""
+    """How images were chosen when the source was made: `full` for every source but our own shards."""
     rejected: tuple[Rejected, ...] = ()
-    """What is in no shard: other files, and images that are known to be unusable before they are read."""
+    """Files that go into no shard: no images, or images that are known to be unusable before they are read."""
 
 
 def other_files(source: Path, used: Collection[Path], reason: str) -> list[Rejected]:

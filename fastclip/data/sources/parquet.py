@@ -45,7 +45,7 @@ def list_parquet(source: Path, card: DatasetCard | None) -> Listing | None:
     splits = sorted({table.split for table in tables})
     only = card.only_domain(splits) if card and len(card.domains) == 1 else None
     images: list[SourceImage] = []
-    rejected = other_files(source, set(paths), "beside Parquet files, and none itself")
+    rejected = other_files(source, set(paths), "not a Parquet file")
     for table in tables:
         for row, size, file, class_name, spelling in table.rows():
             at = f"{table.name}#{row}"
@@ -54,7 +54,7 @@ def list_parquet(source: Path, card: DatasetCard | None) -> Listing | None:
                 domain = card.domains[0].name if only == spelling else card.domain_of.get(same_name(spelling))
             label = found.labels[number_of[class_name]] if class_name is not None else None
             if not domain or label is None:
-                reason = "a row without a label" if label is None else f"of {spelling!r}, no domain that is asked for"
+                reason = "a row without a label" if label is None else f"its domain {spelling!r} is not asked for"
                 rejected.append(Rejected(path=at, reason=reason))
             elif size is None:
                 rejected.append(Rejected(path=at, reason="a row without an image", domain=domain, label=label))
@@ -107,7 +107,7 @@ class _Table:
     label_column: str
     domain_column: str | None
     split: str
-    """What its name or folder says it is a part of: `train-00000-of-00002.parquet`, `train/0000.parquet`."""
+    """The split that its name or folder gives: `train` for `train-00000-of-00002.parquet` and `train/0000.parquet`."""
     features: Mapping[str, Any]
 
     @classmethod

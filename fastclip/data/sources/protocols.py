@@ -1,4 +1,4 @@
-"""Protocols: which of the images found in a source are evaluated."""
+"""Protocols choose the images of a source that are evaluated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastclip.errors import UserError
 from fastclip.files import digest
 
 FULL = "full"
-"""Every image: what the published table used."""
+"""Every image, as in the published table."""
 
 HOLDOUT = 0.2
 """DomainBed's share of each domain for model selection; the rest is its in-split."""
@@ -37,7 +37,7 @@ def apply_protocol(listing: Listing, protocol: str, card: DatasetCard | None) ->
         seed = int(match[1] or 0)
         if unusable := [row for row in listing.rejected if row.label is not None]:
             raise UserError(
-                f"{unusable[0].path}: {unusable[0].reason}. DomainBed's split is made of every image's place.",
+                f"{unusable[0].path}: {unusable[0].reason}. DomainBed's split depends on the place of every image.",
                 fix="Get the whole dataset, or use --protocol full.",
             )
         return replace(listing, images=_in_split(listing, seed, card)), f"domainbed:{seed}"
@@ -51,7 +51,7 @@ def apply_protocol(listing: Listing, protocol: str, card: DatasetCard | None) ->
 
 
 def _in_split(listing: Listing, seed: int, card: DatasetCard | None) -> tuple[SourceImage, ...]:
-    """As DomainBed's `split_dataset` does it: its environments are its domain folders in sorted order."""
+    """The images that DomainBed's `split_dataset` takes. Its environments are its domain folders in sorted order."""
     domains = card.domains if card else ()
     folders = {domain.name: domain.folders[0] if domain.folders else domain.name for domain in domains}
     environments = sorted(folders or listing.domains, key=lambda name: folders.get(name, name))

@@ -1,4 +1,4 @@
-"""What a foreign WebDataset shard holds: images and their labels, paired by key, with nothing guessed.
+"""Reads WebDataset shards of other programs: images and their labels, paired by key, with nothing guessed.
 
 A key is a member's name up to the first dot of its last part, as WebDataset has it. The members of one image may stand
 anywhere in their shard. An image without a label, a label without an image and a key that stands twice are errors that
@@ -22,7 +22,7 @@ from fastclip.data.sources.tars import TarMember, list_tar
 from fastclip.errors import UserError
 
 OURS = frozenset((MANIFEST, REJECTED, CLASS_NAMES, SHARD_COUNT, "zeroshot_classification_templates.txt"))
-"""Files beside shards that are no images and are not worth a word."""
+"""Files that describe shards. They are not listed as other files."""
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
 IMAGES = frozenset(("jpg", "jpeg", "png", "webp"))
@@ -154,7 +154,7 @@ def _label(shard: SourceShard, key: str, fields: dict[str, TarMember], reader: B
         text = _read(shard, fields["cls"], reader).decode("utf-8", "backslashreplace").strip()
         if not re.fullmatch(r"[0-9]{1,9}", text):
             raise UserError(
-                f"{shard.name}: the label of {key!r} is {text[:40]!r}, no number from 0 up.",
+                f"{shard.name}: the label of {key!r} is {text[:40]!r}, not a number from 0 up.",
                 fix="Write the shard again; KEY.cls holds the class's number in decimal digits.",
             )
         return int(text)
@@ -179,7 +179,7 @@ def _label(shard: SourceShard, key: str, fields: dict[str, TarMember], reader: B
 def _read(shard: SourceShard, member: TarMember, reader: BlobReader) -> bytes:
     if member.size > MAX_LABEL_BYTES:
         raise UserError(
-            f"{shard.name}: {member.name!r} has {member.size:,} bytes; no label has.", fix="Write it again."
+            f"{shard.name}: {member.name!r} has {member.size:,} bytes, too many for a label.", fix="Write it again."
         )
     return reader.read(shard.blob(member))
 
@@ -193,7 +193,7 @@ def _read_json(shard: SourceShard, member: TarMember, reader: BlobReader | None 
 
 
 def other_members(shards: Iterable[SourceShard]) -> Iterator[Rejected]:
-    """What stands in shards beside images and what describes them, a row for each shard and extension."""
+    """Members that are neither images nor labels, a row for each shard and extension."""
     for shard in shards:
         names = [split_name(member.name) for member in shard.members]
         keys = {key for key, extension in names if extension in IMAGES}

@@ -116,7 +116,7 @@ class _Tape:
         self._file = gzip.GzipFile(fileobj=file) if self._zipped else file
 
     def damaged(self, at: int, found: str) -> IntegrityError:
-        """An error that says where, in the unpacked archive, something stands that must not be there."""
+        """The error for what was found at byte `at` of the unpacked archive."""
         return damaged(self.path, f"at byte {at:,} {found}")
 
     def tell(self) -> int:
@@ -183,7 +183,7 @@ def _walk(tape: _Tape) -> Iterator[tarfile.TarInfo]:
 
 
 def _parsed(tape: _Tape, at: int, parse: Callable[[], T]) -> T:
-    """`parse()`, which reads a member's headers. Raises `IntegrityError` where `tarfile` raises anything."""
+    """The result of `parse()`, which reads a member's headers. Raises `IntegrityError` where `tarfile` raises."""
     tape.allowance = MAX_EXTENDED_BYTES + 8 * tarfile.BLOCKSIZE
     try:
         return parse()

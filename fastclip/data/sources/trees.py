@@ -14,8 +14,8 @@ from fastclip.errors import IntegrityError, UserError
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
-# What torchvision's ImageFolder would load, and GIF and AVIF: a file with such a name counts as an image, so if it
-# cannot be used it is an unreadable image of its class and not just another file.
+# The suffixes that torchvision's ImageFolder loads, GIF and AVIF. A file with such a name counts as an image: if it
+# cannot be used, it is an unreadable image of its class and not just another file.
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
 )
@@ -24,8 +24,8 @@ IMAGE_SUFFIXES = frozenset(
 def list_tree(source: Path) -> dict[str, Blob]:
     """Path → where the bytes lie, for every file in `source` (a folder or an archive), sorted by path.
 
-    A file beside its archive hides the archive's member of the same path. Raises `UserError` or `IntegrityError`
-    for what cannot be listed, and for a path that two archives hold.
+    A file beside its archive hides the archive's member of the same path. Raises `UserError` or `IntegrityError` if
+    something cannot be listed, and for a path that two archives hold.
     """
     if source.is_file() and source.name.lower().endswith(ARCHIVES):
         return dict(sorted(_distinct(_members(source, "")), key=lambda member: member[0]))
@@ -54,7 +54,7 @@ def is_image(path: str) -> bool:
 
 
 def _walk(source: Path) -> Iterator[tuple[str, Blob]]:
-    """Every file under `source`, through links too. What cannot be listed or named is an error, never left out."""
+    """Every file under `source`, through links too. Raises `UserError` for one that cannot be listed or named."""
 
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename} cannot be listed: {error.strerror}.", fix="Give yourself access to it.")

@@ -111,7 +111,7 @@ def _in_card_order(domains: set[str], card: DatasetCard | None) -> tuple[str, ..
 
 
 def _beside_shards(path: str) -> bool:
-    """Whether a file beside shards describes them: it is not worth a word."""
+    """Whether a file beside shards describes them. Such a file is not listed."""
     return posixpath.basename(path) in OURS or path.endswith((".index.jsonl", ".idx"))
 
 
