@@ -11,15 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
 import torch
 from helpers import Program, Sharded
+from servers import FAULTS, Server, file_route, serving, status
 
 from fastclip.data.shards.manifest import list_datasets, read_manifest, read_rejected
 from fastclip.data.shards.reader import OpenShard
@@ -40,90 +38,11 @@ from fastclip.pixels.decoders import make_decoder
 from fastclip.storage.cache import Cache, shard_cache
 from fastclip.storage.folders import Folder, LocalFolder, open_folder
 
-FAULTS = ("drop", "stall", "trickle", "too short", "too long", "no ranges", "other bytes, drop", "503")
-
-
-class FaultyServer(ThreadingHTTPServer):
-    """Gives out a folder over HTTP. `faults[path]` are what it does to the next requests for a path, one each."""
-
-    daemon_threads = True
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), FaultyHandler)
-        self.folder = folder
-        self.faults: dict[str, deque[str]] = defaultdict(deque)
-        self.requests: list[str] = []
-        self.credentials: set[tuple[str, str]] = set()
-        self.closing = threading.Event()
-        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def requests_for(self, ending: str) -> int:
-        return sum(path.endswith(ending) for path in self.requests)
-
-
-class FaultyHandler(BaseHTTPRequestHandler):
-    server: FaultyServer
-
-    def do_GET(self) -> None:
-        url = urlsplit(self.path)
-        path = unquote(url.path).lstrip("/")
-        self.server.requests.append(path)
-        self.server.credentials.add((self.headers.get("Authorization", ""), url.query))
-        faults = self.server.faults[path]
-        fault = faults.popleft() if faults else ""
-        file = self.server.folder / path
-        if fault == "503" or not file.is_file():
-            self.send_error(503 if fault else 404)
-            return
-        data = file.read_bytes()
-        if "other bytes" in fault:
-            data = bytes(byte ^ 1 for byte in data)
-        start = int(re.sub(r"bytes=(\d+)-", r"\1", self.headers.get("Range", "bytes=0-")))
-        if fault == "no ranges":
-            start = 0
-        if start and start >= len(data):
-            self.send_error(416)
-            return
-        body = data[start:]
-        half = body[: len(body) // 2]
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        claimed = {"too short": len(half), "too long": len(body) + 100}.get(fault, len(body))
-        self.send_header("Content-Length", str(claimed))
-        self.end_headers()
-        if fault == "trickle":
-            for byte in body:
-                self.wfile.write(bytes([byte]))
-                if self.server.closing.wait(0.02):
-                    return
-        self.wfile.write(half if fault in ("drop", "stall", "too short", "other bytes, drop") else body)
-        if fault == "stall":
-            self.wfile.flush()
-            self.server.closing.wait(30)
-        self.close_connection = True
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Path], FaultyServer]]:
-    servers: list[FaultyServer] = []
-
-    def start(folder: Path) -> FaultyServer:
-        servers.append(FaultyServer(folder))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.closing.set()
-        server.shutdown()
-        server.server_close()
+def serve() -> Iterator[Callable[..., Server]]:
+    with serving() as start:
+        yield start
 
 
 @pytest.fixture(autouse=True)
@@ -183,20 +102,21 @@ def evaluate(fastclip: Program, shards: object, *arguments: object) -> tuple[str
 
 
 def test_a_dataset_behind_http_gives_the_local_table_without_telling_its_secrets(
-    shapes: Sharded, fastclip: Program, serve: Callable[[Path], FaultyServer]
+    shapes: Sharded, fastclip: Program, serve: Callable[..., Server]
 ):
     server = serve(shapes.shards.parent)
     secrets = ("annabel", "pass/word", "very+secret", "pass%2F", "very%2B")
-    address = server.address.replace("http://", "http://annabel:pass%2Fword@") + "/shards/?sig=very%2Bsecret"
+    address = server.url().replace("http://", "http://annabel:pass%2Fword@") + "/shards/?sig=very%2Bsecret"
     patient = dataclasses.replace(fastclip, environment={"FASTCLIP_TIMEOUT_S": "5"})
     expected = evaluate(fastclip, shapes.shards, "shapes")
     assert evaluate(patient, address, "shapes") == expected
     login = "Basic " + base64.b64encode(b"annabel:pass/word").decode()
-    assert server.credentials == {(login, "sig=very%2Bsecret")}, "and neither was changed on the way"
+    credentials = {(asked.headers.get("authorization"), asked.query) for asked in server.asked}
+    assert credentials == {(login, "sig=very%2Bsecret")}, "and neither was changed on the way"
     (target,) = find_targets(address, ["shapes"])
     for shard in target.shards:
         OpenShard(target.folder, shard)
-    assert server.requests_for(".tar") == len(target.manifest.shards), "the second time all were cached"
+    assert len(server.requests_for(".tar")) == len(target.manifest.shards), "the second time all were cached"
     for names, message in ((["nothing"], "there is no http"), (["shapes/moon"], "no domain"), ([], "be searched")):
         with pytest.raises(UserError, match=message) as caught:
             find_targets(address, names)
@@ -207,16 +127,32 @@ def test_a_dataset_behind_http_gives_the_local_table_without_telling_its_secrets
     assert not any(secret in outcome.err + outcome.out for secret in secrets)
 
 
+@pytest.mark.parametrize("where", ["address", "netrc"])
+def test_a_login_goes_to_its_own_server_and_along_no_redirect_to_another(
+    where: str, serve: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login annabel password word\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / ("netrc" if where == "netrc" else "none")))
+    ours, theirs = serve(), serve()
+    ours.routes["/0.tar"] = status(307, Location="/moved")
+    ours.routes["/moved"] = status(302, Location=theirs.url("/0.tar", host="localhost"))
+    theirs.routes["/0.tar"] = file_route(b"bytes")
+    login = "annabel:word@" if where == "address" else ""
+    assert open_folder(ours.url().replace("//", f"//{login}")).read("0.tar") == b"bytes"
+    expected = "Basic " + base64.b64encode(b"annabel:word").decode()
+    assert [asked.headers.get("authorization") for asked in ours.asked + theirs.asked] == [expected, expected, None]
+
+
 @pytest.mark.parametrize(
     "faults",
     [*([fault] for fault in FAULTS), ["drop"] * 4, ["drop", "no ranges"], ["stall", "503", "too short"]],
     ids=str,
 )
 def test_whatever_a_server_does_the_bytes_are_the_ones_that_were_sharded(
-    faults: list[str], shapes: Sharded, serve: Callable[[Path], FaultyServer], cache_folder: Path
+    faults: list[str], shapes: Sharded, serve: Callable[..., Server], cache_folder: Path
 ):
     server = serve(shapes.shards)
-    folder = open_folder(server.address).child("shapes")
+    folder = open_folder(server.url()).child("shapes")
     shard = read_manifest(folder).shards[0]
     server.faults[f"shapes/{shard.name}"] += faults
     opened, local = OpenShard(folder, shard), OpenShard(shapes.folder, shard)
@@ -226,15 +162,15 @@ def test_whatever_a_server_does_the_bytes_are_the_ones_that_were_sharded(
     assert {path.name for path in all_files(cache_folder)} == {shard.sha256, shard.index_sha256}
 
 
-def test_what_was_read_is_not_read_again_after_a_cut(shapes: Sharded, serve: Callable[[Path], FaultyServer]):
+def test_what_was_read_is_not_read_again_after_a_cut(shapes: Sharded, serve: Callable[..., Server]):
     server = serve(shapes.shards)
-    folder = open_folder(f"{server.address}/shapes")
+    folder = open_folder(f"{server.url()}/shapes")
     shard = read_manifest(folder).shards[0]
     server.faults[f"shapes/{shard.name}"] += ["drop", "other bytes"]
     # Half of each: the digest tells, and the third request fetches all of it.
     OpenShard(folder, shard)
-    assert server.requests_for(shard.name) == 3
-    ranges = open_folder(f"{server.address}/shapes")
+    assert len(server.requests_for(shard.name)) == 3
+    ranges = open_folder(f"{server.url()}/shapes")
     server.faults[f"shapes/{shard.index_name}"] += ["drop"]
     assert ranges.local(shard.index_name, size=None, sha256=shard.index_sha256).is_file()
 
@@ -250,10 +186,10 @@ def copy(shapes: Sharded, folder: Path) -> Path:
 
 @pytest.mark.parametrize("how", ["flipped", "truncated", "empty"])
 def test_a_server_with_other_bytes_is_an_integrity_error(
-    how: str, shapes: Sharded, tmp_path: Path, serve: Callable[[Path], FaultyServer], cache_folder: Path
+    how: str, shapes: Sharded, tmp_path: Path, serve: Callable[..., Server], cache_folder: Path
 ):
     server = serve(copy(shapes, tmp_path / "copy"))
-    folder = open_folder(f"{server.address}/shapes")
+    folder = open_folder(f"{server.url()}/shapes")
     shard = read_manifest(folder).shards[0]
     path = tmp_path / "copy" / "shapes" / shard.name
     whole = path.read_bytes()
@@ -261,15 +197,15 @@ def test_a_server_with_other_bytes_is_an_integrity_error(
     with pytest.raises(IntegrityError, match=re.escape(shard.name)):
         OpenShard(folder, shard)
     if how == "flipped":
-        assert server.requests_for(shard.name) == 1, "a whole download with the wrong digest says enough"
+        assert len(server.requests_for(shard.name)) == 1, "a whole download with the wrong digest says enough"
     assert not all_files(cache_folder)
 
 
 def test_a_missing_shard_and_a_server_that_is_gone_or_dumb_are_two_lines(
-    shapes: Sharded, tmp_path: Path, serve: Callable[[Path], FaultyServer], fastclip: Program
+    shapes: Sharded, tmp_path: Path, serve: Callable[..., Server], fastclip: Program
 ):
     server = serve(copy(shapes, tmp_path / "copy"))
-    folder = open_folder(f"{server.address}/shapes")
+    folder = open_folder(f"{server.url()}/shapes")
     manifest = read_manifest(folder)
     (tmp_path / "copy" / "shapes" / manifest.shards[0].name).unlink()
     with pytest.raises(UserError, match="is missing; the manifest lists it"):
@@ -279,32 +215,32 @@ def test_a_missing_shard_and_a_server_that_is_gone_or_dumb_are_two_lines(
         OpenShard(folder, manifest.shards[1])
     server.shutdown()
     server.server_close()
-    outcome = fastclip("eval", "shapes", "-b", "tiny", "--shards", server.address)
+    outcome = fastclip("eval", "shapes", "-b", "tiny", "--shards", server.url())
     assert (outcome.code, outcome.err.count("\n")) == (4, 2) and "cannot be reached" in outcome.err
 
 
-def test_a_server_that_only_fails_is_given_up(shapes: Sharded, serve: Callable[[Path], FaultyServer]):
+def test_a_server_that_only_fails_is_given_up(shapes: Sharded, serve: Callable[..., Server]):
     server = serve(shapes.shards)
-    folder = open_folder(f"{server.address}/shapes")
+    folder = open_folder(f"{server.url()}/shapes")
     server.faults["shapes/manifest.json"] += ["503"] * 20
     with pytest.raises(IncompleteError, match=r"after 6 attempts: .*503"):
         folder.read("manifest.json")
 
 
-def test_files_of_one_name_on_two_servers_are_not_mixed_up(tmp_path: Path, serve: Callable[[Path], FaultyServer]):
+def test_files_of_one_name_on_two_servers_are_not_mixed_up(tmp_path: Path, serve: Callable[..., Server]):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.tar").write_bytes(name.encode())
-        folder = open_folder(serve(tmp_path / name).address)
+        folder = open_folder(serve(tmp_path / name).url())
         assert folder.local("0.tar", size=3, sha256=digest(name.encode())).read_bytes() == name.encode()
 
 
 def test_percent_signs_blanks_and_letters_of_any_script_in_names_are_names(
-    tmp_path: Path, serve: Callable[[Path], FaultyServer], s3: str
+    tmp_path: Path, serve: Callable[..., Server], s3: str
 ):
     name = "Real%20World é+?#/0.tar"
     LocalFolder(tmp_path / "my data").write(name, b"bytes")
-    for folder in (open_folder(f"{serve(tmp_path).address}/my data"), open_folder(f"{s3}/my data")):
+    for folder in (open_folder(f"{serve(tmp_path).url()}/my data"), open_folder(f"{s3}/my data")):
         if str(folder).startswith("s3"):
             folder.write(name, b"bytes")
         assert folder.read(name) == b"bytes" and folder.exists(name) and not folder.exists("Real World/0.tar")
@@ -312,11 +248,9 @@ def test_percent_signs_blanks_and_letters_of_any_script_in_names_are_names(
         assert folder.name == "my data"
 
 
-def test_a_flipped_byte_in_the_cache_is_noticed_and_fetched_anew(
-    shapes: Sharded, serve: Callable[[Path], FaultyServer]
-):
+def test_a_flipped_byte_in_the_cache_is_noticed_and_fetched_anew(shapes: Sharded, serve: Callable[..., Server]):
     server = serve(shapes.shards)
-    folder = open_folder(f"{server.address}/shapes")
+    folder = open_folder(f"{server.url()}/shapes")
     shard = read_manifest(folder).shards[0]
     path = folder.local(shard.name, size=shard.bytes, sha256=shard.sha256)
     whole = path.read_bytes()
@@ -324,12 +258,10 @@ def test_a_flipped_byte_in_the_cache_is_noticed_and_fetched_anew(
         path.write_bytes(damaged)
         OpenShard(folder, shard)
         assert path.read_bytes() == whole
-    assert server.requests_for(shard.name) == 4
+    assert len(server.requests_for(shard.name)) == 4
 
 
-def test_two_processes_fill_one_cache_at_once(
-    shapes: Sharded, serve: Callable[[Path], FaultyServer], cache_folder: Path
-):
+def test_two_processes_fill_one_cache_at_once(shapes: Sharded, serve: Callable[..., Server], cache_folder: Path):
     server = serve(shapes.shards)
     shards = read_manifest(shapes.folder).shards
     program = (
@@ -337,7 +269,7 @@ def test_two_processes_fill_one_cache_at_once(
         "from fastclip.data.shards.reader import OpenShard\n"
         "for shard in read_manifest(sys.argv[1]).shards: OpenShard(sys.argv[1], shard)"
     )
-    command = [sys.executable, "-c", program, f"{server.address}/shapes"]
+    command = [sys.executable, "-c", program, f"{server.url()}/shapes"]
     environment = {**os.environ, "FASTCLIP_TIMEOUT_S": "10"}
     processes = [subprocess.Popen(command, env=environment) for _ in range(2)]
     assert [process.wait(60) for process in processes] == [0, 0]
@@ -380,10 +312,10 @@ def test_a_dataset_that_does_not_fit_keeps_what_fits_for_the_next_run(tmp_path: 
 
 
 def test_a_full_or_misnamed_cache_is_a_sentence(
-    tmp_path: Path, serve: Callable[[Path], FaultyServer], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "0.tar").write_bytes(b"bytes")
-    folder = open_folder(serve(tmp_path).address)
+    folder = open_folder(serve(tmp_path).url())
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("FASTCLIP_CACHE", str(tmp_path / "file"))
     with pytest.raises(IncompleteError, match="Cannot write"):
@@ -435,10 +367,10 @@ def test_a_dataset_on_s3_gives_the_local_table_named_or_not(shapes: Sharded, sha
 
 
 def test_neither_the_order_of_work_nor_a_key_depends_on_where_shards_lie(
-    shapes: Sharded, shapes_on_s3: str, serve: Callable[[Path], FaultyServer], tmp_path: Path
+    shapes: Sharded, shapes_on_s3: str, serve: Callable[..., Server], tmp_path: Path
 ):
     plans = []
-    for location in (shapes.shards, str(shapes.shards), shapes_on_s3, serve(shapes.shards).address):
+    for location in (shapes.shards, str(shapes.shards), shapes_on_s3, serve(shapes.shards).url()):
         options = EvalOptions(targets=("shapes",), backbones=("tiny",), shards=location, store=tmp_path)
         units = Run(options).units()
         plans.append([[(unit.shard, unit.keys) for unit in share] for share in shares(units, 3)])
@@ -451,8 +383,8 @@ def test_neither_the_order_of_work_nor_a_key_depends_on_where_shards_lie(
         ("ftp://host/shards", "cannot lie at ftp://"),
         ("s3://key:secret@bucket/shards", "holds no keys"),
         ("s3://", "names no bucket"),
-        ("https:///shards", "address of the shards is none"),
-        ("https://host:port/shards", "address of the shards is none"),
+        ("https:///shards", "no valid host or port"),
+        ("https://host:port/shards", "no valid host or port"),
     ],
 )
 def test_an_address_that_is_none_is_refused_before_any_connection(location: str, message: str):

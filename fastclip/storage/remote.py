@@ -1,32 +1,40 @@
-"""Folders behind fsspec: HTTP servers to read from, object stores to read from and to write to.
-
-Everything that a network does is expected here: what breaks off is resumed, what stalls is noticed, what fails is
-tried again a bounded number of times, and what arrives is believed only when its SHA-256 is the manifest's.
-"""
+"""Folders elsewhere: HTTP servers to read from, object stores (behind fsspec) to read from and to write to."""
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import logging
 import os
-import random
 import re
-import time
+import string
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from fastclip.errors import FastclipError, IncompleteError, UserError
-from fastclip.storage.cache import number_from_environment, shard_cache
+from fastclip.errors import FastclipError, UserError
+from fastclip.storage.cache import shard_cache
+from fastclip.storage.http import get
 from fastclip.storage.local import Folder, differs
+from fastclip.storage.transfer import (
+    Answer,
+    FetchOptions,
+    LostError,
+    MissingError,
+    OtherBytesError,
+    RemoteFile,
+    options_from_environment,
+    patiently,
+    receive,
+)
 
-PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
-"""The scheme of an address → the package that fsspec needs for it."""
+PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
+"""The scheme of an object store's address → the package that fsspec needs for it."""
 
 CREDENTIALS = {
     "s3": "Give credentials (aws configure, or AWS_PROFILE); for a public bucket: export FSSPEC_S3_ANON=true",
@@ -34,62 +42,21 @@ CREDENTIALS = {
     "hf": "Give credentials: hf auth login (or HF_TOKEN).",
 }
 
-RETRIES_IN_A_ROW = {"gs": 1}
-"""Further attempts while no new byte arrives: five, but gcsfs makes six of each, half a minute in all."""
-
-RETRIES = 100
-"""Further attempts for one file in all."""
+MOST_RETRIES = {"gs": 1}
+"""gcsfs makes six attempts of each of ours, half a minute in all."""
 
 BLOCK_BYTES = 8 << 20
 BLOCKS_AT_ONCE = 8
 """An object store gives one connection 50–100 MB/s, and any number of them as much each."""
 
 SMALL_FILE_BYTES = 1 << 30
-"""No manifest and no index is larger; a server that does not stop sending must not fill the memory."""
-
-LEAST_BYTES_A_SECOND = 1000
-"""A connection slower than this counts as stalled."""
+"""No manifest and no index is larger; a server that does not stop sending must not fill memory or disk."""
 
 T = TypeVar("T")
 
 
-def timeout_s() -> float:
-    """Seconds without a byte after which a connection counts as dead."""
-    return number_from_environment("FASTCLIP_TIMEOUT_S", 20.0)
-
-
-class Patience:
-    """How often a failing source is asked again, and how long before: half a second, doubled each time."""
-
-    def __init__(self, what: str, retries_in_a_row: int) -> None:
-        self.what = what
-        self.retries_in_a_row = retries_in_a_row
-        self.failures = 0
-        self._in_a_row = 0
-
-    def progress(self) -> None:
-        """It answered."""
-        self._in_a_row = 0
-
-    def wait(self, reason: str) -> None:
-        """Pause before the next attempt, or raise `IncompleteError` when there were enough."""
-        self.failures += 1
-        self._in_a_row += 1
-        if self._in_a_row > self.retries_in_a_row or self.failures > RETRIES:
-            raise IncompleteError(
-                f"{self.what} cannot be reached, after {self.failures} attempts: {reason}.",
-                fix="Check the address and the network, then run the same command again to go on.",
-            )
-        # A fortieth of the timeout: 0.5, 1, 2, 4, 8 s. Not all processes at once.
-        time.sleep(timeout_s() / 40 * 2 ** (self._in_a_row - 1) * random.uniform(0.75, 1.25))
-
-
-class _MissingError(Exception):
-    """The remote file is not there; no `OSError`, which writing the local one may raise as well."""
-
-
 class RemoteFolder(ABC):
-    """What all remote folders have in common: names, patience, and the cache."""
+    """Reads any remote folder: with patience, and through the cache."""
 
     scheme: str
     name: str
@@ -98,11 +65,8 @@ class RemoteFolder(ABC):
     def __str__(self) -> str: ...
 
     @abstractmethod
-    def _stream(self, name: str, offset: int) -> Generator[bytes, None, None]:
-        """The bytes of a file from `offset` on, from one connection, in blocks."""
-
-    @abstractmethod
-    def _without_secrets(self, text: str) -> str: ...
+    def _get(self, name: str, offset: int = 0, version: str = "") -> AbstractContextManager[Answer]:
+        """The answer of one connection, as `fastclip.storage.transfer.Get` says."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
@@ -113,27 +77,50 @@ class RemoteFolder(ABC):
     def __hash__(self) -> int:
         return hash(str(self))
 
+    def exists(self, name: str) -> bool:
+        def look() -> bool:
+            with self._get(name):
+                return True
+
+        try:
+            return patiently(self._shown(name), self._options(), look)
+        except MissingError:
+            return False
+
     def read(self, name: str) -> bytes:
         """A small file, from one connection: a resumed one could be of two versions, and no digest would tell."""
 
         def whole() -> bytes:
             data = bytearray()
-            for block in self._stream(name, 0):
-                data += block
-                if len(data) > SMALL_FILE_BYTES:
-                    raise ValueError(f"it has more than {SMALL_FILE_BYTES >> 30} GiB, which no manifest has")
+            with self._get(name) as answer:
+                for block in answer.blocks:
+                    data += block
+                    if len(data) > SMALL_FILE_BYTES:
+                        raise UserError(
+                            f"{self._shown(name)} has more than {SMALL_FILE_BYTES >> 30} GiB, which no manifest has.",
+                            fix="Check the address.",
+                        )
             return bytes(data)
 
-        return self._patiently(name, whole)
+        try:
+            return patiently(self._shown(name), self._options(), whole)
+        except MissingError as error:
+            raise FileNotFoundError(str(error)) from None
 
     def local(self, name: str, *, size: int | None, sha256: str) -> Path:
         """The file in the cache, fetched if it is not there."""
+        wanted = RemoteFile(name=name, shown=self._shown(name), bytes=size, sha256=sha256)
+
+        def fetch(file: BinaryIO) -> None:
+            receive(wanted, partial(self._get, name), file, self._options(), most_bytes=SMALL_FILE_BYTES)
+
         shards = shard_cache()
-        found = shards.find(sha256, size)
         try:
-            return found or shards.add(sha256, lambda file: self._download(name, size, sha256, file))
-        except _MissingError:
-            raise FileNotFoundError(f"{self}/{name} is not there") from None
+            return shards.find(sha256, size) or shards.add(sha256, fetch)
+        except MissingError as error:
+            raise FileNotFoundError(str(error)) from None
+        except OtherBytesError as error:
+            raise differs(wanted.shown, self.name, str(error)) from None
 
     def free_bytes(self) -> int | None:
         return None
@@ -141,100 +128,12 @@ class RemoteFolder(ABC):
     def staging(self) -> Path | None:
         return None
 
-    def _download(self, name: str, size: int | None, sha256: str, file: BinaryIO) -> None:
-        """Write a remote file into `file`. Raises `IntegrityError` if the server has other bytes under this name.
+    def _shown(self, name: str) -> str:
+        return f"{self}/{name}".rstrip("/")
 
-        Pieces of several connections that give the wrong digest may be of two versions: then all is fetched anew, once.
-        """
-        how = ""
-        for _ in range(2):
-            file.seek(0)
-            file.truncate()
-            state, done, patience = hashlib.sha256(), 0, self._patience(name)
-            limit = SMALL_FILE_BYTES if size is None else size
-            with closing(self._resumed(name, size, patience)) as blocks:
-                for block in blocks:
-                    wanted = block[: limit - done]
-                    file.write(wanted)
-                    state.update(wanted)
-                    done += len(wanted)
-                    if size is not None and done == size:
-                        break
-            if size is not None and done != size:
-                how = f"it has {done:,} bytes, the manifest says {size:,}"
-            elif state.hexdigest() == sha256:
-                return
-            else:
-                how = "its SHA-256 is not the manifest's"
-            if not patience.failures:
-                break
-        raise differs(f"{self}/{name}", self.name, how)
-
-    def _resumed(self, name: str, size: int | None, patience: Patience) -> Generator[bytes, None, None]:
-        """The bytes of a file, over as many connections as that takes."""
-        done, ended_at = 0, -1
-        while True:
-            try:
-                for block in self._stream(name, done):
-                    done += len(block)
-                    patience.progress()
-                    yield block
-            except FileNotFoundError:
-                raise _MissingError from None
-            except Exception as error:
-                reason = self._reason(name, error)
-            else:
-                if size is None or done >= size or done == ended_at:
-                    return
-                ended_at = done  # twice at the same byte: that is all there is
-                reason = f"it ended after {done:,} of {size:,} bytes"
-            patience.wait(reason)
-
-    def _patience(self, name: str) -> Patience:
-        return Patience(f"{self}/{name}" if name else str(self), RETRIES_IN_A_ROW.get(self.scheme, 5))
-
-    def _patiently(self, name: str, action: Callable[[], T]) -> T:
-        """What `action` returns, at the first attempt that does not fail."""
-        patience = self._patience(name)
-        while True:
-            try:
-                return action()
-            except Exception as error:
-                reason = self._reason(name, error)
-            patience.wait(reason)
-
-    def _reason(self, name: str, error: Exception) -> str:
-        """Why it failed, if another attempt may not. Raises what no attempt can mend.
-
-        Libraries of four makers raise here, and their errors have no base in common: what is not known to be final is
-        tried again. Their texts may hold addresses, with keys in them.
-        """
-        if isinstance(error, FastclipError | TypeError | AttributeError | AssertionError):
-            raise error  # said already, or a mistake of ours
-        if isinstance(error, FileNotFoundError):
-            raise FileNotFoundError(f"{self}/{name} is not there") from None
-        if isinstance(error, ImportError):
-            raise UserError(
-                f"{self.scheme}:// needs {PACKAGES[self.scheme]}, which is not installed here.",
-                fix=f"pip install {PACKAGES[self.scheme]}  (or, for all kinds of addresses: fastclip[remote])",
-            ) from None
-        reason = self._without_secrets(str(error).strip().rstrip(".") or type(error).__name__)
-        if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
-            reason = f"nothing came for {timeout_s():g} seconds"
-        status = _http_status(error)
-        if isinstance(error, PermissionError) or status in (401, 403) or type(error).__name__ == "NoCredentialsError":
-            fix = CREDENTIALS.get(self.scheme, "Check the address: who may read it, and until when a signature holds.")
-            raise UserError(f"{self}/{name} may not be used: {reason}.", fix=fix) from None
-        if type(error).__name__ == "NonHttpUrlRedirectClientError":
-            raise UserError(
-                f"{self}/{name} cannot be used: its server redirects to what is neither http nor https.",
-                fix="Check the address.",
-            ) from None
-        if isinstance(error, ValueError | NotImplementedError) or (
-            status is not None and 400 <= status < 500 and status not in (408, 409, 425, 429)
-        ):
-            raise UserError(f"{self}/{name} cannot be used: {reason}.", fix="Check the address.") from None
-        return reason
+    def _options(self) -> FetchOptions:
+        options = options_from_environment()
+        return dataclasses.replace(options, retries=min(options.retries, MOST_RETRIES.get(self.scheme, sys.maxsize)))
 
 
 class HttpFolder(RemoteFolder):
@@ -242,7 +141,8 @@ class HttpFolder(RemoteFolder):
 
     def __init__(self, address: SplitResult) -> None:
         # Quoted once and for all: a signature must reach the server as it was given.
-        self._address = address._replace(path=quote(address.path.rstrip("/"), safe="/%:@!$&'()*+,;=~"), fragment="")
+        path = quote(address.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
+        self._address = address._replace(path=path, query=quote(address.query, safe=string.punctuation), fragment="")
         self.scheme = address.scheme
         self.name = unquote(self._address.path.rpartition("/")[2]) or address.hostname or ""
 
@@ -251,17 +151,6 @@ class HttpFolder(RemoteFolder):
 
     def child(self, name: str) -> HttpFolder:
         return HttpFolder(self._at(name))
-
-    def exists(self, name: str) -> bool:
-        def first_byte() -> bool:
-            with closing(self._stream(name, 0)) as blocks:
-                next(blocks, b"")
-            return True
-
-        try:
-            return self._patiently(name, first_byte)
-        except FileNotFoundError:
-            return False
 
     def list(self, pattern: str) -> Sequence[str]:
         raise UserError(
@@ -290,44 +179,13 @@ class HttpFolder(RemoteFolder):
     def _at(self, name: str) -> SplitResult:
         return self._address._replace(path=f"{self._address.path}/{quote(name)}")
 
-    def _stream(self, name: str, offset: int) -> Generator[bytes, None, None]:
-        headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={offset}-"} if offset else {})}
-        # `size` spares a request for it, block_size=0 gives the connection's bytes as they come.
-        options = {"block_size": 0, "size": 1, "headers": headers}
-        try:
-            file = _connected("http").open(self._at(name).geturl(), "rb", **options)
-        except Exception as error:
-            if offset and _http_status(error) == 416:
-                return  # it is not longer than what is there already
-            raise
-        with closing(file):
-            to_skip = offset if file.r.status == 200 else 0  # a server without ranges sends all of it again
-            sent = file.r.headers.get("Content-Range", f"bytes {offset}-")
-            if not to_skip and not sent.startswith(f"bytes {offset}-"):
-                raise ConnectionError(f"the server sent {sent} where bytes {offset}- were asked for")
-            mark_s, came = time.monotonic(), 0
-            while block := file.read(1 << 20):
-                came += len(block)
-                if (elapsed_s := time.monotonic() - mark_s) > timeout_s():
-                    if came < LEAST_BYTES_A_SECOND * elapsed_s:
-                        raise TimeoutError
-                    mark_s, came = time.monotonic(), 0
-                if len(block) > to_skip:
-                    yield block[to_skip:]
-                to_skip = max(0, to_skip - len(block))
-
-    def _without_secrets(self, text: str) -> str:
-        text = re.sub(r"\w+://\S+", "the address", text)
-        secrets = [self._address.username, self._address.password, self._address.query]
-        secrets += [value for _, value in parse_qsl(self._address.query)]
-        for secret in secrets:
-            if secret:
-                text = text.replace(secret, "…").replace(unquote(secret), "…")
-        return text
+    def _get(self, name: str, offset: int = 0, version: str = "") -> AbstractContextManager[Answer]:
+        file = RemoteFile(name=name, shown=self._shown(name), url=self._at(name).geturl())
+        return get(file, self._options().timeout_s, offset, version)
 
 
 class BucketFolder(RemoteFolder):
-    """A folder of an object store. Files are there whole or not at all: so these stores promise."""
+    """A folder of an object store. Such stores promise that a file is there whole or not at all."""
 
     def __init__(self, scheme: str, path: str) -> None:
         self.scheme = scheme
@@ -340,15 +198,8 @@ class BucketFolder(RemoteFolder):
     def child(self, name: str) -> BucketFolder:
         return BucketFolder(self.scheme, f"{self._path}/{name}")
 
-    def exists(self, name: str) -> bool:
-        try:
-            self._patiently(name, lambda: self._size(name))
-        except FileNotFoundError:
-            return False
-        return True
-
     def list(self, pattern: str) -> Sequence[str]:
-        """Level by level: `*/manifest.json` must not list a million shards."""
+        """Sorted names, found level by level: `*/manifest.json` must not list a million shards."""
         *folders, last = pattern.split("/")
         found = [""]
         for level in folders:
@@ -367,7 +218,7 @@ class BucketFolder(RemoteFolder):
         self.remove(old)
 
     def remove(self, name: str) -> None:
-        with suppress(FileNotFoundError):
+        with suppress(MissingError):
             self._patiently(name, lambda: self._filesystem.rm_file(f"{self._path}/{name}"))
 
     @property
@@ -384,7 +235,7 @@ class BucketFolder(RemoteFolder):
         where = f"{self._path}/{folder}".rstrip("/")
         try:
             entries = self._patiently(folder, lambda: self._filesystem.ls(where, detail=True))
-        except FileNotFoundError:
+        except MissingError:
             return []
         names = [entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == kind]
         return [f"{folder}/{name}".lstrip("/") for name in names if fnmatchcase(name, pattern)]
@@ -394,34 +245,72 @@ class BucketFolder(RemoteFolder):
             upload(f"{self._path}/{name}")
             found = self._size(name)
             if found != size:
-                raise ConnectionError(f"{size:,} bytes were sent, {found:,} are there")
+                raise LostError(f"{size:,} bytes were sent, {found:,} are there")
 
         self._patiently(name, upload_and_look)
 
-    def _stream(self, name: str, offset: int) -> Generator[bytes, None, None]:
+    @contextmanager
+    def _get(self, name: str, offset: int = 0, version: str = "") -> Iterator[Answer]:
+        size = self._attempt(name, lambda: self._size(name))
+        yield Answer(blocks=self._blocks(name, min(offset, size), size), start=min(offset, size), total=size)
+
+    def _blocks(self, name: str, offset: int, size: int) -> Iterator[bytes]:
         path = f"{self._path}/{name}"
-        size = self._size(name)
         while offset < size:
             starts = list(range(offset, min(size, offset + BLOCKS_AT_ONCE * BLOCK_BYTES), BLOCK_BYTES))
             ends = [min(size, start + BLOCK_BYTES) for start in starts]
-            # What arrived before the first that failed is kept.
-            blocks = self._filesystem.cat_ranges([path] * len(starts), starts, ends, on_error="return")
-            for start, end, block in zip(starts, ends, blocks, strict=True):
+            fetch = partial(self._filesystem.cat_ranges, [path] * len(starts), starts, ends, on_error="return")
+            # The blocks before the first that failed are kept.
+            for start, end, block in zip(starts, ends, self._attempt(name, fetch), strict=True):
                 if isinstance(block, Exception):
-                    raise block
+                    raise self._failure(name, block) from None
                 if len(block) != end - start:
-                    raise ConnectionError(f"{len(block):,} bytes came where {end - start:,} were asked for")
+                    raise LostError(f"{len(block):,} bytes came where {end - start:,} were asked for")
                 yield block
             offset = ends[-1]
 
-    def _without_secrets(self, text: str) -> str:
-        return re.sub(r"\w+://\S+", "the address", text)  # a library may sign the addresses that it asks
+    def _patiently(self, name: str, action: Callable[[], T]) -> T:
+        return patiently(self._shown(name), self._options(), lambda: self._attempt(name, action))
+
+    def _attempt(self, name: str, action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except Exception as error:
+            raise self._failure(name, error) from None
+
+    def _failure(self, name: str, error: Exception) -> Exception:
+        """`error` as a `LostError` if another attempt may not fail, else as the error to show.
+
+        The libraries' errors have no base in common, so that any error is tried again unless it is known to be final.
+        Their texts may hold addresses with keys in them.
+        """
+        if isinstance(error, FastclipError | LostError | TypeError | AttributeError | AssertionError):
+            return error  # said already, or a mistake of ours
+        shown = self._shown(name)
+        if isinstance(error, FileNotFoundError):
+            return MissingError(f"{shown} is not there.", fix="Check the address.")
+        if isinstance(error, ImportError):
+            return UserError(
+                f"{self.scheme}:// needs {PACKAGES[self.scheme]}, which is not installed here.",
+                fix=f"pip install {PACKAGES[self.scheme]}  (or, for all kinds of addresses: fastclip[remote])",
+            )
+        reason = re.sub(r"\w+://\S+", "the address", str(error).strip().rstrip(".") or type(error).__name__)
+        status = _http_status(error)
+        if isinstance(error, PermissionError) or status in (401, 403) or type(error).__name__ == "NoCredentialsError":
+            return UserError(f"{shown} may not be used: {reason}.", fix=CREDENTIALS[self.scheme])
+        if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+            return LostError(f"the server fell silent for {self._options().timeout_s:g} seconds")
+        if isinstance(error, ValueError | NotImplementedError) or (
+            status is not None and 400 <= status < 500 and status not in (408, 409, 425, 429)
+        ):
+            return UserError(f"{shown} cannot be used: {reason}.", fix="Check the address.")
+        return LostError(reason)
 
 
 def open_remote_folder(address: str) -> Folder:
     """The folder at an address. Raises `UserError` unless its scheme is known."""
     scheme = {"gcs": "gs"}.get(found := address.partition("://")[0].lower(), found)
-    if scheme not in PACKAGES:
+    if scheme not in ("http", "https", *PACKAGES):
         raise UserError(
             f"Shards cannot lie at {scheme}://.", fix="Give a folder, or an https://, s3://, gs:// or hf:// address."
         )
@@ -432,7 +321,9 @@ def open_remote_folder(address: str) -> Folder:
             if not split.hostname or split.port == 0:
                 raise ValueError
         except ValueError:
-            raise UserError(f"The {scheme}:// address of the shards is none.", fix=f"{scheme}://HOST/FOLDER") from None
+            raise UserError(
+                f"This {scheme}:// address of the shards has no valid host or port.", fix=f"{scheme}://HOST/FOLDER"
+            ) from None
         return HttpFolder(split)
     if "@" in rest.partition("/")[0]:
         raise UserError(f"An {scheme}:// address holds no keys.", fix=CREDENTIALS[scheme])
@@ -442,28 +333,23 @@ def open_remote_folder(address: str) -> Folder:
 
 
 def _connected(scheme: str) -> Any:
-    """fsspec's file system, one a process: its connections do not survive a fork."""
-    return _filesystem(scheme, os.getpid(), timeout_s())
+    """fsspec's file system. Each process has its own: connections do not survive a fork."""
+    return _filesystem(scheme, os.getpid(), options_from_environment().timeout_s)
 
 
 @cache
 def _filesystem(scheme: str, process: int, wait_s: float) -> Any:
     import fsspec
 
-    # They log failures with tracebacks and whole addresses; what matters of them is in our errors.
-    # asyncio complains at the end of a loaded machine's process of a connection that was not closed in a tenth second.
+    # These libraries log failures with tracebacks and whole addresses; our errors say what matters of them. asyncio
+    # complains when a process ends on a loaded machine and a connection took more than a tenth of a second to close.
     for library in ("aiobotocore", "asyncio", "botocore", "fsspec", "gcsfs", "huggingface_hub", "s3fs"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     return fsspec.filesystem(scheme, skip_instance_cache=True, **_filesystem_options(scheme, wait_s))
 
 
 def _filesystem_options(scheme: str, wait_s: float) -> dict[str, Any]:
-    """Timeouts, lists that are never cached, and no retries but ours where that can be had: they would multiply."""
-    if scheme == "http":
-        from aiohttp import ClientTimeout
-
-        timeout = ClientTimeout(total=None, connect=wait_s, sock_connect=wait_s, sock_read=wait_s)
-        return {"encoded": True, "client_kwargs": {"timeout": timeout, "trust_env": True}}
+    """Timeouts, no cached lists, and no retries beside ours where a library can do without: they would multiply."""
     if scheme == "s3":
         config = {"connect_timeout": wait_s, "read_timeout": wait_s, "retries": {"total_max_attempts": 1}}
         return {"use_listings_cache": False, "config_kwargs": config}
@@ -473,7 +359,7 @@ def _filesystem_options(scheme: str, wait_s: float) -> dict[str, Any]:
 
 
 def _http_status(error: Exception) -> int | None:
-    """The HTTP status that an error of aiohttp, huggingface_hub or gcsfs was made of."""
+    """The HTTP status behind an error of a library of ours; None without one."""
     response = getattr(error, "response", None)
     for holder, name in ((error, "status"), (error, "code"), (response, "status_code")):
         status = getattr(holder, name, None)

@@ -1,4 +1,4 @@
-"""Fetches what a dataset's card names: files of the web and of Hugging Face, checked, recorded, never unpacked."""
+"""Fetches the files that a dataset's card names, from the web and Hugging Face: checked, recorded, never unpacked."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ from fastclip.data.catalogue import DatasetCard, Download
 from fastclip.data.download.fetch import (
     PART,
     PART_NOTES,
-    FetchOptions,
-    RemoteFile,
-    Watch,
     check_space,
     fetch,
     part_of,
@@ -27,6 +24,7 @@ from fastclip.data.download.fetch import (
 )
 from fastclip.errors import IncompleteError, IntegrityError, UserError
 from fastclip.files import digest_file, write_whole
+from fastclip.storage.transfer import FetchOptions, RemoteFile, Watch
 
 DOWNLOADED = "downloaded.json"
 """The record in a download's folder: file → its bytes, its SHA-256, and where it came from."""
@@ -34,7 +32,7 @@ DOWNLOADED = "downloaded.json"
 
 @dataclass(frozen=True)
 class Fetched:
-    """A row of the record: what a file was when it was fetched, so that a later run can tell whether it still is."""
+    """A row of the record. A later run compares the file with it."""
 
     bytes: int
     sha256: str
@@ -42,9 +40,9 @@ class Fetched:
 
 
 def list_remote_files(card: DatasetCard, options: FetchOptions) -> dict[Download, tuple[RemoteFile, ...]]:
-    """The files of each row of `card`; asks Hugging Face for those of its repositories.
+    """The files of each row of `card`. Asks Hugging Face which files its repositories have.
 
-    A row that a person must fetch has one file if the card says its name, and none if not.
+    A row that a person must fetch has one file if the card names it, else none.
     """
     found = {row: _remote_files(row, card.homepage, options) for row in card.downloads}
     files = [file for files in found.values() for file in files]
@@ -57,10 +55,10 @@ def list_remote_files(card: DatasetCard, options: FetchOptions) -> dict[Download
 
 
 def download(files: Sequence[RemoteFile], folder: Path, options: FetchOptions, watch: Watch) -> set[str]:
-    """Bring `files` into `folder` and into its record; return the names of those that had to be fetched.
+    """Bring `files` into `folder` and into its record, and return the names of those that had to be fetched.
 
-    What lies there already is compared with its size and its digest as far as the card, Hugging Face or the record
-    know them, and raises `IntegrityError` if it differs: it may be somebody's, so it is not overwritten.
+    A file that is there already is compared with the size and the digest that the card, Hugging Face or the record
+    know. If it differs, `IntegrityError` is raised and it stays: it may be somebody's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     new = set()
@@ -87,12 +85,12 @@ def download(files: Sequence[RemoteFile], folder: Path, options: FetchOptions, w
 
 
 def bytes_here(files: Sequence[RemoteFile], folder: Path) -> int:
-    """How many bytes of `files` lie in `folder`, in whole files and in parts."""
+    """The number of bytes of `files` in `folder`, in whole files and in parts."""
     return sum(size_of(folder / file.name) or size_of(part_of(folder / file.name)) for file in files)
 
 
 def read_record(folder: Path) -> dict[str, Fetched]:
-    """What was fetched into `folder` so far; empty where nothing was."""
+    """The record of what was fetched into `folder`, file → row; empty if nothing was."""
     path = folder / DOWNLOADED
     try:
         return {name: _fetched(row) for name, row in json.loads(path.read_bytes()).items()}
@@ -118,7 +116,7 @@ def _write_record(folder: Path, record: Mapping[str, Fetched]) -> None:
 
 
 def _check_present(file: RemoteFile, target: Path, options: FetchOptions) -> str:
-    """The SHA-256 of `target`, which lies there already; raises `IntegrityError` if it is known to be another file."""
+    """The SHA-256 of `target`, which is there already. Raises `IntegrityError` if it is known to be another file."""
     if not target.is_file():
         raise UserError(f"{target} is not a file.", fix="Move it away, or fetch into another folder: --to DIR")
     size, expected = target.stat().st_size, file.bytes
@@ -136,7 +134,7 @@ def _check_present(file: RemoteFile, target: Path, options: FetchOptions) -> str
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep two processes from writing into one file. The kernel lets go of the lock when this one dies."""
+    """Keep other processes from writing into `folder`. The kernel releases the lock when this process dies."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -145,7 +143,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
             raise IncompleteError(
                 f"Another process is downloading into {folder}.", fix="Wait for it, or use --to DIR."
             ) from error
-        except OSError:  # a network file system that cannot lock folders: then nobody watches, as with curl
+        except OSError:  # a network file system that cannot lock folders: go on without, as curl does
             pass
         yield
     finally:
@@ -165,7 +163,7 @@ def _remote_files(row: Download, page: str, options: FetchOptions) -> tuple[Remo
             shown=shown(row.url),
             bytes=row.bytes,
             sha256=row.sha256,
-            page=page,
+            cure=f"See {page or 'the page of the dataset'}; a file that you put there by hand is taken as it is.",
             by_hand=row.by_hand,
         ),
     )
@@ -178,7 +176,7 @@ def shown(url: str) -> str:
 
 
 def _last_part(url: str) -> str:
-    """What to call the file at `url`: a plain name in the folder, whatever the address says."""
+    """The name for the file at `url`: a plain name in the folder, whatever the address says."""
     last = unquote(urlsplit(url).path).replace("\\", "/").rstrip("/").rpartition("/")[2]
     name = re.sub(r"[^\w.+,=@() -]", "_", last).lstrip(". ").rstrip()
     if not name:
@@ -189,7 +187,7 @@ def _last_part(url: str) -> str:
 
 
 def _files_of_repository(row: Download, options: FetchOptions) -> tuple[RemoteFile, ...]:
-    """The files of a Hugging Face repository at one commit, with their sizes and, of large ones, their digests."""
+    """The files of a Hugging Face repository at one commit, with their sizes, and with the digests of large ones."""
     from huggingface_hub import HfApi, constants, get_token, hf_hub_url
     from huggingface_hub.hf_api import RepoFile
     from huggingface_hub.utils import filter_repo_objects
@@ -224,7 +222,7 @@ def _files_of_repository(row: Download, options: FetchOptions) -> tuple[RemoteFi
             bytes=entry.size,
             sha256=entry.lfs.sha256 if entry.lfs else None,
             token=get_token() or "",
-            page=f"{constants.ENDPOINT}/datasets/{repository}",
+            cure=f"Ask for access at {constants.ENDPOINT}/datasets/{repository}, then `hf auth login` or HF_TOKEN=…",
         )
         for entry in sorted(chosen, key=lambda entry: entry.path)
     )
