@@ -1,4 +1,4 @@
-"""The cache of remote files: named by their SHA-256, checked whenever one is opened, bounded, shared by processes."""
+"""The cache of remote files: named by SHA-256, checked whenever one is opened, bounded, shared by processes."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ from fastclip.errors import UserError
 from fastclip.files import digest_file, publish, write_temporary
 
 YOUNG_S = 600.0
-"""Files that any process used in the last ten minutes stay."""
+"""Files that some process used in the last ten minutes stay."""
 
 ABANDONED_S = 3600.0
-"""A temporary file that nobody wrote to for an hour is a dead process's."""
+"""A temporary file that was not written to for an hour belongs to a dead process."""
 
 JUST_USED = 4
-"""A process keeps the last files that it gave out: they may be about to be opened."""
+"""A process keeps the last four files that it gave out: they may be about to be opened."""
 
 
 class Cache:
-    """Files of one process's making and of others', in a folder that all of them may use at once. No locks.
+    """Files in a folder that many processes may use at once, without locks.
 
-    When it is full, the files that were not used for longest go first, and those of this run last, newest first: a
-    dataset that does not fit then keeps its first shards for the next run, where oldest first would keep none of use.
+    When it is full, the files of other runs go first, the longest unused before the others. The files of this run go
+    last, the newest first: a dataset that does not fit then keeps its first shards for the next run. If the oldest
+    went first, the next run would find none that it needs soon.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self.folder = folder
         self.limit_bytes = limit_bytes
         self._used: dict[Path, None] = {}
-        """What this process gave out, oldest first."""
+        """The files that this process gave out, oldest first."""
         self._unseen = 0
-        """Bytes that may still be added before the folder is looked through again."""
+        """Bytes that may be added before the folder is looked through again."""
         self._lock = threading.Lock()
 
     def find(self, sha256: str, size: int | None) -> Path | None:
-        """The file with these bytes. One that has others now (a damaged disk, a meddler) is removed."""
+        """The file with these bytes, None without one. A file whose bytes have changed since is removed."""
         path = self._path(sha256)
         try:
             if size in (None, path.stat().st_size) and digest_file(path) == sha256:
@@ -52,7 +53,7 @@ class Cache:
         return None
 
     def add(self, sha256: str, write: Callable[[BinaryIO], object]) -> Path:
-        """The file that `write` writes; it must have these bytes. Another process may add it too, and neither waits."""
+        """The file that `write` writes, which must have these bytes. Two processes may add one file; neither waits."""
         path = self._path(sha256)
         temporary = write_temporary(path, write)
         self._make_room(temporary.stat().st_size)
@@ -66,13 +67,13 @@ class Cache:
         with self._lock:
             self._used.pop(path, None)
             self._used[path] = None
-        with suppress(OSError):  # somebody else's folder, not ours to write to; or removed by another process
+        with suppress(OSError):  # another user's folder, or another process removed the file
             os.utime(path)
         return path
 
     def _make_room(self, size: int) -> None:
         with self._lock:
-            # Looking through 50 GB of small indexes takes seconds, so every twentieth of the bound must do.
+            # Looking through 50 GB of small files takes seconds, so it is done once for every twentieth of the bound.
             self._unseen -= size
             if self._unseen >= 0:
                 return
@@ -90,7 +91,7 @@ class Cache:
                 self._used.pop(path, None)
 
     def _removable(self, entries: Mapping[Path, os.stat_result]) -> list[Path]:
-        """What may go, in the order in which it should."""
+        """The files that may be removed, in the order in which they should be."""
         others = [path for path, facts in entries.items() if path not in self._used and _is_old(path, facts)]
         others.sort(key=lambda path: entries[path].st_mtime)
         ours = [path for path in list(self._used)[:-JUST_USED] if path in entries]
@@ -98,7 +99,7 @@ class Cache:
 
 
 def _entries(folder: Path) -> dict[Path, os.stat_result]:
-    """Every file, those that are being written too; its time of change is that of its last use."""
+    """All files, also those that are being written. A file's time of change is that of its last use."""
     found = {}
     for path in folder.glob("*/*"):
         with suppress(FileNotFoundError):  # another process makes room as well
@@ -117,7 +118,7 @@ def shard_cache() -> Cache:
 
 
 def number_from_environment(name: str, default: float) -> float:
-    """The number in an environment variable. Raises `UserError` unless it is one, and not below zero."""
+    """The number in an environment variable. Raises `UserError` for anything but a number of at least zero."""
     text = os.environ.get(name) or str(default)
     try:
         number = float(text)
@@ -128,6 +129,6 @@ def number_from_environment(name: str, default: float) -> float:
     return number
 
 
-@cache  # one for a process: it remembers what this run used
+@cache  # one per process: it remembers which files this run used
 def _cache(folder: Path, limit_bytes: int) -> Cache:
     return Cache(folder, limit_bytes)

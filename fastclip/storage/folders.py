@@ -11,7 +11,7 @@ from fastclip.storage.local import Folder, LocalFolder, differs
 __all__ = ["Folder", "LocalFolder", "Location", "differs", "open_folder"]
 
 Location: TypeAlias = Folder | Path | str
-"""What `open_folder` takes: a folder, a path, or an address such as s3://bucket/shards."""
+"""Anything that `open_folder` opens: a folder, a path, or an address such as s3://bucket/shards."""
 
 
 def open_folder(location: Location) -> Folder:

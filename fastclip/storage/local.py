@@ -15,8 +15,8 @@ from fastclip.files import digest_file, publish, rename, write_whole
 class Folder(Protocol):
     """A dataset's folder, or the folder of all datasets. Names have forward slashes and are relative to it.
 
-    `str(folder)` is for people: it holds no password and no signature. A process that gets a folder from another one
-    (it pickles) opens connections of its own.
+    `str(folder)` is for people: it holds no password and no signature. A folder can be pickled; the process that gets
+    it opens connections of its own.
     """
 
     @property
@@ -33,18 +33,18 @@ class Folder(Protocol):
         ...
 
     def list(self, pattern: str) -> Sequence[str]:
-        """Sorted names of the files that match `pattern`, such as `*/manifest.json`; a `*` spans no slash."""
+        """The sorted names of the files that match `pattern`, such as `*/manifest.json`. A `*` spans no slash."""
         ...
 
     def read(self, name: str) -> bytes:
-        """A small file. Raises `FileNotFoundError`."""
+        """The bytes of a small file. Raises `FileNotFoundError`."""
         ...
 
     def local(self, name: str, *, size: int | None, sha256: str) -> Path:
-        """A file of this machine with exactly these bytes, checked by this call: nobody needs to hash them again.
+        """The path on this machine of a file with exactly these bytes. This call checks them; no caller needs to.
 
-        Raises `FileNotFoundError` if there is none called `name`, `IntegrityError` if it has other bytes. Open it at
-        once: a cache may remove it after some minutes (an open or mapped file stays readable all the same).
+        Raises `FileNotFoundError` if no file is called `name`, `IntegrityError` if it has other bytes. Open it at
+        once: a cache may remove it after some minutes (an open or mapped file stays readable).
         """
         ...
 
@@ -53,7 +53,7 @@ class Folder(Protocol):
         ...
 
     def staging(self) -> Path | None:
-        """A folder of this machine to write files in that are `put` here; None where any will do."""
+        """The folder of this machine in which files to be `put` here must be written; None if any will do."""
         ...
 
     def put(self, name: str, temporary: Path) -> None:
@@ -61,7 +61,7 @@ class Folder(Protocol):
         ...
 
     def rename(self, old: str, new: str) -> None:
-        """Give a file another name, replacing what has it."""
+        """Give a file another name. A file that has this name already is replaced."""
         ...
 
     def remove(self, name: str) -> None:
@@ -69,12 +69,12 @@ class Folder(Protocol):
         ...
 
     def free_bytes(self) -> int | None:
-        """How many bytes can still be written; None where that is unknown."""
+        """The number of bytes that can still be written; None where it is unknown."""
         ...
 
 
 class LocalFolder:
-    """A folder of this machine; it need not be there yet."""
+    """A folder of this machine, which need not be there yet."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
