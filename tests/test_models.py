@@ -6,10 +6,15 @@ import dataclasses
 import gc
 import hashlib
 import json
+import logging
 import os
 import subprocess
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +28,7 @@ from fastclip.errors import FastclipError, IntegrityError, UserError
 from fastclip.files import digest_file
 from fastclip.models import backbones, weights
 from fastclip.models.backbones import OPENAI_BACKBONES, TINY, find_backbone
+from fastclip.models.compiled import compile_visual
 from fastclip.models.numerics import find_precision
 from fastclip.models.rewrites import FusedAttention, fold_quick_gelu, pack_block
 from fastclip.models.tower import (
@@ -307,6 +313,45 @@ def test_a_digest_that_was_begun_early_is_used_and_is_that_of_the_file_as_it_is_
         find_weights(rn50, path)
     monkeypatch.setattr(weights, "digest_file", digest_file)
     assert find_weights(rn50, path).digest == hashlib.sha256(b"WEIGHTS").hexdigest(), "an error is not kept"
+
+
+def in_a_thread(function: Callable[[], Any]) -> Any:
+    """What `function` returns, in a thread of its own."""
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return pool.submit(function).result()
+
+
+def test_a_compilers_settings_hold_in_every_thread_that_compiles_and_nowhere_else(tmp_path: Path, monkeypatch):
+    """A tower is loaded in one thread and may be built in another. torch keeps its settings thread by thread."""
+    import torch._dynamo.config as dynamo
+    import torch._inductor.compile_fx as inductor
+    from torch._inductor import config
+
+    def settings() -> tuple[object, ...]:
+        level = logging.getLogger("torch.utils.cpp_extension").level
+        folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+        return config.deterministic, config.compile_threads, dynamo.recompile_limit, level, folder
+
+    def build_nothing(graph: object, inputs: object, **options: object) -> object:
+        built.append(settings())
+        return graph
+
+    built: list[tuple[object, ...]] = []
+    monkeypatch.setattr(inductor, "compile_fx", build_nothing)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    before = settings()
+    layer = torch.nn.Linear(3, 2).requires_grad_(False)
+    compiled = in_a_thread(lambda: compile_visual(layer, "toy", CPU))
+    for rows in (2, 2, 4):
+        batch = torch.ones(rows, 3)
+        assert torch.equal(in_a_thread(partial(compiled, batch)), layer(batch))
+        assert settings() == before
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "given")
+    in_a_thread(partial(compiled, torch.ones(5, 3)))
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "given"
+    assert [each[:4] for each in built] == [(True, 1, 64, logging.ERROR)] * 3, "once for each shape"
+    first, second, third = (Path(str(each[4])) for each in built)
+    assert first == second and first.parent == tmp_path / ".cache/fastclip/compiled" and third == Path("given")
 
 
 def test_weights_are_found_in_the_hubs_cache_and_in_openais(tmp_path: Path, monkeypatch):

@@ -1,11 +1,13 @@
-"""Towers through torch's compiler: for one shape of batch, without any choice by timing, kept on disk."""
+"""Towers built by torch's compiler: for one shape of batch, without any choice by timing, kept on disk."""
 
 from __future__ import annotations
 
 import logging
 import os
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,18 +20,19 @@ from fastclip.files import digest
 from fastclip.models.numerics import describe_numerics, is_out_of_memory
 
 COMPILE = ("auto", "on", "off")
-"""What may be asked for. `auto` is `off`: on a CPU compiling takes 12 to 40 seconds a backbone and saves a twentieth of
-the time of some towers, of others none (`benchmarks/log.md`); on a GPU nobody has measured yet. The choice moves bits,
-so it must not depend on how much is left or on what one of several machines measured: `fastclip eval --dry-run` says
-from how many images on it pays here, once `fastclip bench` has measured both, and the user decides.
-"""
+"""Values of `--compile`; `auto` is another word for `off`.
 
+On a CPU compiling takes 12 to 40 seconds a backbone. It saves a twentieth of the time of some towers and nothing of
+others (`benchmarks/log.md`). It moves bits, so the user decides, and nothing that was measured does.
+"""
 
 _CACHE_DIR = "TORCHINDUCTOR_CACHE_DIR"
 
+_BUILDING = threading.Lock()
+
 
 def find_compiler(device: torch.device) -> str:
-    """What turns a tower into kernels on `device`, and what it was told: another one may move bits."""
+    """Name of the compiler for `device`, and torch's switches for it: another one may move bits."""
     told = [f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("TORCHINDUCTOR_") and k != _CACHE_DIR]
     if device.type == "cuda":
         return " ".join([f"triton {version('triton')}", *told])
@@ -44,30 +47,61 @@ def find_compiler(device: torch.device) -> str:
 def compile_visual(visual: nn.Module, name: str, device: torch.device) -> Callable[[Tensor], Tensor]:
     """`visual`, which is on `device`, compiled at its first call. Raises `UserError` where it cannot be built.
 
-    What is built stays in ~/.cache/fastclip/compiled, for later runs and other processes on the same kind of machine:
-    it is made for this processor, and torch would take it for any. TORCHINDUCTOR_CACHE_DIR overrules that.
+    torch's settings are changed for the time of a call only. They are a thread's own, so every call sets them: any call
+    may be the one that compiles.
     """
-    kind = digest(f"{describe_numerics(device)}, {find_compiler(device)}".encode())[:16]
-    os.environ.setdefault(_CACHE_DIR, str(Path("~/.cache/fastclip/compiled").expanduser() / kind))
     from torch._dynamo import config as dynamo_config
     from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
     from torch._inductor import config
     from torch._inductor.exc import InductorError
 
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns that a CPU is no GPU
-    config.deterministic = True  # what is chosen by timing may be chosen otherwise in another process
-    config.compile_threads = 1  # no pool of processes that outlives this one
-    dynamo_config.recompile_limit = 64  # for all towers of a class together; past it they would quietly not be compiled
+    # A choice by timing may fall otherwise in another process. A pool of compiling processes would outlive this one.
+    inductor: dict[str, Any] = {"deterministic": True, "compile_threads": 1}
+    # For all towers of a class together: past this number torch refuses to compile another.
+    dynamo: dict[str, Any] = {"recompile_limit": 64}
+    folder = Path("~/.cache/fastclip/compiled").expanduser() / _kind(device)
     compiled: Any = torch.compile(visual, dynamic=False, fullgraph=True)
+    built: set[torch.Size] = set()
 
     def call(pixels: Tensor) -> Tensor:
+        builds = nullcontext() if pixels.shape in built else _kept_in(folder)
         try:
-            result: Tensor = compiled(pixels)
+            with builds, config.patch(inductor), dynamo_config.patch(dynamo):
+                result: Tensor = compiled(pixels)
         except (FailOnRecompileLimitHit, TorchDynamoException, InductorError) as error:
             if is_out_of_memory(error):
                 raise
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"{name} cannot be compiled here: {reason}", fix="--compile off") from error
+        built.add(pixels.shape)
         return result
 
     return call
+
+
+def _kind(device: torch.device) -> str:
+    """Names machines and compilers that build the same. torch itself would take what is built for one for any."""
+    return digest(f"{describe_numerics(device)}, {find_compiler(device)}".encode())[:16]
+
+
+@contextmanager
+def _kept_in(folder: Path) -> Iterator[None]:
+    """torch's compiler keeps what it builds in `folder`, for other processes; TORCHINDUCTOR_CACHE_DIR overrules that.
+
+    One thread at a time: environment and loggers are there once.
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    with _BUILDING:
+        before, level = os.environ.get(_CACHE_DIR), logger.level
+        # torch sets the variable to its own default when it is imported.
+        os.environ[_CACHE_DIR] = str(folder) if before in (None, default_cache_dir()) else before
+        logger.setLevel(logging.ERROR)  # it warns that a CPU is no GPU
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+            del os.environ[_CACHE_DIR]
+            if before is not None:
+                os.environ[_CACHE_DIR] = before
