@@ -88,21 +88,20 @@ def test_a_run_of_the_command_line_does_not_load_what_it_does_not_use():
     assert in_a_new_process(code) == "[]"
 
 
-EVERY_MODULE = (
-    "import fastclip, importlib, pkgutil\n"
-    "names = [each.name for each in pkgutil.walk_packages(fastclip.__path__, 'fastclip.')]\n"
-    "for name in names: name == 'fastclip.__main__' or importlib.import_module(name)\n"
-    "assert len(names) > 50\n"
-)
 BEFORE = {
-    "every module": EVERY_MODULE,
-    "a backbone": "import fastclip.models.backbones as b; b.embedding_dim(b.find_backbone('RN50'))\n",
-    "lean": "from fastclip.cli.lean import load_lean; load_lean()\n",
-    "lean, and a tower from timm": (
+    "every module and a backbone": (
+        "import fastclip, importlib, pkgutil\n"
+        "names = [each.name for each in pkgutil.walk_packages(fastclip.__path__, 'fastclip.')]\n"
+        "for name in names: name == 'fastclip.__main__' or importlib.import_module(name)\n"
+        "assert len(names) > 50\n"
+        "import fastclip.models.backbones as b; b.embedding_dim(b.find_backbone('RN50'))\n"
+    ),
+    "load_lean and a tower from timm": (
         "from fastclip.cli.lean import load_lean; load_lean()\n"
         "from fastclip.models.backbones import find_backbone\n"
         "from fastclip.models.tower import build_model\n"
-        "build_model(find_backbone('EVA02-B-16/merged2b_s8b_b131k'), drawn=False)\n"
+        "tower = build_model(find_backbone('EVA02-B-16/merged2b_s8b_b131k'), drawn=False).visual\n"
+        "assert type(tower).__name__ == 'TimmModel'\n"
     ),
 }
 

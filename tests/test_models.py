@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from fastclip.errors import FastclipError, IntegrityError, UserError
 from fastclip.files import digest_file
 from fastclip.models import backbones, weights
-from fastclip.models.backbones import OPENAI_BACKBONES, TINY, find_backbone
+from fastclip.models.backbones import OPENAI_BACKBONES, TINY, Backbone, find_backbone
 from fastclip.models.compiled import compile_visual
 from fastclip.models.numerics import find_precision
 from fastclip.models.rewrites import FusedAttention, fold_quick_gelu, pack_block
@@ -69,6 +69,25 @@ def test_the_nine_have_the_published_sides_and_parameters(name: str):
     assert resident_bytes() - before < PARAMETERS[name], "a quarter of its memory was written to"
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
     assert model.visual.image_size in (OPENAI_BACKBONES[name].side, (OPENAI_BACKBONES[name].side,) * 2)
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_building_a_model_logs_nothing_and_moves_nobodys_random_numbers(drawn: bool, caplog: pytest.LogCaptureFixture):
+    before = torch.get_rng_state()
+    weight = build_model(TINY, drawn=drawn).visual.attnpool.c_proj.weight
+    assert torch.equal(torch.get_rng_state(), before) and not caplog.records
+    again = build_model(TINY, drawn=True).visual.attnpool.c_proj.weight
+    assert torch.equal(weight, again) == drawn
+
+
+@pytest.mark.parametrize("architecture", ["RN50-quickgelu", "ViT-B-32", "EVA02-B-16"])
+def test_a_built_model_is_the_one_that_open_clip_creates(architecture: str):
+    import open_clip
+
+    built = build_model(Backbone(name="any", architecture=architecture, side=224), drawn=False)
+    created = open_clip.create_model(architecture)
+    assert type(built) is type(created) and str(built) == str(created)
+    assert [*built.state_dict()] == [*created.state_dict()]
 
 
 def test_backbones_are_found_by_every_familiar_spelling():
@@ -179,7 +198,7 @@ def test_precision_is_the_users_then_accelerates_then_this_machines():
 
 
 class Archive(torch.nn.Module):
-    """What OpenAI's archives are: a TorchScript module whose state has three numbers beside the weights."""
+    """Like OpenAI's archives: a TorchScript module whose state has three numbers beside the weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,7 +220,9 @@ def test_an_archive_opens_only_under_a_published_digest_and_for_its_backbone(tmp
     monkeypatch.setitem(backbones.PUBLISHED_ARCHIVES, sha256, rn50)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
+        filters = list(warnings.filters)
         tensors = read_weights(rn50, path, sha256)
+        assert warnings.filters == filters, "they are everybody's"
     assert not warned, "that TorchScript is deprecated is nothing to the user"
     assert list(tensors) == ["weight"] and tensors["weight"].tolist() == [0, 1, 2, 3]
     with pytest.raises(UserError, match="holds RN50, not ViT-B/32"):
@@ -316,7 +337,7 @@ def test_a_digest_that_was_begun_early_is_used_and_is_that_of_the_file_as_it_is_
 
 
 def in_a_thread(function: Callable[[], Any]) -> Any:
-    """What `function` returns, in a thread of its own."""
+    """The result of `function`, run in a thread of its own."""
     with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         return pool.submit(function).result()
 

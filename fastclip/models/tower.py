@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from fastclip.models.compiled import compile_visual
 from fastclip.models.rewrites import pack_products, rewrite
 from fastclip.models.weights import RANDOM_SEED, Weights, read_weights
 
-# A fixed shape, padded: another shape picks other kernels and moves the last bits. A GPU is not worth starting for few.
+# Batches are padded to one fixed shape: another one picks other kernels and moves the last bits.
 PROMPTS_PER_BATCH = {"cpu": 16, "cuda": 256}
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -71,7 +70,7 @@ class TextTower:
         self._model = model.to(device).eval()
         self._tokenizer = tokenizer
         self._device = device
-        # A causal tower that reads a prompt at its end token; others may look at the padding too.
+        # A causal tower that reads a prompt at its end token never looks at the padding. Others may.
         self._trims = (
             getattr(model, "text_pool_type", None) == "argmax" and getattr(model, "attn_mask", None) is not None
         )
@@ -87,8 +86,8 @@ class TextTower:
         return self._tokenizer(list(prompts))
 
     def __call__(self, prompts: Sequence[str], workers: int) -> Float32[Tensor, "prompts dim"]:
-        """Unit vectors on the CPU. `workers` threads, on a GPU one; how many changes no bit. Not to be called from two
-        threads.
+        """Unit vectors of `prompts`, on the CPU. Uses `workers` threads, on a GPU one; their number changes no bit. Two
+        threads must not call it at the same time.
         """
         tokens = self._trim(self.tokenize(prompts))
         size, threads = PROMPTS_PER_BATCH[self._device.type], workers if self._device.type == "cpu" else 1
@@ -97,7 +96,7 @@ class TextTower:
             return torch.cat(list(pool.map(self._encode, batches)))[: len(tokens)]
 
     def _trim(self, tokens: Int64[Tensor, "prompts length"]) -> Int64[Tensor, "prompts shorter"]:
-        """Without padding that no prompt uses: nothing looks past the end token, and 16 tokens cost a fifth of 77."""
+        """`tokens` without padding that no prompt uses: nothing looks past the end token, and 16 cost a fifth of 77."""
         if not self._trims:
             return tokens
         used = int(tokens.argmax(dim=1).max()) + 1  # the end token has the highest number
@@ -121,9 +120,9 @@ def load_image_tower(
 
 
 def load_visual(backbone: Backbone, weights: Weights, precision: str, device: torch.device) -> Any:
-    """open_clip's image half, with less arithmetic, on `device`. The text half is mapped, and not touched.
+    """open_clip's image half on `device`, rewritten to less arithmetic. The text half is mapped, but never read.
 
-    Convolutions and products are in `precision`; layer norms stay in fp32, as in OpenAI's own fp16 models.
+    Convolutions and products are computed in `precision`; layer norms stay in fp32, as in OpenAI's own fp16 models.
     """
     visual = load_model(backbone, weights).visual.to(device).float()  # a GPU folds and rounds faster
     rewrite(visual.eval(), DTYPES[precision])
@@ -133,8 +132,9 @@ def load_visual(backbone: Backbone, weights: Weights, precision: str, device: to
 
 
 def round_weights(visual: nn.Module, dtype: torch.dtype) -> None:
-    """As open_clip has it for 16 bits: it builds other layer norms then. What stays in 32 bits is copied, or the whole
-    file that it is mapped from would stay in memory.
+    """Round the weights of `visual` as open_clip does for 16 bits. It also builds other layer norms then.
+
+    Tensors that stay in 32 bits are copied: a mapped one would keep the whole file in memory.
     """
     from open_clip.model import convert_weights_to_lp
     from open_clip.transformer import LayerNorm, LayerNormFp32
@@ -158,8 +158,10 @@ def load_text_tower(backbone: Backbone, weights: Weights, device: torch.device) 
 
 
 def load_model(backbone: Backbone, weights: Weights) -> Any:
-    """open_clip's model of `backbone` with `weights` on the CPU, those of a file in its precision and mapped if they
-    can be."""
+    """open_clip's model of `backbone` with `weights`, on the CPU.
+
+    Tensors keep the precision of their file, and are mapped from it if it is a safetensors file.
+    """
     model = build_model(backbone, drawn=weights.path is None).eval()
     if weights.path is None:
         return model.requires_grad_(False)
@@ -177,46 +179,35 @@ def load_model(backbone: Backbone, weights: Weights) -> Any:
 
 
 def build_model(backbone: Backbone, *, drawn: bool) -> Any:
-    """open_clip's model in fp32 with weights drawn by `RANDOM_SEED`, or left as memory was: large ones of OpenAI's nine
-    are not even written to.
-    """
-    import open_clip
+    """open_clip's model in fp32, with weights drawn by `RANDOM_SEED`, or not initialised.
 
-    with _BUILDING, _quiet():
-        _register_tiny(open_clip)
-        if not drawn:
-            with _NothingDrawn():
-                return open_clip.create_model(backbone.architecture)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(RANDOM_SEED)
-            return open_clip.create_model(backbone.architecture)
+    Most memory of one of OpenAI's nine is not even written to where nothing is drawn.
+    """
+    with _BUILDING, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(RANDOM_SEED)  # not that of a GPU
+        with nullcontext() if drawn else _NothingDrawn():
+            return _new_model(backbone.architecture)
 
 
 _BUILDING = threading.Lock()
-"""Towers are loaded in threads, but open_clip's log and torch's random numbers are there once."""
+"""Towers are loaded in threads, but torch has one generator of random numbers, and open_clip one list of models."""
 
 
-def _register_tiny(open_clip: Any) -> None:
+def _new_model(architecture: str) -> Any:
+    """The model that `open_clip.create_model` returns. That function warns in the root log that weights are missing."""
+    import open_clip
+
     if TINY.architecture not in open_clip.list_models():
         open_clip.add_model_config(Path(str(resources.files("fastclip.models") / "tiny" / "fastclip-tiny.json")))
+    config = open_clip.get_model_config(architecture)
+    return (open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP)(**config)
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """Leaves new parameters as they are, in this thread: what is read from a file takes their places."""
+    """Leaves new parameters uninitialised, in this thread: those read from a file replace them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", None) == nn.init.__name__:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without open_clip's warning that a model has no weights yet."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(level)
