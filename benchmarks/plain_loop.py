@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/plain_loop.py --images DIR --architecture ViT-B-32-quickgelu --weights FILE.safetensors
 
-What everybody writes first, to be compared with. Prints a line of JSON: images and right answers.
+The loop that everybody writes first, to compare with. Prints a line of JSON: images and right answers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What each way to compute does to embeddings of real photos: cosine to eager fp32, answers that flip, images a second.
+"""Each way to compute embeddings of real photos: cosine to eager fp32, answers that flip, images a second.
 
     .venv/bin/python benchmarks/precisions.py --photos DIR [--backbones ViT-L/14 …] [--ways bf16 …] [--device cuda]
 

@@ -65,7 +65,7 @@ _NINE = (
 TINY_DIM = 64
 
 TINY = Backbone(name="tiny", architecture="fastclip-tiny", side=64)
-"""The CLIP that comes with fastclip, for drawn shapes: see `fastclip/models/tiny/`."""
+"""The CLIP that comes with fastclip. It knows drawn shapes: see `fastclip/models/tiny/`."""
 
 OPENAI_BACKBONES = {backbone.name: backbone for backbone in _NINE}
 """OpenAI's nine, in the order of the published table."""
@@ -92,14 +92,14 @@ def find_backbone(name: str) -> Backbone:
 
 
 def known_backbone(name: str) -> Backbone | None:
-    """The one of OpenAI's nine and `tiny` that is called `name`, if any; open_clip is not loaded for that."""
+    """The backbone called `name` if it is `tiny` or one of OpenAI's nine, else None. Does not load open_clip."""
     known = {_plain(backbone.name): backbone for backbone in (*_NINE, TINY)}
     known["vitl14336"] = OPENAI_BACKBONES["ViT-L/14@336px"]  # open_clip's ViT-L-14-336
     return known.get(_plain(name))
 
 
 def embedding_dim(backbone: Backbone) -> int:
-    """Numbers an embedding has."""
+    """How many numbers an embedding of `backbone` has."""
     if backbone is TINY:
         return TINY_DIM
     import open_clip

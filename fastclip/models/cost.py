@@ -1,4 +1,4 @@
-"""What an image tower costs: weights, arithmetic and working memory for one image."""
+"""The cost of an image tower: weights, and arithmetic and working memory for one image."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class TowerMemory:
     """Numbers that one image needs at the widest place: inputs and outputs of a single operation."""
 
     def bytes(self, precision: str, batches: int, batch_size: int) -> int:
-        """With `batches` batches at a time. An estimate from below: libraries, what lies beside the widest operation,
-        and the allocator's slack are not in it.
+        """Bytes for `batches` batches at a time, estimated from below: without libraries, tensors that live beside the
+        widest operation, and the allocator's slack.
         """
         return (self.parameters + self.activations * batches * batch_size) * (4 if precision == "fp32" else 2)
 
 
 def tower_memory(backbone: Backbone) -> TowerMemory:
-    """What the image tower of `backbone` needs."""
+    """Memory that the image tower of `backbone` needs."""
     counted = _COUNTED.get(backbone.name)
     return counted[0] if counted else count_memory(backbone)
 
@@ -54,7 +54,7 @@ _COUNTED = {
     "ViT-L/14": (TowerMemory(303_966_208, 2_113_568), 155_329_392_640),
     "ViT-L/14@336px": (TowerMemory(304_293_888, 10_653_728), 366_098_411_520),
 }
-"""What `count_memory` and `count_flops` say of OpenAI's nine: counting begins with two seconds of imports."""
+"""Results of `count_memory` and `count_flops` for OpenAI's nine: counting begins with two seconds of imports."""
 
 
 @cache
@@ -87,7 +87,7 @@ def _one_image(backbone: Backbone) -> Tensor:
 
 
 class _WidestOperation(TorchDispatchMode):
-    """The most numbers, parameters aside, that any operation has before it and behind it."""
+    """The most numbers, without parameters, that any operation reads and writes."""
 
     def __init__(self, parameters: set[int]) -> None:
         super().__init__()

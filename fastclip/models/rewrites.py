@@ -1,4 +1,4 @@
-"""The same function of the same weights with less arithmetic: what open_clip's image towers compute and throw away."""
+"""Image towers that compute the same with less arithmetic: open_clip's compute much that they throw away."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 
 def rewrite(visual: Any, dtype: torch.dtype = torch.float32) -> None:
-    """Change an image tower in place. What is computed from its weights is rounded to `dtype`, each as soon as it is
-    there: a whole tower in 32 bits would take as long again to be written to memory.
+    """Change an image tower in place.
+
+    Each new weight is rounded to `dtype` as soon as it is computed: writing a whole tower in 32 bits would take as long
+    again.
 
     Embeddings stay equal to OpenAI's to fp32 rounding. Images/s on two cores (`benchmarks/log.md`): folding makes RN50
     2.5 times as fast in bf16, first tokens alone add a tenth to RN50 and 8 % to ViT-B/32, QuickGELU in one pass 5 %.
@@ -81,10 +83,10 @@ _QUICK_GELU = 1.702
 
 
 def pack_products(visual: Any, dtype: torch.dtype) -> None:
-    """Let oneDNN do convolutions and products together with what follows each, on an Intel or AMD CPU.
+    """Let oneDNN compute each convolution or product together with the activation after it, on an Intel or AMD CPU.
 
-    Weights are arranged once instead of for every batch. These operators are those that torch's compiler chooses; by
-    itself it needs 12 seconds for them. RN50 12.0 instead of 10.5 images/s a core (Xeon, fp32), ViT-B/32 22 instead of
+    Weights are arranged once instead of for every batch. torch's compiler chooses the same operators, but takes 12
+    seconds to build a tower with them. RN50 12.0 instead of 10.5 images/s a core (Xeon, fp32), ViT-B/32 22 instead of
     19.5 (EPYC, bf16).
     """
     from open_clip.modified_resnet import ModifiedResNet
@@ -205,7 +207,7 @@ class FusedAttention(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "batch n width"], *_: Tensor, need_weights: bool = False, attn_mask: None = None
     ) -> tuple[Float[Tensor, "batch n width"], None]:
-        """Called as torch's own, which is given the tokens three times."""
+        """Takes the arguments of torch's own, which is given the tokens three times."""
         projected = self.in_proj(tokens).chunk(3, dim=-1)
         heads = (part.unflatten(2, (self._heads, -1)).transpose(1, 2) for part in projected)
         return self.out_proj(scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)), None
@@ -214,8 +216,8 @@ class FusedAttention(nn.Module):
 class FirstTokenAttention(nn.Module):
     """Attention of the first token alone, without making every token's key and value.
 
-    A score is (Q x₀)·(K x) = (Kᵀ Q x₀)·x, and what a key's bias adds to all scores changes no weight; the sum of values
-    is the value of the sum. So K and V meet one vector a head instead of every token.
+    A score is (Q x₀)·(K x) = (Kᵀ Q x₀)·x. The bias of a key adds the same to all scores, so it changes no weight. The
+    weighted sum of values is the value of the weighted sum. So K and V multiply one vector a head, not every token.
     """
 
     def __init__(self, query: nn.Linear, key: nn.Linear, value: nn.Linear, heads: int) -> None:
@@ -250,7 +252,7 @@ class FirstTokenPool(nn.Module):
 
 
 class FirstTokenBlock(nn.Module):
-    """The last block of a vision transformer for the first token only, which alone is read."""
+    """The last block of a vision transformer for the first token only: no other is read after it."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()

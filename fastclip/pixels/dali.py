@@ -39,9 +39,9 @@ class DaliDecoder:
         self._pipeline = self._build()
 
     def decode(self, images: Sequence[EncodedImage]) -> DecodedBatch:
-        """Decode the batch in one pipeline run; if DALI refuses any image, the whole batch one by one on the CPU.
+        """Decode the batch in one run of the pipeline. If DALI refuses any image, decode all of them on the CPU.
 
-        The whole batch, so that which image takes which route depends on the shard's bytes alone.
+        A batch is never split: the route of an image then depends on the shard's bytes alone.
         """
         if not all(_may_be_decoded(image, on_gpu=self._stream is not None) for image in images):
             return self._one_by_one.decode(images)
@@ -49,16 +49,18 @@ class DaliDecoder:
             self._feed(self._filled_up(images))
             return DecodedBatch(self._crops(self._pipeline.run(), len(images)), [])
         except RuntimeError as error:
-            # Paths of files come before it, names of functions after it.
+            # In the message paths of files come before the reason, and names of functions after it.
             reason = str(error).rpartition("encountered:")[2].partition("Stacktrace")[0]
             if re.search(r"cuda|memory|alloc", reason, re.IGNORECASE):
-                raise  # a fault of the machine: other pixels because of it would not be a function of the shard
+                raise  # a fault of the machine must not change the pixels of a shard
             self._pipeline = self._build()  # after an error DALI declares a pipeline invalid
             return self._one_by_one.decode(images)
 
     def _filled_up(self, images: Sequence[EncodedImage]) -> Sequence[EncodedImage]:
-        """For the JPEG engine always as many images: the first batch that a decoder sees decides how many of each one
-        it takes, and which those are must not depend on who decoded what before.
+        """`images`, filled up to a whole batch where the JPEG engine decodes a part of it.
+
+        The engine takes as many of every batch as of the first one that a decoder sees. With full batches alone this
+        does not depend on which batch came first.
         """
         missing = self._batch_size - len(images) if self._stream and self._hardware_load else 0
         return [*images, *[images[-1]] * missing]
@@ -74,8 +76,7 @@ class DaliDecoder:
     def _crops(self, outputs: Sequence[Any], count: int) -> dict[int, UInt8[Tensor, "batch 3 side side"]]:
         """The first `count` rows of DALI's batches [n, side, side, 3] as padded channels-last tensors.
 
-        They outlive the pipeline's buffers. On a GPU they are copied beside the towers' work, not after it, before DALI
-        fills its buffers again.
+        They are copies, because DALI fills its buffers again. On a GPU the copying runs beside the towers' work.
         """
         if self._stream is None:
             return {side: self._padded(output, count) for side, output in zip(self._sides, outputs, strict=True)}
@@ -114,7 +115,7 @@ def _may_be_decoded(image: EncodedImage, *, on_gpu: bool) -> bool:
         check_encoded(image)
     except ValueError:
         return False
-    # nvJPEG does not promise to tell that a file ends too soon.
+    # nvJPEG does not promise to report a file that ends too soon.
     return not on_gpu or image.data[:2] != b"\xff\xd8" or b"\xff\xd9" in bytes(image.data[-4096:])
 
 

@@ -14,9 +14,10 @@ from fastclip.data.shards.manifest import Unreadable
 DECODERS = ("torchvision", "dali")
 
 HARDWARE_LOAD = 0.0
-"""Part of a batch that DALI gives to the GPU's JPEG engine, where there is one, and not to its cores: it decides which
-image takes which route. None until somebody has measured what the engine saves (`benchmarks/decoders.py`): not every
-GPU has one, a container may hide it, and it reports no image as damaged.
+"""The part of a batch that DALI gives to the GPU's JPEG engine instead of its cores.
+
+Zero until `benchmarks/decoders.py` has shown what the engine saves: not every GPU has one, a container may hide it, and
+it reports no image as damaged.
 """
 
 
@@ -29,9 +30,9 @@ class EncodedImage(NamedTuple):
 
 
 def check_encoded(image: EncodedImage) -> None:
-    """Raise `ValueError` if `image` must not be decoded. What a decoder is given has the size that its index says.
+    """Raise `ValueError` unless the header of `image` gives the size that the shard's index gives.
 
-    An index comes with its shards, from anywhere: one that lies must neither hide a bomb nor move the crop.
+    Shards come from anywhere: an index with a wrong size must neither hide a decompression bomb nor move the crop.
     """
     if (shape := check_header(image.data)) != (image.height, image.width):
         raise ValueError(
@@ -48,7 +49,7 @@ class DecodedBatch(NamedTuple):
 
 @runtime_checkable  # the tests check annotations
 class Decoder(Protocol):
-    """Decodes batch after batch; not to be shared between threads."""
+    """Decodes batch after batch, in one thread only."""
 
     def decode(self, images: Sequence[EncodedImage]) -> DecodedBatch:
         """Crop every image at every side. `images` may be shorter than the batch size; the crops are not."""

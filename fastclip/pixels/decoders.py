@@ -23,8 +23,8 @@ def make_decoder(name: str, sides: Sequence[int], batch_size: int, device: torch
 
 
 def decoder_spec(name: str, device: torch.device) -> str:
-    """Everything about a decoder that can change a pixel, as text: it is part of every embedding's key."""
-    # Versions from the packages' metadata: importing torchvision takes seconds, and a run that only scores needs none.
+    """Everything about a decoder that can change a pixel, as text. It is part of every embedding's key."""
+    # From the packages' metadata: a run that only scores does not import them, which takes seconds.
     fallback = f"torchvision {version('torchvision')}, pillow {version('pillow')}"
     if name == "torchvision":
         return fallback

@@ -20,8 +20,8 @@ from fastclip.data.shards.manifest import Unreadable
 from fastclip.pixels.decoder import DecodedBatch, EncodedImage, check_encoded
 from fastclip.pixels.geometry import crop_offset, crop_region, resized_shape
 
-# A strip of 1×5000 would be blown up to 448×2,240,000 to keep its middle: past the pixel budget only the region that is
-# kept is resized, by Pillow, whose result differs by 0.2 grey levels from a resize of the whole where strips are tall.
+# A strip of 1×5000 would be resized to 448×2,240,000 to keep its middle. Past the pixel budget Pillow resizes only
+# the region that is kept. For tall strips the result differs by 0.2 grey levels from a resize of the whole.
 
 
 class TorchvisionDecoder:
@@ -33,7 +33,7 @@ class TorchvisionDecoder:
         self._device = device
 
     def decode(self, images: Sequence[EncodedImage]) -> DecodedBatch:
-        """Decode one image after the other; what does not decode becomes a zero row and is named."""
+        """Decode one image after the other. One that does not decode becomes a row of zeros and is named."""
         on_gpu = self._device.type == "cuda"
         crops = {
             side: torch.zeros(self._batch_size, side, side, 3, dtype=torch.uint8, pin_memory=on_gpu).permute(0, 3, 1, 2)
@@ -57,7 +57,7 @@ class TorchvisionDecoder:
 def decode_rgb(data: memoryview) -> UInt8[Tensor, "3 height width"]:
     """Pixels as Pillow's `convert("RGB")` gives them: alpha dropped, EXIF orientation ignored.
 
-    Raises `ValueError` with the reason. What torchvision refuses (odd colour spaces, animations) Pillow tries.
+    Raises `ValueError` with the reason. Pillow tries what torchvision refuses: odd colour spaces, animations.
     """
     try:
         pixels = decode_image(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.RGB)
@@ -67,10 +67,10 @@ def decode_rgb(data: memoryview) -> UInt8[Tensor, "3 height width"]:
 
 
 def resize(pixels: UInt8[Tensor, "3 height width"], height: int, width: int) -> UInt8[Tensor, "3 new_height new_width"]:
-    """What torchvision's `v2.functional.resize` does, bicubic and antialiased, which loads torch's compiler."""
+    """Pixels as from torchvision's `v2.functional.resize`, bicubic and antialiased, which loads torch's compiler."""
     if pixels.shape[1:] == (height, width):
         return pixels
-    # The stride of a batch of one says how its pixels lie; else torch takes them for planes and packs the result anew.
+    # These strides tell torch that the pixels are channels-last. Else it takes them for planes and copies the result.
     batch = pixels.as_strided((1, *pixels.shape), (pixels.numel(), *pixels.stride()))
     return interpolate(batch, (height, width), mode="bicubic", align_corners=False, antialias=True)[0]
 
