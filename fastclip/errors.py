@@ -1,12 +1,13 @@
-"""What can go wrong, as types, and the exit code that each one ends the program with.
+"""Errors as types, and the exit code with which each one ends the program.
 
-0 complete · 2 usage · 3 complete, but unreadable images exceed the budget · 4 incomplete, the same command goes on ·
-5 integrity or nondeterminism · 128+n signal n.
+0 complete · 2 usage · 3 unreadable images await a decision · 4 incomplete, the same command goes on · 5 integrity or
+nondeterminism · 128+n signal n.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 EXIT_USAGE = 2
 EXIT_UNREADABLE = 3
@@ -26,7 +27,7 @@ class FastclipError(Exception):
         self.fix = fix
 
     def __reduce__(self) -> tuple[Callable[..., FastclipError], tuple[type[FastclipError], str, str]]:
-        """Errors cross the border between processes."""
+        """The error as it is sent to another process."""
         return _rebuild, (type(self), str(self), self.fix)
 
 
@@ -45,7 +46,7 @@ class IncompleteError(FastclipError):
 
 
 class IntegrityError(FastclipError):
-    """Bytes differ from what their manifest, their key or a published digest says."""
+    """Bytes differ from their digest in a manifest, in a name or in a published list."""
 
     exit_code = EXIT_INTEGRITY
 
@@ -53,3 +54,15 @@ class IntegrityError(FastclipError):
 def printable(text: str) -> str:
     """`text` on one line and without control characters: names of files may hold escape sequences."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+@contextmanager
+def needs_torch() -> Iterator[None]:
+    """Raise `UserError` where the block imports a library that computes and that is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(
+            f"Embedding images and new prompts needs torch, which cannot be loaded here: {error}.",
+            fix="Install it, or run this once on a machine that has it.",
+        ) from error

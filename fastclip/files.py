@@ -17,13 +17,13 @@ from typing import Any, BinaryIO, TypeVar
 from fastclip.errors import IncompleteError, IntegrityError
 
 _PAUSES_S = (0.05, 0.1, 0.2, 0.4)
-"""Seconds between attempts to read what a network file system has lost sight of."""
+"""Seconds between attempts to read a file that a network file system has lost sight of."""
 
 _STREAMS = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))
-"""Where devices and open files have names. Nothing is created or replaced there: root would replace /dev/stdout."""
+"""Folders of devices and open files. Nothing is created or replaced there: root would replace /dev/stdout."""
 
 _CANNOT_SYNC_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
-"""What fsync of a folder fails with where the file system has no such thing: some of FUSE, SMB."""
+"""Errors of fsync on file systems that cannot sync a folder: SMB, some of FUSE."""
 
 _BLOCK = 1 << 25
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one JSON spelling of `value` that digests are made of: sorted keys, no blanks, UTF-8, no NaN."""
+    """The JSON spelling of `value` from which digests are made: sorted keys, no blanks, UTF-8, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
@@ -44,7 +44,7 @@ def digest_file(path: Path) -> str:
     """SHA-256 of a file's bytes as 64 hexadecimal digits."""
     state = hashlib.sha256()  # hashlib.file_digest is new in Python 3.11
     with path.open("rb", buffering=0) as file:
-        # Large, so that hashing seldom asks for the lock that imports hold, and the same memory for each block.
+        # A large block, always in the same memory: hashing then seldom asks for the lock that imports hold.
         block = memoryview(bytearray(min(path.stat().st_size + 1, _BLOCK)))
         while size := file.readinto(block):
             state.update(block[:size])
@@ -52,9 +52,9 @@ def digest_file(path: Path) -> str:
 
 
 def patiently(read: Callable[[], T], lost: tuple[int, ...] = (errno.ESTALE,)) -> T:
-    """`read()`, again after pauses of a second together while it fails with an error of `lost`.
+    """The result of `read()`, tried again for 0.75 s while it fails with an error of `lost`.
 
-    A network file system says ESTALE once when somebody else has replaced or removed what it knew.
+    A network file system says ESTALE once when another machine has replaced or removed the file.
     """
     for pause_s in _PAUSES_S:
         try:
@@ -69,10 +69,10 @@ def patiently(read: Callable[[], T], lost: tuple[int, ...] = (errno.ESTALE,)) ->
 def write_new(path: Path, data: bytes) -> bool:
     """Publish `data` at `path` if nothing is there: temp file, fsync, link, fsync of the folder.
 
-    Returns whether this call created the file. Equal bytes that are already there are success: two processes may do
-    the same unit, and a network file system may say that a link exists which it has just made. Other bytes under the
-    same name raise `IntegrityError`: a name stands for everything that can change the numbers, so somebody's result
-    is not deterministic.
+    Returns whether this call created the file. Equal bytes that are already there are a success: another process may
+    have done the same work, and a network file system may report a link that it has just made. Other bytes under the
+    same name raise `IntegrityError`: the name stands for everything that can change the bytes, so one of the two
+    results is not deterministic.
     """
     temporary = write_temporary(path, lambda file: file.write(data))
     created = True
@@ -81,8 +81,8 @@ def write_new(path: Path, data: bytes) -> bool:
     except FileExistsError:
         if not _holds(path, data):
             raise IntegrityError(
-                f"{path} exists with other bytes than this run computed for the same key.",
-                fix="Keep both runs' hardware and library versions apart (another --store), and report this.",
+                f"{path} exists with other bytes than this run computed for the same name.",
+                fix="Choose another --store for this run, and report this.",
             ) from None
         created = False
     except OSError as error:
@@ -94,9 +94,9 @@ def write_new(path: Path, data: bytes) -> bool:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, replacing what was there, so that a reader sees the old bytes or the new, never half.
+    """Replace the file at `path` with `data`. A reader sees the old bytes or the new ones, never a mixture.
 
-    What is no file but a device or a pipe, such as /dev/stdout, is written to.
+    A device or a pipe, such as /dev/stdout, is written to directly.
     """
     if path.parent in _STREAMS or path.is_fifo() or path.is_char_device():
         try:
@@ -108,7 +108,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def write_temporary(path: Path, write: Callable[[BinaryIO], object]) -> Path:
-    """A synced file with what `write(file)` wrote, beside `path`; a name with a leading dot, so no reader takes it."""
+    """The path of a synced temporary file beside `path`, filled by `write(file)`. Readers ignore it."""
     temporary = temporary_path(path)
     try:
         _make_folder(path.parent)
@@ -125,17 +125,17 @@ def write_temporary(path: Path, write: Callable[[BinaryIO], object]) -> Path:
 
 
 def temporary_path(path: Path) -> Path:
-    """A name beside `path` that nobody else uses and no reader takes, for what is not whole yet."""
+    """A path beside `path` for an unfinished file: no other process uses it, and no reader takes it."""
     return path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file is called as `temporary_path` calls them."""
+    """Whether `name` is one that `temporary_path` gives."""
     return re.fullmatch(r"\..+\.[0-9]+\.[0-9a-f]{8}\.tmp", name, re.DOTALL) is not None
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Rename a synced temporary file to its final name, replacing what was there; where that fails, remove it."""
+    """Rename a synced temporary file to its final name, replacing what was there. Remove it if that fails."""
     try:
         rename(temporary, path)
     except IncompleteError:
@@ -144,7 +144,7 @@ def publish(temporary: Path, path: Path) -> None:
 
 
 def rename(old: Path, new: Path) -> None:
-    """Give a file another name, replacing what has it, and sync the folder."""
+    """Rename a file, replacing any file at `new`, and sync the folder."""
     try:
         old.replace(new)
     except OSError as error:
@@ -153,7 +153,7 @@ def rename(old: Path, new: Path) -> None:
 
 
 def _holds(path: Path, data: bytes) -> bool:
-    """Whether `data` is what `path` holds. False for what is there and cannot be read: a link to nowhere."""
+    """Whether the file at `path` holds `data`. False for a folder and for a link to nowhere."""
     try:
         return patiently(path.read_bytes, (errno.ESTALE, errno.ENOENT)) == data
     except (FileNotFoundError, IsADirectoryError):
@@ -163,7 +163,7 @@ def _holds(path: Path, data: bytes) -> bool:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make `folder` and those above it, and sync their names like those of files: a power cut takes none back."""
+    """Make `folder` and its parents, and sync their names, so that they survive a power cut."""
     if not folder.is_dir():
         if folder.parent != folder:
             _make_folder(folder.parent)
@@ -172,7 +172,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Sync the folder that `path` stands in, so that its name lasts."""
+    """Sync the folder of `path`, so that the name survives a power cut."""
     try:
         handle = os.open(path.parent, os.O_RDONLY)
         try:
@@ -180,14 +180,14 @@ def _sync_folder(path: Path) -> None:
         finally:
             os.close(handle)
     except PermissionError:
-        pass  # who may write to a folder may be forbidden to open it
+        pass  # a process may be allowed to write to a folder and not to open it
     except OSError as error:
         if error.errno not in _CANNOT_SYNC_FOLDERS:
             raise _storage_error(path, error) from error
 
 
 def _discard(temporary: Path) -> None:
-    with suppress(OSError):  # it does no harm, and `PartStore.prepare` removes it a day later
+    with suppress(OSError):  # a file left behind does no harm, and `Store.prepare` removes it a day later
         temporary.unlink()
 
 

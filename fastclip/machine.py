@@ -1,4 +1,4 @@
-"""What this machine has, as far as this process may use it."""
+"""The cores and the memory that this process may use, and its end when its parent is gone."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def available_cores() -> int:
-    """CPU cores that this process may use: fewer than the machine has, in a container or under Slurm."""
+    """CPU cores that this process may use. In a container or under Slurm the machine may have more."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_memory() -> int:
-    """Bytes that programs may still take without pushing others out: of the machine, or of this container if less."""
+    """Available bytes of memory: of the machine, or of this container if that is less."""
     meminfo = _numbers(Path("/proc/meminfo"))
     free = [meminfo["MemAvailable"] * 1024] if "MemAvailable" in meminfo else []
     for limit, used, stat, cache in (
@@ -35,10 +35,10 @@ def available_memory() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Have malloc keep what is freed for the next batch, in one heap for all threads: to be called before any starts.
+    """Make malloc keep freed memory for the next batch, in one heap for all threads. Call it before any thread starts.
 
-    glibc hands every large block back to the kernel, which clears it page by page when it is asked for again: a tenth
-    of RN50's time, 4 % of ViT-B/32's (Xeon, two threads). Another C library is left as it is.
+    Otherwise glibc returns every large block to the kernel, which clears it page by page when it is asked for again: a
+    tenth of RN50's time, 4 % of ViT-B/32's (Xeon, two threads). Without glibc nothing happens.
     """
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -48,17 +48,17 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Hand to the kernel what malloc keeps and nothing uses."""
+    """Return to the kernel the memory that malloc keeps and nothing uses."""
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
-# Of <malloc.h>.
+# Constants of <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def _numbers(path: Path) -> dict[str, int]:
-    """The first number of each line by the line's first word."""
+    """The first number of each line, by the line's first word."""
     try:
         lines = [line.replace(":", " ").split() for line in path.read_text().splitlines()]
     except OSError:
@@ -70,15 +70,15 @@ def started(process: int) -> str | None:
     """When a process of this machine started, in clock ticks since boot; None if it is dead, or there is no /proc."""
     with suppress(OSError):
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        return fields[19] if fields[0] not in "ZX" else None  # dead, but nobody has asked yet how it ended
+        return fields[19] if fields[0] not in "ZX" else None  # a zombie has ended too
     return None
 
 
 def end_with_parent() -> None:
-    """Stop this process, as SIGTERM does, when its parent is gone: nobody else would."""
+    """Watch the parent from a thread. Once it is gone, stop this process as SIGTERM does."""
     parent = os.getppid()
     if parent == 1 and not _starts_processes(parent):
-        os._exit(128 + signal.SIGTERM)  # it was gone before this line
+        os._exit(128 + signal.SIGTERM)  # the parent was gone before this line
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -89,9 +89,9 @@ def end_with_parent() -> None:
 
 
 def _starts_processes(process: int) -> bool:
-    """Whether a process is a launcher, which may be the first one of a container."""
+    """Whether a process is a launcher. In a container a launcher may be process 1."""
     try:
         command = Path(f"/proc/{process}/cmdline").read_bytes()
     except OSError:
-        return True  # nobody knows
+        return True  # it cannot be known
     return any(word in command for word in (b"accelerate", b"torchrun", b"torch.distributed", b"fastclip"))

@@ -1,4 +1,4 @@
-"""Safetensors files that know their own digest: every flipped, missing or added byte is noticed when they are read."""
+"""Safetensors files that carry their own digest: reading notices every flipped, missing or added byte."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from fastclip.files import canonical_json, digest
 
 _NO_DIGEST = "0" * 64
 _MOST_HEADER_BYTES = 100_000_000
-"""What safetensors allows."""
+"""The limit of safetensors."""
 
 
 def seal(tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> bytes:
     """A safetensors file of `tensors` whose metadata holds `facts` (JSON) and the SHA-256 of the file.
 
-    The digest is taken with zeros in its own place. One metadata entry: safetensors writes several in random order.
+    The digest is computed with zeros in its own place. All metadata is one entry: safetensors writes several of them in
+    random order.
     """
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     text = canonical_json({"digest": _NO_DIGEST, "facts": facts}).decode()
@@ -31,7 +32,7 @@ def seal(tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> bytes:
 
 
 def unseal(data: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Tensors and facts of a sealed file; `name` is for the message of the `IntegrityError` that damage raises."""
+    """The tensors and facts of a sealed file. Raises `IntegrityError`, which names it `name`, if it is damaged."""
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         sealed = json.loads(header["__metadata__"]["fastclip"])
@@ -43,7 +44,7 @@ def unseal(data: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """The facts of a sealed file from its header alone. Nothing is verified."""
+    """The facts of a sealed file, read from its header alone and not verified."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:

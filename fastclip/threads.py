@@ -1,4 +1,4 @@
-"""Pools of threads that end as their program does."""
+"""Pools of threads that do not delay the end of a stopped program."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 def threads(
     number: int, name: str, initializer: Callable[..., object] | None = None, arguments: tuple[Any, ...] = ()
 ) -> Iterator[ThreadPoolExecutor]:
-    """A pool of so many threads. After an error it waits for running tasks; after a stop signal it does not."""
+    """A pool of `number` threads. After an error it waits for running tasks; after a stop signal it does not."""
     pool = ThreadPoolExecutor(number, name, initializer, arguments)
     stopped = False
     try:

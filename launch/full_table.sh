@@ -2,7 +2,7 @@
 # launch/full_table.sh PROCESSES
 #
 # The published table: eight datasets, all nine backbones, the prompts that it was made with. PROCESSES is the number of
-# GPUs of this machine, or 1. Writes full_table.json (counts and settings) and full_table.txt. Again: it goes on.
+# GPUs of this machine, or 1. Writes full_table.json (counts and settings) and full_table.txt. Run it again to go on.
 #
 # In the environment: DATASETS="pacs vlcs", BACKBONES="-b ViT-B/32", SHARDS and STORE (folders), OUT (path without
 # ending), EVAL="--unreadable wrong" (any other options of `fastclip eval`).
@@ -38,7 +38,7 @@ accelerate launch --config_file "$launch/eight_gpus.yaml" --num_processes "$1" -
     --max_restarts 3 -m fastclip "${evaluate[@]}" >/dev/null ||
     echo "The launcher ended with $?; one process now says why, or does what is left." >&2
 
-# Embeds nothing any more, and ends with fastclip's own exit code, where the launcher makes any but 0 a 1.
+# This embeds nothing any more. It ends with fastclip's own exit code; the launcher turns any code but 0 into 1.
 code=0
 COLUMNS=${COLUMNS:-120} fastclip "${evaluate[@]}" --json "$out.json" >"$out.txt.part" || code=$?
 cat "$out.txt.part"

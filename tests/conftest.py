@@ -1,19 +1,17 @@
-"""What the tests share: real images where they are at hand, small sharded datasets, and the program itself."""
+"""Shared by the tests: real images where they are at hand, small sharded datasets, and the program itself."""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import REPOSITORY, Program, Sharded, shard
+from helpers import REPOSITORY, Plain, Program, Sharded, shard, stored_files
 
 from fastclip.data.shapes import SCORED_SEED, draw_shapes
-from fastclip.machine import SIGNALS
 from fastclip.models.numerics import fix_numerics
 
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -36,16 +34,6 @@ def _numerics() -> None:
     fix_numerics(torch.device("cpu"))
 
 
-@pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """What a program that a test runs in this process does to signals must not reach the next one's children."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    signal.set_wakeup_fd(-1)
-
-
 @pytest.fixture(scope="session")
 def photos() -> list[Path]:
     """Photos of ImageNet size."""
@@ -61,7 +49,7 @@ def pacs_mini() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_facts() -> Path:
-    """What is known of the eight datasets."""
+    """The known facts of the eight datasets."""
     folder = SHARED_DATA.parent / "facts"
     if not folder.is_dir():
         pytest.skip("the facts of shared/facts are not beside this checkout")
@@ -95,6 +83,18 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Sharded:
 def pacs(pacs_mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Sharded:
     """448 real images in twelve shards."""
     return shard(pacs_mini, tmp_path_factory.mktemp("pacs"), "pacs", shard_images=40)
+
+
+@pytest.fixture(scope="session")
+def plain(shapes: Sharded, tmp_path_factory: pytest.TempPathFactory) -> Plain:
+    """A run of one process without any launcher, which others are compared with."""
+    many = shard(shapes.source, tmp_path_factory.mktemp("many"), "shapes", shard_images=5)
+    program = Program(tmp_path_factory.mktemp("plain"))
+    arguments = ["shapes", "-b", "tiny", "--batch-size", "64", "--shards", str(many.shards)]
+    outcome = program.here("eval", *arguments, "--json", "record.json")
+    assert outcome.code == 0, outcome.err
+    record = (program.folder / "record.json").read_bytes()
+    return Plain(many.shards, arguments, stored_files(program.folder / "embeddings"), outcome.out, record)
 
 
 @pytest.fixture

@@ -2,23 +2,76 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
+import re
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
+from fastclip.cli import main
 from fastclip.data.catalogue import find_card
 from fastclip.data.shards.writer import WriteOptions, write_shards
 from fastclip.data.sources.layouts import list_source
+from fastclip.files import is_temporary
+from fastclip.machine import SIGNALS
 from fastclip.storage.folders import open_folder
+from fastclip.store.recipes import Preprocessing, Recipe
 
 REPOSITORY = Path(__file__).parent.parent
+
+
+def wait_until(happened: Callable[[], object], what: str, seconds: float = 300) -> None:
+    """Wait for something that takes seconds on two idle cores; nothing waits so long unless it is broken."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.02)
+
+
+def part_paths(store: Path) -> list[Path]:
+    """The published parts of a store, of all recipes."""
+    return sorted(path for path in store.glob("*/*.safetensors") if re.fullmatch("[0-9a-f]{64}", path.parent.name))
+
+
+def stored_files(store: Path) -> dict[str, bytes]:
+    """Parts, prototypes and damaged parts of a store: path below it → bytes."""
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in sorted(store.rglob("*.safetensors"))}
+
+
+def temporaries(folder: Path) -> list[Path]:
+    """Files that were not published."""
+    return [path for path in folder.rglob(".*") if is_temporary(path.name)]
+
+
+def recipe(**changes: object) -> Recipe:
+    """A recipe that no machine has."""
+    way = Preprocessing(resize="none", side=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    usual = Recipe(
+        backbone="tiny",
+        architecture="a",
+        weights="0" * 64,
+        preprocessing=way,
+        decoder="torchvision 0",
+        precision="fp16",
+        batch_size=8,
+        engine="eager",
+        libraries="none",
+        machine="cpu of a test",
+        switches=(),
+        numerics=1,
+    )
+    return replace(usual, **changes)
 
 
 def image_bytes(format: str = "PNG", size: tuple[int, int] = (5, 7), mode: str = "RGB") -> bytes:
@@ -74,6 +127,24 @@ def shard(source: Path, shards: Path, name: str, *, shard_images: int = 50, veri
     return Sharded(name, source, shards)
 
 
+def run(folder: Path, *words: object) -> int:
+    """The program in this process, in `folder`; its exit code. Seconds faster than in a process of its own."""
+    signals = {number: signal.getsignal(number) for number in SIGNALS}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("COLUMNS", "80")
+        patch.setattr(sys, "argv", ["fastclip", *map(str, words)])
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main.run()
+        finally:
+            atexit.unregister(main._leave)  # else pytest would end with the program's exit code
+            signal.set_wakeup_fd(-1)
+            for number, handler in signals.items():  # else the next process would be born deaf
+                signal.signal(number, handler)
+    return int(ended.value.code or 0)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a run of the program ended."""
@@ -95,6 +166,12 @@ class Program:
         out, err = process.communicate(timeout=300)
         return Outcome(process.returncode, out, err)
 
+    def here(self, *arguments: object) -> Outcome:
+        """The same in this process: for what needs no process of its own."""
+        with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+            code = run(self.folder, *arguments)
+        return Outcome(code, out.getvalue(), err.getvalue())
+
     def start(self, *arguments: object, prefix: Sequence[str] = ()) -> subprocess.Popen[str]:
         command = [*prefix, *(() if "-m" in prefix else (sys.executable, "-m", "fastclip")), *map(str, arguments)]
         environment = {**os.environ, "COLUMNS": "80", "HF_HUB_OFFLINE": "1", **self.environment}
@@ -102,3 +179,15 @@ class Program:
         return subprocess.Popen(
             command, cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The outcome of one process on 240 images in 48 shards, each of which pays for a whole batch of 64."""
+
+    shards: Path
+    arguments: list[str]
+    files: dict[str, bytes]
+    """Parts and prototypes."""
+    table: str
+    record: bytes

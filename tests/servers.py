@@ -82,7 +82,7 @@ def answer(handler: Handler, code: int, body: bytes = b"", **headers: object) ->
 
 
 def send_file(handler: Handler, data: bytes, *, tag: str | None = None, fault: str = "") -> None:
-    """What a good server does with Range and If-Range, but for the fault."""
+    """Answers as a good server does with Range and If-Range, but for the fault."""
     if fault == "503":
         return answer(handler, 503)
     if "other bytes" in fault:

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import oracle
 import psutil
-from helpers import REPOSITORY, Sharded, shard
+from helpers import REPOSITORY, Sharded, part_paths, shard, stored_files, wait_until
 
 from fastclip.data.shapes import SCORED_SEED, draw_shapes
 from fastclip.data.shards.manifest import read_manifest
@@ -94,10 +94,7 @@ class Launch:
     def wait(self) -> int:
         """The launcher's exit code; also waits until none of its processes is left."""
         code = self.process.wait(LONGEST_S)
-        deadline = time.monotonic() + 20
-        while self.alive() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert not self.alive(), f"left behind: {[p.cmdline() for p in self.alive()]}"
+        wait_until(lambda: not self.alive(), "none of the launcher's processes is left", 30)
         return code
 
 
@@ -154,7 +151,7 @@ class Storm:
         return launch.process.poll() is None and self._parts() < self.units
 
     def _parts(self) -> int:
-        return len(list((self.folder / self.store / "parts").rglob("*.safetensors")))
+        return len(part_paths(self.folder / self.store))
 
     def _wait(self, launch: Launch, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -186,17 +183,12 @@ class Storm:
             send(frozen, signal.SIGCONT)
 
 
-def contents(store: Path) -> dict[str, bytes]:
-    """Every file that is published: parts and prototypes."""
-    return {str(path.relative_to(store)): path.read_bytes() for path in sorted(store.rglob("*.safetensors"))}
-
-
 def undisturbed(folder: Path, arguments: list[str]) -> dict[str, bytes]:
-    """What one process writes that nobody disturbs, and its record."""
+    """The files and the record of one process that nobody disturbs."""
     command = [sys.executable, "-m", "fastclip", "eval", *arguments, "--store", "calm"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     (folder / "record.json").rename(folder / "calm.json")
-    return contents(folder / "calm")
+    return stored_files(folder / "calm")
 
 
 def storms(
@@ -207,9 +199,9 @@ def storms(
     calm = undisturbed(folder, arguments)
     total: Counter[str] = Counter()
     for seed in seeds:
-        storm = Storm(folder, seed, arguments, sum(name.startswith("parts") for name in calm))
+        storm = Storm(folder, seed, arguments, len(part_paths(folder / "calm")))
         storm.run(rounds)
-        found = contents(folder / storm.store)
+        found = stored_files(folder / storm.store)
         assert not (folder / storm.store / "given_up").exists(), f"storm {seed}: an innocent shard was given up"
         assert not (folder / storm.store / "damaged").exists(), f"storm {seed}: a part was damaged"
         assert found.keys() == calm.keys(), f"storm {seed}: other files"

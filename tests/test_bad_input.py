@@ -1,4 +1,4 @@
-"""What users' folders, archives and lists get wrong: each ends as two lines that name it, or is named in the output.
+"""Mistakes in users' folders, archives and lists: each ends as two lines that name it, or is named in the output.
 
 The deeper tests of single readers are in test_tars, test_webdataset_source, test_shards_command and test_pixels; here a
 whole command meets each fault.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,25 +16,14 @@ from pathlib import Path
 import pytest
 from archives import tar_bytes
 from copies import to_tar, to_zip
-from helpers import image_bytes, write
+from helpers import image_bytes, run, write
 from PIL import Image
 
-from fastclip.cli import main
 from fastclip.data.shards.manifest import read_manifest, read_rejected
 
 PNG = image_bytes()
 JPEG = image_bytes("JPEG", (64, 64))
 GOOD = {"in/cat/good.png": image_bytes(size=(6, 6))}
-
-
-def run(folder: Path, *words: str) -> int:
-    """The program in this process, in `folder`; its exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["fastclip", *words])
-        with pytest.raises(SystemExit) as ended:
-            main.run()
-    return int(ended.value.code or 0)
 
 
 def png_bomb() -> bytes:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,14 +15,18 @@ import torch
 from helpers import Program, Sharded, image_bytes, shard, write
 from torch import nn
 
+from fastclip.bench import stages
 from fastclip.bench.devices import peak_flops
 from fastclip.bench.forecast import forecast
 from fastclip.bench.records import conditions, measurement
+from fastclip.bench.stages import bench
 from fastclip.cli.forecast import duration
 from fastclip.embed.loop import EmbeddingLoop
 from fastclip.errors import UserError
+from fastclip.evaluate.embedding import embed, missing_units, share_images
+from fastclip.evaluate.engine import Engine
 from fastclip.evaluate.options import EvalOptions
-from fastclip.evaluate.run import Run
+from fastclip.evaluate.setup import Setup, resolve
 from fastclip.machine import available_memory
 from fastclip.models.backbones import OPENAI_BACKBONES, TINY, Backbone
 from fastclip.models.cost import count_flops, count_memory, flops, tower_memory
@@ -93,28 +99,36 @@ def test_operations_and_working_memory_are_those_of_a_real_pass(backbone: Backbo
     assert memory.parameters <= sum(each.numel() for each in build_model(backbone, drawn=False).visual.parameters())
 
 
+def with_engine(setup: Setup, **changed: object) -> Setup:
+    """`setup` on another machine."""
+    assert isinstance(setup.engine, Engine)
+    return dataclasses.replace(setup, engine=dataclasses.replace(setup.engine, **changed))
+
+
+def parts_of(store: Path) -> dict[Path, bytes]:
+    return {path.relative_to(store): path.read_bytes() for path in store.glob("*/*.safetensors")}
+
+
 def test_towers_that_do_not_fit_together_take_turns_and_embed_the_same_bytes(
     few: Sharded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def embed(name: str, free_memory: int) -> tuple[dict[str, bytes], int]:
+    def embed_in(name: str, free_memory: int) -> tuple[dict[Path, bytes], int]:
         options = EvalOptions(
             backbones=("tiny", "ViT-B/32"), random_weights=True, shards=few.shards, store=tmp_path / name, batch_size=4
         )
-        run = Run(options)
-        run.free_memory = free_memory
+        setup = with_engine(resolve(options), free_memory=free_memory)
         batches = []
         real = EmbeddingLoop._embed
         monkeypatch.setattr(EmbeddingLoop, "_embed", lambda *a: batches.append(a) or real(*a))
-        expected = run.share_images()
+        expected = share_images(setup, missing_units(setup))
         images: list[int] = []
-        run.embed(images.append)
+        embed(setup, images.append)
         monkeypatch.undo()
         assert sum(images) == expected
-        parts = {path.name: path.read_bytes() for path in (tmp_path / name / "parts").rglob("*.safetensors")}
-        return parts, len(batches)
+        return parts_of(tmp_path / name), len(batches)
 
-    together, batches = embed("together", 1 << 40)
-    in_turns, twice = embed("in turns", 0)
+    together, batches = embed_in("together", 1 << 40)
+    in_turns, twice = embed_in("in turns", 0)
     assert in_turns == together and len(together) == 4
     assert (batches, twice) == (4, 8), "one decode a pass"
 
@@ -160,33 +174,53 @@ def test_bench_measures_each_stage_and_says_what_bounds(shapes: Sharded, fastcli
 
 
 def test_bench_says_which_backbones_fit_together(shapes: Sharded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from fastclip.bench import stages
-
     options = EvalOptions(backbones=("ViT-L/14", "RN50x64"), random_weights=True, shards=shapes.shards, device="cpu")
-    monkeypatch.setattr("fastclip.evaluate.run.free_memory_bytes", lambda *_: 2 << 30)
-    monkeypatch.setattr(stages, "matrix_product_flops", lambda *_: 1.0)
+    monkeypatch.setattr("fastclip.evaluate.engine.free_memory_bytes", lambda *_: 2 << 30)
     with pytest.raises(UserError, match="do not fit into memory together; eval takes 2 passes") as error:
-        stages.bench(options, 20, 1, tmp_path)
+        bench(options, 20, 1, tmp_path)
     assert error.value.fix.endswith("-b ViT-L/14")
+
+
+def test_bench_reads_no_recipe(shapes: Sharded, tmp_path: Path):
+    options = EvalOptions(backbones=("tiny",), shards=shapes.shards, recipes=("0a",))
+    with pytest.raises(UserError, match="reads no recipe"):
+        bench(options, 20, 1, tmp_path)
+
+
+def test_bench_leaves_nothing_behind_in_its_process(shapes: Sharded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Flags and environment are as before, and no thread goes on, which would make the scratch folder again."""
+    monkeypatch.setattr("fastclip.embed.attempts.HEARTBEAT_S", 0.01)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    before = set(threading.enumerate())
+    bench(EvalOptions(backbones=("tiny",), shards=shapes.shards), 20, 1, tmp_path / "scratch")
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=30)
+    assert set(threading.enumerate()) <= before
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ and not torch.backends.cudnn.deterministic
 
 
 def test_bench_drives_the_loop_that_eval_does(shapes: Sharded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The parts that it makes with every stage in place are those of an evaluation, byte for byte."""
-    from fastclip.bench import stages
-
-    kept: dict[str, bytes] = {}
+    kept: dict[Path, bytes] = {}
     real = stages._Stages._score
 
     def keep(self: stages._Stages) -> None:
-        parts = (self._scratch / "parts").rglob("*.safetensors")
-        kept.update({path.name: path.read_bytes() for path in parts})
+        kept.update(parts_of(tmp_path / "bench" / "parts"))
         real(self)
 
     monkeypatch.setattr(stages._Stages, "_score", keep)
     options = EvalOptions(backbones=("tiny",), shards=shapes.shards, store=tmp_path / "eval")
-    stages.bench(options, 1000, 1, tmp_path)
-    Run(dataclasses.replace(options, store=tmp_path / "eval")).embed()
-    assert kept == {path.name: path.read_bytes() for path in (tmp_path / "eval" / "parts").rglob("*.safetensors")}
+    bench(options, 1000, 1, tmp_path / "bench")
+    assert not (tmp_path / "eval").exists()
+    embed(resolve(options))
+    assert len(kept) == 12 and kept == parts_of(tmp_path / "eval")
+
+
+def test_bench_embeds_where_everything_is_embedded_already(shapes: Sharded, tmp_path: Path):
+    options = EvalOptions(backbones=("tiny",), shards=shapes.shards, store=tmp_path / "eval")
+    embed(resolve(options))
+    assert bench(options, 20, 1, tmp_path / "bench").images == 20
 
 
 def test_dry_run_says_what_is_left_and_times_it_by_what_bench_measured(shapes: Sharded, fastclip: Program):
@@ -199,34 +233,39 @@ def test_dry_run_says_what_is_left_and_times_it_by_what_bench_measured(shapes: S
     after = home("eval", "--dry-run", *arguments)
     tars = sum(path.stat().st_size for path in shapes.folder.rglob("*.tar"))
     assert f"{tars / 1e6:,.1f} MB to read and decode once; 12 parts of 0.1 MB to write." in after.out
-    assert re.search(r"^ tiny +12/12 +240 ", after.out, re.M) and re.search(r"^ 1 .* s ", after.out, re.M)
+    assert re.search(r"^ tiny +12/12 +240 ", after.out, re.M)
+    assert re.search(r"Time: .* s by this process, .* s by 8 like it.* each reads .* MB/s", " ".join(after.out.split()))
     assert "bounded by" in after.out and max(map(len, after.out.splitlines())) <= 80
     assert home("eval", *arguments).code == 0
     done = home("eval", "--dry-run", *arguments)
-    assert "Everything is embedded: only scoring is left." in done.out and "0/12" in done.out
+    assert done.out == "Everything is embedded: only scoring is left.\n"
+    here = home("eval", "--dry-run", *arguments, "--here")
+    assert "Everything is embedded: only scoring is left." in here.out and "0/12" in here.out
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_a_forecast_adds_up(shapes: Sharded, tmp_path: Path, device: str):
-    """Twelve shards of twenty images, made-up speeds, reckoned by hand."""
-    run = Run(EvalOptions(backbones=("tiny",), shards=shapes.shards, store=tmp_path, precision="fp32", device="cpu"))
-    run.device = torch.device(device)
-    like = {"device": device, "precision": "fp32", "decoder": run.decoder, "workers": run.workers}
-    like |= {"batch": run.batch_size, "compile": "off", "numerics": run.numerics}
-    decode = measurement("decode", 100, [1.0], {**like, "device": "cpu"})
-    tower = measurement("tower", 100, [4.0], {**like, "device": "cpu", "backbone": "tiny", "flops per image": 1})
+def test_a_forecast_adds_up(shapes: Sharded, tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch):
+    """Twelve shards of twenty images, made-up speeds, counted by hand."""
+    options = EvalOptions(
+        backbones=("tiny",), shards=shapes.shards, store=tmp_path, precision="fp32", device="cpu", decoder="torchvision"
+    )
+    here = resolve(options)
+    like = conditions(here.engine)
+    assert like["device"] == "cpu" and like["compile"] == "off" and like["decoder"] == "torchvision"
+    decode = measurement("decode", 100, [1.0], like)
+    tower = measurement("tower", 100, [4.0], {**like, "backbone": "tiny", "flops per image": 1})
     records = [dataclasses.replace(each, settings={**each.settings, "device": device}) for each in (decode, tower)]
-    found = forecast(run, records)
+    monkeypatch.setattr("fastclip.bench.records.describe_numerics", lambda device: like["numerics"])
+    setup = with_engine(here, device=torch.device(device))
+    found = forecast(setup, records)
     one = 240 * (1 / 100 + 1 / 25) if device == "cpu" else 240 / 25
-    assert found.shares[0].seconds == pytest.approx(one) and found.bounded_by == "embedding"
-    assert [each.processes for each in found.shares] == [1, 8, 64], "a thousand are no faster than twelve"
-    assert found.shares[1].seconds == pytest.approx(one / 8)
-    assert found.shares[2].seconds == pytest.approx(one / 12)
-    assert found.shares[0].parts_per_second == pytest.approx(12 / one)
+    assert found.seconds(1) == pytest.approx(one) and found.bounded_by == "embedding"
+    assert found.seconds(8) == pytest.approx(one / 8)
+    assert found.seconds(64) == found.seconds(1000) == pytest.approx(one / 12), "no faster than its twelve shards"
+    assert (found.parts, found.read_bytes) == (12, sum(path.stat().st_size for path in shapes.folder.rglob("*.tar")))
     assert found.written_bytes == 240 * 64 * 4 and found.flops == 240 * flops(TINY)
-    assert not forecast(run, [decode]).shares and not forecast(run, []).shares
-    run.batch_size = 7
-    assert not forecast(run, records).shares, "a record of other conditions says nothing"
+    assert not forecast(setup, records[:1]).unit_seconds and not forecast(setup, []).unit_seconds
+    assert not forecast(with_engine(setup, batch_size=7), records).unit_seconds, "other conditions say nothing"
 
 
 @pytest.mark.parametrize(
@@ -236,14 +275,15 @@ def test_compiling_pays_from_as_many_images_as_were_measured(
     rate: float, load_s: float, pays_from: float, shapes: Sharded, tmp_path: Path
 ):
     """25 images/s after 2 s without it: at 50 after 42 s, 40 s are made good by 2,000 times 0.02 s."""
-    run = Run(EvalOptions(backbones=("tiny",), shards=shapes.shards, store=tmp_path, precision="fp32", device="cpu"))
-    like = {**conditions(run), "backbone": "tiny", "flops per image": 1}
+    options = EvalOptions(backbones=("tiny",), shards=shapes.shards, store=tmp_path, precision="fp32", device="cpu")
+    setup = resolve(options)
+    like = {**conditions(setup.engine), "backbone": "tiny", "flops per image": 1}
     plain = measurement("tower", 25, [1.0], {**like, "load seconds": 2.0})
     compiled = measurement("tower", 25, [25 / rate], {**like, "compile": "on", "load seconds": load_s})
-    found = forecast(run, [plain, compiled]).backbones[0]
+    found = forecast(setup, [plain, compiled]).backbones[0]
     assert found.compiling_pays_from == pytest.approx(pays_from)
-    assert found.rate == pytest.approx(25), "what is not asked for is not reckoned with"
-    assert forecast(run, [plain]).backbones[0].compiling_pays_from is None
+    assert found.rate == pytest.approx(25), "only records of what is asked for count"
+    assert forecast(setup, [plain]).backbones[0].compiling_pays_from is None
 
 
 def test_durations_read_well():

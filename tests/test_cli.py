@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import REPOSITORY, Program, Sharded, image_bytes, write
+from helpers import REPOSITORY, Program, Sharded, image_bytes, recipe, write
 
 from fastclip.cli.console import out
 from fastclip.report.style import plain_table
@@ -43,7 +43,7 @@ from fastclip.report.style import plain_table
 def test_a_mistake_is_two_lines_that_name_it_and_exit_code_2(
     arguments: list[str], named: str, shapes: Sharded, fastclip: Program
 ):
-    outcome = fastclip(*[str(shapes.shards) if word == "SHARDS" else word for word in arguments])
+    outcome = fastclip.here(*[str(shapes.shards) if word == "SHARDS" else word for word in arguments])
     assert (outcome.code, outcome.out) == (2, ""), outcome
     what, how = outcome.err.splitlines()
     assert what.startswith("Error: ") and named in what
@@ -87,7 +87,7 @@ def test_demo_prints_a_table_of_honest_numbers_and_what_to_type_next(fastclip: P
 
 
 def test_random_weights_mark_their_table(shapes: Sharded, fastclip: Program):
-    outcome = fastclip("eval", "shapes/flat", "-b", "tiny", "--random-weights", "--shards", shapes.shards)
+    outcome = fastclip.here("eval", "shapes/flat", "-b", "tiny", "--random-weights", "--shards", shapes.shards)
     assert outcome.code == 0 and "RANDOM WEIGHTS, NOT A RESULT" in outcome.out
 
 
@@ -95,7 +95,7 @@ def test_the_tables_of_the_widest_dataset_fit_80_columns():
     from rich.console import Console
 
     from fastclip.report.terminal import footnotes, tables
-    from fastclip.results.cells import BackboneFacts, Cell, Evaluation
+    from fastclip.results.cells import Cell, Evaluation, UsedRecipe
 
     domains = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
     counts = {"images": 20_000, "classified": 20_000, "top1": 19_999, "top5": 20_000, "unreadable": 0}
@@ -105,12 +105,14 @@ def test_the_tables_of_the_widest_dataset_fit_80_columns():
         for p in ("transferlearning", "openai80")
         for d in domains
     ]
-    facts = BackboneFacts(
-        name="RN50", weights="w", random_weights=False, precision="bf16", decoder="dali 2.4.0 mixed", batch_size=256,
-        numerics="n",
-    )  # fmt: skip
+    used = [recipe(backbone="RN50", precision=name, machine="cuda 13.0 cudnn 91002 NVIDIA H200") for name in "ab"]
     evaluation = Evaluation(
-        unreadable_policy="stop", datasets=(), backbones=(facts,), prompts={}, cells=tuple(cells), unreadable=()
+        unreadable_policy="stop",
+        datasets=(),
+        recipes=tuple(UsedRecipe(dataset="domainnet", backbone="RN50", id=each.id, recipe=each) for each in used),
+        prompts={},
+        cells=tuple(cells),
+        unreadable=(),
     )
     console = Console(width=80, record=True, file=io.StringIO())
     for table in tables(evaluation):
@@ -120,7 +122,11 @@ def test_the_tables_of_the_widest_dataset_fit_80_columns():
     for domain in domains:
         assert domain in text, "a name of a domain is cut"
     assert text.count("100.00") == 42 and "…" not in text
-    assert all(len(line) <= 80 for line in footnotes(evaluation))
+    notes = footnotes(evaluation)
+    for line in notes:
+        console.print(line)
+    printed = console.export_text()
+    assert max(map(len, printed.splitlines())) <= 80 and " ".join(notes) in " ".join(printed.split())
 
 
 def test_a_number_is_never_cut_or_folded_however_many_columns_there_are(capsys: pytest.CaptureFixture[str]):

@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -21,14 +20,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import Sharded
+from helpers import Sharded, recipe, stored_files, temporaries, wait_until
 
 from fastclip.cli.main import run
 from fastclip.data.shards.manifest import Unreadable
-from fastclip.embed.store import Part, PartStore, part_key
 from fastclip.errors import FastclipError
 from fastclip.files import is_temporary, write_whole
-from fastclip.text.prototypes import cached_prototypes
+from fastclip.store.parts import Part
+from fastclip.store.store import Store
+from fastclip.text import prototypes
+from fastclip.text.prototypes import Question, TextRecipe
 
 CALLS = {
     "openat": "openat",
@@ -40,36 +41,33 @@ CALLS = {
     "mkdir": "?mkdir,?mkdirat",
     "close": "close",
 }
-"""What changes a store, as strace calls it; which of the two exists depends on the processor."""
+"""The system calls that change a store, as strace calls them; which of the two exists depends on the processor."""
 
+RECIPE = recipe()
 ROWS = np.arange(12, dtype=np.float16).reshape(3, 4)
-MINE = Part({"weights": "mine"}, ROWS, (Unreadable(1, "why"),))
-OTHER = Part({"weights": "other"}, ROWS + 1, ())
-MY_KEY, OTHER_KEY = part_key(MINE.identity), part_key(OTHER.identity)
-MY_PATH = f"parts/{MY_KEY[:2]}/{MY_KEY}.safetensors"
-PROTOTYPES = np.eye(3, dtype=np.float32)
-IDENTITY = {"templates": ["a {}"]}
+PART = Part(ROWS, np.ones(3, np.float32), (Unreadable(1, "why"),))
+MINE, OTHER = "a" * 64, "b" * 64
+"""Names of two parts."""
+MY_PATH = f"{RECIPE.id}/{MINE}.safetensors"
+QUESTION = Question(weights="w", architecture="a", templates=("a {}",), classes=(("a", "a"), ("b", "b"), ("c", "c")))
+TEXT_RECIPE = TextRecipe(libraries="l", machine="m", switches=(), numerics=1)
 
 
 def publish(store: Path) -> None:
-    PartStore(store).publish(MINE)
+    Store(store).publish(RECIPE, MINE, PART)
 
 
 def read_and_publish(store: Path) -> None:
-    if PartStore(store).read(MY_KEY) is None:
-        PartStore(store).publish(MINE)
+    if Store(store).read(RECIPE.id, MINE) is None:
+        Store(store).publish(RECIPE, MINE, PART)
 
 
 def prepare(store: Path) -> None:
-    PartStore(store).prepare(1, 1000, tidy=True)
+    Store(store).prepare(1, 1000, tidy=True)
 
 
 def keep_prototypes(store: Path) -> None:
-    assert (cached_prototypes(store / "prototypes", IDENTITY, lambda: PROTOTYPES) == PROTOTYPES).all()
-
-
-def remember_batch(store: Path) -> None:
-    PartStore(store).remember_batch(IDENTITY, 16)
+    prototypes.keep_prototypes(store / "prototypes", QUESTION, TEXT_RECIPE, np.eye(3, dtype=np.float32))
 
 
 def write_report(store: Path) -> None:
@@ -77,11 +75,11 @@ def write_report(store: Path) -> None:
 
 
 def list_and_read(store: Path) -> None:
-    parts = PartStore(store)
-    keys = [key for key in (MY_KEY, OTHER_KEY) if parts.has(key)]
-    assert len(keys) == 2
-    for key in keys:
-        assert parts.read(key) is not None
+    there = Store(store)
+    assert [each.id for each in there.recipes()] == [RECIPE.id]
+    assert there.has(RECIPE.id, MINE) and there.has(RECIPE.id, OTHER)
+    for name in (MINE, OTHER):
+        assert there.read(RECIPE.id, name) is not None
 
 
 def evaluate(store: Path) -> None:
@@ -100,7 +98,6 @@ ACTIONS = {
         read_and_publish,
         prepare,
         keep_prototypes,
-        remember_batch,
         write_report,
         list_and_read,
         evaluate,
@@ -242,27 +239,29 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def temporaries(folder: Path) -> list[str]:
-    return [path.name for path in folder.rglob(".*") if is_temporary(path.name)]
-
-
 def empty(store: Path) -> None:
     store.mkdir()
 
 
 def with_other(store: Path) -> None:
-    PartStore(store).publish(OTHER)
+    Store(store).publish(RECIPE, OTHER, PART)
 
 
 def with_both(store: Path) -> None:
     with_other(store)
-    PartStore(store).publish(MINE)
+    publish(store)
 
 
 def with_damaged(store: Path) -> None:
     with_both(store)
-    part = next(store.rglob(f"{MY_KEY}*"))
+    part = store / MY_PATH
     part.write_bytes(part.read_bytes()[:-1] + b"\x7f")
+
+
+def with_a_torn_recipe(store: Path) -> None:
+    with_other(store)
+    path = store / RECIPE.id / "recipe.json"
+    path.write_bytes(path.read_bytes()[:-9])
 
 
 def with_report(store: Path) -> None:
@@ -273,7 +272,7 @@ def with_report(store: Path) -> None:
 def with_damaged_prototypes(store: Path) -> None:
     with_other(store)
     keep_prototypes(store)
-    (kept,) = (store / "prototypes").iterdir()
+    (kept,) = (store / "prototypes").glob("*/*")
     kept.write_bytes(kept.read_bytes()[:-1])
 
 
@@ -285,7 +284,7 @@ SCENES = {
     "the probe": (with_other, prepare),
     "prototypes": (with_other, keep_prototypes),
     "damaged prototypes": (with_damaged_prototypes, keep_prototypes),
-    "a batch size": (with_other, remember_batch),
+    "a part under a recipe whose file is torn": (with_a_torn_recipe, publish),
     "a report in the place of another": (with_report, write_report),
 }
 
@@ -317,8 +316,9 @@ def test_whatever_call_dies_or_fails_nothing_is_torn_and_a_rerun_completes(
                 assert "unlink" in where or not temporaries(store), f"{where}: a temporary file is left"
                 # Prototypes that cannot be kept are used all the same.
                 assert code or action is keep_prototypes or left == done, f"{where}: it did not notice"
-            found = PartStore(store).read(MY_KEY)
+            found = Store(store).read(RECIPE.id, MINE)
             assert found is None or (found.embeddings == ROWS).all(), where
+            assert {each.id for each in Store(store).recipes()} <= {RECIPE.id}, where
             action(store)
             wanted = {name: data for name, data in done.items() if not name.startswith("damaged")}
             assert tree(store).items() >= wanted.items(), f"{where}: a rerun does not complete"
@@ -351,11 +351,9 @@ def test_a_part_that_was_made_again_is_not_moved_aside_by_who_read_the_damaged_o
 
     def mend(log: Path) -> None:
         """Once the child is about to move the part: move it, and make it again."""
-        deadline = time.monotonic() + 30
-        while "rename" not in (log.read_text() if log.exists() else "") and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: log.exists() and "rename" in log.read_text(), "the child moves the part")
         read_and_publish(store)
-        assert PartStore(store).read(MY_KEY) is not None
+        assert Store(store).read(RECIPE.id, MINE) is not None
 
     code, log = under_strace(read_and_publish, store, CALLS["rename"], "delay_enter=1500000:when=1", mend)
     assert code == 0 and log.count("rename") == 1, log
@@ -386,7 +384,7 @@ def test_the_program_goes_on_after_a_call_died_or_failed(shapes: Sharded, under_
             error, fix = err.splitlines()[-2:]
             assert error.startswith("Error: Cannot write store/") and "again" in fix
             assert set(temporaries(store)) == temporary
-        left = {name: data for name, data in tree(store).items() if name.endswith(".safetensors")}
+        left = stored_files(store)
         print(f"{fault} in {call} {when}: {len(left)} of {len(done)} files are there")
         assert left.items() <= done.items()
     code = under_strace.alone(evaluate, store)

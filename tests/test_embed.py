@@ -1,4 +1,4 @@
-"""Shares, parts and their keys: who does what, and what may be used again."""
+"""Shares, parts and their names: who does what, and what may be used again."""
 
 from __future__ import annotations
 
@@ -11,30 +11,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import Sharded
+from helpers import Sharded, recipe
 
 from fastclip.cli import evaluate as eval_command
-from fastclip.data.shards.manifest import Shard, Unreadable, read_manifest
-from fastclip.data.shards.reader import OpenShard
+from fastclip.data.shards.manifest import Shard, Unreadable, images_sha256
+from fastclip.data.shards.reader import OpenShard, read_index
+from fastclip.data.shards.targets import find_targets
 from fastclip.embed.attempts import Attempts
 from fastclip.embed.loop import EmbeddingLoop
 from fastclip.embed.plan import Unit, shares, work_order
 from fastclip.embed.processes import find_process
-from fastclip.embed.store import Part, PartStore, part_identity, part_key
 from fastclip.errors import IntegrityError, UserError
+from fastclip.evaluate.embedding import launching, load_towers, make_loop, missing_units
 from fastclip.evaluate.options import EvalOptions
-from fastclip.evaluate.run import Run
+from fastclip.evaluate.setup import resolve
+from fastclip.models.backbones import TINY
+from fastclip.models.numerics import fixed_numerics
 from fastclip.models.tower import Embedded, ImageTower
+from fastclip.models.weights import find_weights
 from fastclip.pixels.decoder import DecodedBatch, Decoder, EncodedImage
 from fastclip.pixels.decoders import make_decoder
 from fastclip.pixels.torchvision import crop, decode_rgb
+from fastclip.store.parts import Part, part_name
+from fastclip.store.recipes import Recipe
+from fastclip.store.store import Store
 
 CPU = torch.device("cpu")
 
 
 def units(*images: int) -> list[Unit]:
     return [
-        Unit(Path("d"), Shard(name=f"a/{i}.tar", domain="a", images=n, bytes=1, sha256="", index_sha256=""), {})
+        Unit(Path("d"), Shard(name=f"a/{i}.tar", domain="a", images=n, bytes=1, sha256="", index_sha256=""), f"{i}", {})
         for i, n in enumerate(images)
     ]
 
@@ -66,36 +73,43 @@ def test_the_process_is_read_from_the_environment():
             find_process(environment)
 
 
-def part(**changes: object) -> Part:
-    rows = np.arange(6, dtype=np.float16).reshape(2, 3)
-    return Part({"weights": "w", **changes}, rows, (Unreadable(1, "why"),))
+MINE, OTHER = recipe(), recipe(precision="fp32")
+NAME = "a" * 64
+
+
+def part() -> Part:
+    rows = np.eye(2, 3, dtype=np.float16)
+    rows[1] = 0
+    return Part(rows, np.array([7, 0], np.float32), (Unreadable(1, "why"),))
 
 
 def test_a_part_comes_back_as_it_was_published(tmp_path: Path):
-    store = PartStore(tmp_path)
-    key = part_key(part().identity)
-    assert store.read(key) is None and not store.has(key)
-    store.publish(part())
-    store.publish(part())
-    found = store.read(key)
-    assert found is not None and store.has(key)
-    assert np.array_equal(found.embeddings, part().embeddings) and found.unreadable == part().unreadable
+    store = Store(tmp_path)
+    assert store.read(MINE.id, NAME) is None and not store.has(MINE.id, NAME)
+    store.publish(MINE, NAME, part())
+    store.publish(MINE, NAME, part())
+    found = store.read(MINE.id, NAME)
+    assert found is not None and store.has(MINE.id, NAME)
+    assert np.array_equal(found.embeddings, part().embeddings) and np.array_equal(found.norms, part().norms)
+    assert found.unreadable == part().unreadable and found.readable_rows().tolist() == [0]
     with pytest.raises(IntegrityError, match="other bytes"):
-        store.publish(dataclasses.replace(part(), embeddings=part().embeddings + 1))
+        store.publish(MINE, NAME, dataclasses.replace(part(), embeddings=part().embeddings + 1))
 
 
 def test_a_damaged_or_misplaced_part_is_moved_aside(tmp_path: Path):
-    store = PartStore(tmp_path)
-    store.publish(part())
-    store.publish(part(weights="v"))
-    first, second = (part_key(part(weights=w).identity) for w in "wv")
-    (a,) = tmp_path.rglob(f"{first}*")
-    (b,) = tmp_path.rglob(f"{second}*")
-    b.write_bytes(a.read_bytes())
-    a.write_bytes(a.read_bytes()[:-1])
-    assert store.read(first) is None and store.read(second) is None
-    assert not store.has(first) and not store.has(second)
-    assert len(list((tmp_path / "damaged").iterdir())) == 2
+    store = Store(tmp_path)
+    names = ("a" * 64, "b" * 64)
+    for each in (MINE, OTHER):
+        for name in names:
+            store.publish(each, name, part())
+    whole = store.path(MINE.id, names[0]).read_bytes()
+    store.path(MINE.id, names[1]).write_bytes(whole)  # of another shard
+    store.path(OTHER.id, names[0]).write_bytes(whole)  # of another recipe
+    store.path(OTHER.id, names[1]).write_bytes(whole[:-1])
+    for each, name in ((MINE, names[1]), (OTHER, names[0]), (OTHER, names[1])):
+        assert store.has(each.id, name) and store.read(each.id, name) is None and not store.has(each.id, name)
+    assert store.read(MINE.id, names[0]) is not None
+    assert len(list((tmp_path / "damaged").iterdir())) == 3
 
 
 def test_every_option_says_whether_it_changes_an_embedding():
@@ -121,18 +135,24 @@ ANOTHER = {
     "workers": 5,
     "share": "2/3",
     "unreadable": "exclude",
+    "here": True,
 }
 """An other value of every option that can be tried without a GPU, a copy of the shards or other weights."""
 
 
 @pytest.mark.parametrize("name", sorted({f.name for f in dataclasses.fields(EvalOptions)} - {"device"}))
-def test_identity_options_change_every_key_and_runtime_options_none(name: str, shapes: Sharded, tmp_path: Path):
+def test_identity_options_change_every_recipe_and_runtime_options_none(name: str, shapes: Sharded, tmp_path: Path):
+    def owed(options: EvalOptions) -> set[tuple[str, str]]:
+        """Every part that is to be embedded, as (its name, its recipe)."""
+        return {(unit.part, recipe.id) for unit in resolve(options).units for recipe in unit.recipes.values()}
+
     usual = EvalOptions(backbones=("tiny",), shards=shapes.shards, store=tmp_path / "store", precision="fp32")
+    mine = [recipe for unit in resolve(usual).units for recipe in unit.recipes.values()][:1]
+    Store(usual.store).publish(mine[0], "0" * 64, part())
+    before = owed(usual)
     value = ANOTHER.get(name)
     if name == "weights":
-        from fastclip.models.weights import find_weights
-
-        path = find_weights(Run(usual).candidates[0].backbone, None).path
+        path = find_weights(TINY, None).path
         assert path is not None
         (tmp_path / "other.safetensors").write_bytes(path.read_bytes() + b"\0")
         value = {"tiny": tmp_path / "other.safetensors"}
@@ -141,15 +161,23 @@ def test_identity_options_change_every_key_and_runtime_options_none(name: str, s
         value = tmp_path / "elsewhere"
     elif name == "store":
         value = tmp_path / "another"
+    elif name == "recipes":
+        value = (mine[0].id[:8],)
     changes = {name: value, **({"random_weights": True} if name == "backbones" else {})}
-    keys = {key for unit in Run(usual).units() for key in unit.keys.values()}
-    changed = {key for unit in Run(dataclasses.replace(usual, **changes)).units() for key in unit.keys.values()}
+    changed = owed(dataclasses.replace(usual, **changes))
     (field,) = (field for field in dataclasses.fields(EvalOptions) if field.name == name)
     assert changed
     if field.metadata["changes"] == "identity":
-        assert not changed & keys
+        assert not {recipe for _, recipe in changed} & {recipe for _, recipe in before}
+        assert {part for part, _ in changed} == {part for part, _ in before}, "parts are named by images alone"
     else:
-        assert changed <= keys
+        assert changed <= before
+
+
+def shards_of(sharded: Sharded) -> list[Shard]:
+    """Its shards, each with the digest of its images."""
+    (target,) = find_targets(sharded.shards, [sharded.name])
+    return list(target.shards)
 
 
 def test_every_batch_is_decoded_once_for_all_towers_and_sides(shapes: Sharded, tmp_path: Path):
@@ -173,22 +201,19 @@ def test_every_batch_is_decoded_once_for_all_towers_and_sides(shapes: Sharded, t
         def __call__(self, crops: torch.Tensor) -> Embedded:
             return Embedded(crops.float().mean(dim=(2, 3)), torch.ones(len(crops)))
 
-    shards = read_manifest(shapes.folder).shards
-    recipes = {name: {"weights": name} for name in ("small", "large")}
-    work = [
-        Unit(shapes.folder, shard, {name: part_key(part_identity(recipes[name], shard)) for name in recipes})
-        for shard in shards
-    ]
+    shards = shards_of(shapes)
+    recipes = {name: recipe(backbone=name) for name in ("small", "large")}
+    work = [Unit(shapes.folder, shard, part_name(shard), recipes) for shard in shards]
     towers = {"small": MeanTower(32), "large": MeanTower(64)}
-    store = PartStore(tmp_path)
+    store = Store(tmp_path)
     EmbeddingLoop(
-        towers, recipes, CountingDecoder, store, Attempts(tmp_path), batch_size=8, workers=2, storage=torch.float32
+        towers, CountingDecoder, store, Attempts(tmp_path), batch_size=8, workers=2, storage=torch.float32
     ).run(work)
     assert sum(decoder.batches for decoder in made) == sum(-(-shard.images // 8) for shard in shards)
     for unit in work:
         opened = OpenShard(unit.folder, unit.shard)
         for name, side in (("small", 32), ("large", 64)):
-            found = store.read(unit.keys[name])
+            found = store.read(recipes[name].id, unit.part)
             assert found is not None
             expected = [crop(decode_rgb(opened.image_bytes(row)), side).float().mean(dim=(1, 2)) for row in range(20)]
             assert np.allclose(found.embeddings, torch.stack(expected).numpy(), atol=1e-3)
@@ -211,24 +236,20 @@ def test_while_a_shard_is_published_those_after_it_are_embedded(shapes: Sharded,
                 changed.notify_all()
             return Embedded(crops.float().mean(dim=(2, 3)), torch.ones(len(crops)))
 
-    class SlowStore(PartStore):
-        def publish(self, part: Part) -> None:
+    class SlowStore(Store):
+        def publish(self, recipe: Recipe, name: str, part: Part) -> None:
             batches = 3 * (len(overlapped) + 1)
             with changed:
                 overlapped.append(changed.wait_for(lambda: embedded > batches or batches == 9, timeout=20))
-            super().publish(part)
+            super().publish(recipe, name, part)
 
-    shards = read_manifest(shapes.folder).shards[:3]
-    work = [Unit(shapes.folder, each, {"c": part_key(part_identity({"weights": "c"}, each))}) for each in shards]
+    work = [Unit(shapes.folder, each, part_name(each), {"c": MINE}) for each in shards_of(shapes)[:3]]
     store = SlowStore(tmp_path)
 
     def decoder() -> Decoder:
         return make_decoder("torchvision", [32], 8, CPU, 1)
 
-    loop = EmbeddingLoop(
-        {"c": Colour()}, {"c": {"weights": "c"}}, decoder, store, Attempts(tmp_path), 8, 2, torch.float32
-    )
-    loop.run(work)
+    EmbeddingLoop({"c": Colour()}, decoder, store, Attempts(tmp_path), 8, 2, torch.float32).run(work)
     assert overlapped == [True, True, True]
 
 
@@ -236,26 +257,38 @@ def test_while_a_shard_is_published_those_after_it_are_embedded(shapes: Sharded,
 @pytest.mark.parametrize("decoder", ["dali", "torchvision"])
 def test_no_operation_of_the_loop_makes_the_host_wait_for_a_gpu(decoder: str, shapes: Sharded, tmp_path: Path):
     options = EvalOptions(backbones=("tiny",), shards=shapes.shards, store=tmp_path, device="cuda", decoder=decoder)
-    run = Run(options)
-    loop = run.loop(run.load_towers(run.candidates))
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        loop.run(run.units())
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert not loop.failures and not run.missing_units()
+    setup = resolve(options)
+    engine = setup.engine
+    assert engine
+    with fixed_numerics(engine.device), launching(engine) as launch:
+        towers = load_towers(engine, list(engine.candidates.values()), launch)
+        loop = make_loop(setup, engine, towers, Attempts(tmp_path), launch)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            loop.run(setup.units)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert not loop.failures and not missing_units(setup)
 
 
 def test_a_backbone_in_two_spellings_is_one(shapes: Sharded, tmp_path: Path):
-    run = Run(EvalOptions(backbones=("tiny", "TINY"), shards=shapes.shards, store=tmp_path))
-    assert [candidate.backbone.name for candidate in run.candidates] == ["tiny"]
+    setup = resolve(EvalOptions(backbones=("tiny", "TINY"), shards=shapes.shards, store=tmp_path))
+    assert setup.backbones == ("tiny",) and setup.engine and list(setup.engine.candidates) == ["tiny"]
 
 
-def test_a_key_changes_with_a_byte_of_the_shard_or_its_index(shapes: Sharded):
-    shard = read_manifest(shapes.folder).shards[0]
-    recipe = {"weights": "w"}
-    others = [dataclasses.replace(shard, sha256="0" * 64), dataclasses.replace(shard, index_sha256="0" * 64)]
-    keys = {part_key(part_identity(recipe, each)) for each in (shard, *others)}
-    assert len(keys) == 3
-    renamed = dataclasses.replace(shard, name="b/9.tar", domain="b")
-    assert part_key(part_identity(recipe, renamed)) in keys, "the same bytes elsewhere are the same images"
+def test_a_parts_name_changes_with_a_byte_of_the_tar_or_an_image_in_it_and_with_nothing_else(shapes: Sharded):
+    shard = shards_of(shapes)[0]
+    records = read_index(shapes.folder, shard)
+
+    def with_first(**changes: object) -> str:
+        """The name when the first row of the index is another."""
+        rows = [dataclasses.replace(records[0], **changes), *records[1:]]
+        return part_name(dataclasses.replace(shard, images_sha256=images_sha256(rows)))
+
+    assert with_first() == part_name(shard), "the manifest's digest is that of the index"
+    others = {part_name(dataclasses.replace(shard, sha256="0" * 64)), with_first(offset=1), with_first(size=1)}
+    others |= {with_first(height=1), with_first(width=1), with_first(sha256="0" * 64)}
+    assert len(others | {part_name(shard)}) == 7
+    assert with_first(label=5, key="another", path="elsewhere/1.png") == part_name(shard)
+    moved = dataclasses.replace(shard, name="b/9.tar", domain="b", index_sha256="0" * 64)
+    assert part_name(moved) == part_name(shard), "the same bytes elsewhere are the same images"

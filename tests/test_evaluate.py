@@ -10,22 +10,23 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import oracle
 import pyarrow.parquet as pq
 import pytest
-from helpers import Program, Sharded, image_bytes, shard, write
+from helpers import Outcome, Program, Sharded, image_bytes, part_paths, shard, stored_files, wait_until, write
 from rich.console import Console
 from safetensors.torch import save_file
 
 from fastclip.data.shards.manifest import read_manifest
+from fastclip.evaluate.embedding import embed
 from fastclip.evaluate.options import EvalOptions
-from fastclip.evaluate.run import Run
-from fastclip.evaluate.scoring import score
+from fastclip.evaluate.score import score
+from fastclip.evaluate.setup import resolve
 from fastclip.models.backbones import find_backbone
 from fastclip.models.tower import build_model
 from fastclip.report.terminal import footnotes, tables
@@ -34,11 +35,10 @@ from fastclip.text.prompts import BUILT_IN, find_prompt_set
 ALL_PROMPTS = [word for name in BUILT_IN for word in ("--prompts", name)]
 
 
-def evaluate(fastclip: Program, sharded: Sharded, *arguments: object, **options: object) -> dict:
-    """Run `fastclip eval` and return its record."""
+def evaluate(fastclip: Program, sharded: Sharded, *arguments: object) -> dict:
+    """Run `fastclip eval` in this process and return its record."""
     path = fastclip.folder / "record.json"
-    command = ("eval", sharded.name, "--shards", sharded.shards, "--json", path, *arguments)
-    outcome = fastclip(*command, **options)
+    outcome = fastclip.here("eval", sharded.name, "--shards", sharded.shards, "--json", path, *arguments)
     assert outcome.code == 0, outcome.err
     return json.loads(path.read_text())
 
@@ -92,7 +92,7 @@ def test_every_cell_equals_an_independent_loop(dataset: str, fastclip: Program, 
             assert abs(cell["top5"] - sum(rank < 5 for rank in better)) <= 1
 
 
-@pytest.mark.parametrize("dataset", ["shapes", "pacs"])
+@pytest.mark.parametrize("dataset", [pytest.param("shapes", marks=pytest.mark.slow), "pacs"])
 def test_every_image_has_the_answer_that_clip_benchmark_gives_on_the_same_shards(
     dataset: str, fastclip: Program, reference_python: Path, request: pytest.FixtureRequest
 ):
@@ -120,10 +120,6 @@ def test_every_image_has_the_answer_that_clip_benchmark_gives_on_the_same_shards
         assert_same_answers(ours, dict(zip(in_order, pairs, strict=True)), scale=100)
 
 
-def all_parts(store: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*.safetensors")}
-
-
 @pytest.fixture(scope="module")
 def vit_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn weights of ViT-B/32 in a file, which is read sooner than they are drawn."""
@@ -142,20 +138,24 @@ def test_any_number_of_processes_and_cores_gives_the_same_bytes(
     }
     sharded = shard(write(fastclip.folder / "few", few), fastclip.folder / "shards", "few", shard_images=6)
     results = {}
-    runs = {"one": (), "one core": ("taskset", "-c", "0", sys.executable, "-m", "fastclip")}
-    runs |= {"two": launch(2), "three": launch(3)}
-    for name, prefix in runs.items():
+    # Two processes are compared with one in test_launch, test_two_nodes and test_unbreakable.
+    runs: dict[str, Callable[..., Outcome]] = {
+        "one": fastclip.here,
+        "one core": partial(fastclip, prefix=("taskset", "-c", "0", sys.executable, "-m", "fastclip")),
+        "three": partial(fastclip, prefix=launch(3)),
+    }
+    for name, program in runs.items():
         store, record = fastclip.folder / name / "store", fastclip.folder / name / "record.json"
         record.parent.mkdir()
         command = ["eval", "few", "-b", "tiny", "-b", "ViT-B/32", "--weights", f"ViT-B/32={vit_weights}"]
         command += ["--precision", precision]
         command += ["--shards", sharded.shards, "--store", store, "--json", record, "--prompts", "photo"]
         command += ["--batch-size", 4]
-        outcome = fastclip(*command, prefix=prefix)
+        outcome = program(*command)
         assert outcome.code == 0, outcome.err
-        results[name] = (all_parts(store), record.read_bytes(), outcome.out)
+        results[name] = (stored_files(store), record.read_bytes(), outcome.out)
         assert len(results[name][0]) == 2 * 3 + 2, "a part for each shard and backbone, prototypes for each backbone"
-    assert results["one"] == results["one core"] == results["two"] == results["three"]
+    assert results["one"] == results["one core"] == results["three"]
 
 
 def test_a_second_run_embeds_nothing_and_a_new_prompt_set_is_only_scored(shapes: Sharded, fastclip: Program):
@@ -164,46 +164,42 @@ def test_a_second_run_embeds_nothing_and_a_new_prompt_set_is_only_scored(shapes:
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*.safetensors")}
     assert evaluate(fastclip, shapes, "-b", "tiny") == first
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*.safetensors")} == before
-    outcome = fastclip("eval", "--shards", shapes.shards, "-b", "tiny", "--prompts", "openai80")
+    outcome = fastclip.here("eval", "--shards", shapes.shards, "-b", "tiny", "--prompts", "openai80")
     assert outcome.code == 0 and "Embedded" not in outcome.err
-    assert len(list(store.rglob("*.safetensors"))) == len(before) + 1
+    assert len(stored_files(store)) == len(before) + 1
 
 
-def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(pacs: Sharded, fastclip: Program):
-    command = ["eval", "pacs", "-b", "tiny", "--shards", pacs.shards, "--precision", "fp32", "--prompts", "photo"]
-    whole = fastclip(*command, "--store", "whole")
+def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(shapes: Sharded, fastclip: Program):
+    command = ["eval", "shapes", "-b", "tiny", "--shards", shapes.shards, "--precision", "fp32", "--batch-size", 128]
+    command += ["--prompts", "photo"]
+    whole = fastclip.here(*command, "--store", "whole")
     assert whole.code == 0, whole.err
-    killed = fastclip.start(*command, "--store", "killed")
-    store = fastclip.folder / "killed"
-    deadline = time.monotonic() + 120
-    while len(all_parts(store)) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    killed, store = fastclip.start(*command, "--store", "killed"), fastclip.folder / "killed"
+    wait_until(lambda: len(part_paths(store)) >= 3, "three parts")
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
-    left = all_parts(store)
-    assert left.items() <= all_parts(fastclip.folder / "whole").items()
-    again = fastclip(*command, "--store", "killed")
+    assert 3 <= len(part_paths(store)) < 12
+    assert stored_files(store).items() <= stored_files(fastclip.folder / "whole").items()
+    again = fastclip.here(*command, "--store", "killed")
     assert (again.code, again.out) == (0, whole.out)
-    assert all_parts(store) == all_parts(fastclip.folder / "whole")
+    assert stored_files(store) == stored_files(fastclip.folder / "whole")
 
 
 def test_a_damaged_part_is_made_again(shapes: Sharded, fastclip: Program):
     first = evaluate(fastclip, shapes, "-b", "tiny")
-    part = next((fastclip.folder / "embeddings" / "parts").rglob("*.safetensors"))
-    data = bytearray(part.read_bytes())
-    data[-1] ^= 1
-    part.write_bytes(data)
+    part = part_paths(fastclip.folder / "embeddings")[0]
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert evaluate(fastclip, shapes, "-b", "tiny") == first
-    assert part.read_bytes() != bytes(data)
+    assert part.read_bytes() == whole
 
 
 def test_what_is_not_embedded_yet_shows_as_incomplete_and_never_as_a_number(shapes: Sharded, tmp_path: Path):
-    run = Run(EvalOptions(targets=("shapes",), backbones=("tiny",), shards=shapes.shards, store=tmp_path, device="cpu"))
-    run.embed()
-    removed = next(unit for unit in run.units() if unit.shard.domain == "night")
-    (part,) = tmp_path.rglob(f"{removed.keys['tiny']}*")
-    part.unlink()
-    evaluation, _ = score(run)
+    setup = resolve(EvalOptions(targets=("shapes",), backbones=("tiny",), shards=shapes.shards, store=tmp_path))
+    embed(setup)
+    removed = next(unit for unit in setup.units if unit.shard.domain == "night")
+    setup.store.path(removed.recipes["tiny"].id, removed.part).unlink()
+    evaluation, _ = score(setup)
     console = Console(width=80, record=True, file=io.StringIO())
     for table in tables(evaluation):
         console.print(table)
@@ -223,13 +219,13 @@ def test_a_damaged_shard_ends_in_exit_code_5_and_costs_the_others_nothing(shapes
     tar.write_bytes(data)
     (fastclip.folder / "copy" / "shapes" / "night" / "1.tar").unlink()
     for again in (False, True):
-        outcome = fastclip("eval", "shapes", "-b", "tiny", "--shards", "copy")
+        outcome = fastclip.here("eval", "shapes", "-b", "tiny", "--shards", "copy")
         assert outcome.code == 5 and "flat/0.tar" in outcome.err, outcome.err
         assert outcome.err.count("Error: ") == 1 and ("Embedded" in outcome.err) != again
         (row,) = (line.split() for line in outcome.out.splitlines() if line.startswith(" tiny"))
         assert [value == "—" for value in row[1:]] == [True, True, False, False, True]
         assert "run the same command again" not in outcome.out
-        assert len(list((fastclip.folder / "embeddings" / "parts").rglob("*.safetensors"))) == 10
+        assert len(part_paths(fastclip.folder / "embeddings")) == 10
 
 
 @pytest.fixture
@@ -249,7 +245,7 @@ def test_an_unreadable_image_counts_as_the_user_says_and_is_named(
     command = ["eval", "broken", "-b", "tiny", "--shards", partly_broken.shards, "--decoder", decoder]
     command += ["--json", "r.json", "--predictions", "p.parquet"]
     for policy, code, images in (("stop", 3, None), ("wrong", 0, 20), ("exclude", 0, 18)):
-        outcome = fastclip(*command, "--unreadable", policy)
+        outcome = fastclip.here(*command, "--unreadable", policy)
         assert outcome.code == code, outcome.err
         assert "2 unreadable" in outcome.out and "star/3.jpg" in outcome.out
         record = json.loads((fastclip.folder / "r.json").read_text())
@@ -269,10 +265,10 @@ def test_weights_from_a_file_are_used_and_a_good_run_is_silent(shapes: Sharded, 
     lines = first.err.splitlines()
     assert first.code == 0 and len(lines) == 2, lines
     assert lines[0].startswith("Embedded 60 images") and lines[1].startswith("Thread seconds")
-    again = fastclip(*command, "--weights", "tiny=a=b.safetensors")
+    again = fastclip.here(*command, "--weights", "tiny=a=b.safetensors")
     assert (again.code, again.out, again.err) == (0, first.out, "")
     for wrong in (["--weights", "RN50=a=b.safetensors"], ["--weights", "a=b.safetensors", "--random-weights"]):
-        outcome = fastclip(*command, *wrong)
+        outcome = fastclip.here(*command, *wrong)
         assert outcome.code == 2 and outcome.err.count("\n") == 2
 
 
@@ -289,18 +285,27 @@ def test_other_precisions_flip_few_answers_and_the_flips_are_counted(pacs: Shard
         assert len(flipped) <= len(rows["fp32"]) // 20 and widest < 0.05
 
 
+@pytest.mark.slow  # a minute of compiling; --compile is off unless it is asked for
 def test_compiled_towers_give_the_same_answers_and_every_run_the_same_bytes(shapes: Sharded, fastclip: Program):
     cached = dataclasses.replace(fastclip, environment={"TORCHINDUCTOR_CACHE_DIR": str(fastclip.folder / "compiled")})
-    rows = {}
-    for name, arguments in (("eager", []), ("compiled", ["--compile", "on"]), ("again", ["--compile", "on"])):
-        path = fastclip.folder / f"{name}.parquet"
-        record = evaluate(cached, shapes, "-b", "tiny", *arguments, "--store", name, "--predictions", path)
-        rows[name] = answers(path)["transferlearning"]
-        assert (", compiled by g++" in record["backbones"][0]["numerics"]) == (name != "eager")
+    command = ["eval", "shapes/flat", "-b", "tiny", "--shards", shapes.shards, "--json", "record.json"]
+    rows, stored = {}, {}
+    for name, program, arguments in (
+        ("eager", fastclip.here, []),
+        ("compiled", cached, ["--compile", "on"]),
+        ("again", cached, ["--compile", "on"]),
+    ):
+        outcome = program(*command, *arguments, "--store", name, "--predictions", f"{name}.parquet")
+        assert outcome.code == 0, outcome.err
+        rows[name] = answers(fastclip.folder / f"{name}.parquet")["transferlearning"]
+        stored[name] = stored_files(fastclip.folder / name)
+        (used,) = json.loads((fastclip.folder / "record.json").read_text())["recipes"]
+        assert used["recipe"]["engine"].startswith("eager" if name == "eager" else "compiled by g++")
     theirs = {path: (row["predicted"], row["margin"]) for path, row in rows["eager"].items()}
     assert_same_answers(rows["compiled"], theirs)
-    eager, compiled, again = (all_parts(fastclip.folder / name / "parts") for name in rows)
-    assert compiled == again and not compiled.keys() & eager.keys()
+    assert stored["compiled"] == stored["again"]
+    parts = [{path.name: path.parent.name for path in part_paths(fastclip.folder / name)} for name in rows]
+    assert parts[0].keys() == parts[1].keys() and not set(parts[0].values()) & set(parts[1].values())
 
 
 def test_what_cannot_be_compiled_is_said_in_two_lines(shapes: Sharded, fastclip: Program):
@@ -311,8 +316,8 @@ def test_what_cannot_be_compiled_is_said_in_two_lines(shapes: Sharded, fastclip:
     outcome = bare("eval", "shapes/flat", "-b", "tiny", "--shards", shapes.shards, "--compile", "on")
     assert outcome.code == 2 and outcome.err.count("\n") == 2, outcome.err
     assert "cannot be compiled" in outcome.err and "--compile off" in outcome.err
-    outcome = bare("eval", "shapes/flat", "-b", "tiny", "--shards", shapes.shards, "--compile", "always")
-    assert outcome.code == 2 and "auto | on | off" in outcome.err
+    outcome = fastclip.here("eval", "shapes/flat", "-b", "tiny", "--shards", shapes.shards, "--compile", "auto")
+    assert outcome.code == 2 and "--compile on | off" in outcome.err
 
 
 @pytest.mark.gpu
@@ -327,11 +332,12 @@ def test_a_gpu_gives_the_answers_of_a_cpu(precision: str, pacs: Sharded, fastcli
     assert_same_answers(rows["cuda"], theirs)
 
 
-def test_precision_follows_accelerate_and_stands_in_the_table(shapes: Sharded, fastclip: Program, launch):
-    told = dataclasses.replace(fastclip, environment={"ACCELERATE_MIXED_PRECISION": "fp16"})
-    outcome = told("eval", "shapes/flat", "-b", "tiny", "--shards", shapes.shards)
-    assert outcome.code == 0 and "fp16" in outcome.out
+def test_precision_follows_accelerate_and_stands_in_the_table(shapes: Sharded, fastclip: Program, launch, monkeypatch):
+    command = ["eval", "shapes/flat", "-b", "tiny", "--shards", shapes.shards]
     prefix = launch(2)
     prefix.insert(prefix.index("--num_processes"), "--mixed_precision=bf16")
-    outcome = fastclip("eval", "shapes/flat", "-b", "tiny", "--shards", shapes.shards, prefix=prefix)
+    outcome = fastclip(*command, prefix=prefix)
     assert outcome.code == 0 and "bf16" in outcome.out, outcome.err
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    outcome = fastclip.here(*command)
+    assert outcome.code == 0 and "fp16" in outcome.out

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import REPOSITORY, Sharded, image_bytes
+from helpers import REPOSITORY, Sharded, image_bytes, recipe
 from PIL import Image, ImageFile
 from test_pixels import picture, reference, save
 
@@ -24,12 +24,13 @@ from fastclip.data.shards.manifest import read_manifest
 from fastclip.embed.attempts import Attempts
 from fastclip.embed.loop import EmbeddingLoop
 from fastclip.embed.plan import Unit
-from fastclip.embed.store import PartStore, part_identity, part_key
 from fastclip.errors import IntegrityError
 from fastclip.models.tower import Embedded, ImageTower
 from fastclip.pixels.decoder import Decoder, EncodedImage
 from fastclip.pixels.decoders import make_decoder
 from fastclip.pixels.geometry import crop_region
+from fastclip.store.parts import part_name
+from fastclip.store.store import Store
 
 CPU = torch.device("cpu")
 DECODERS = ("torchvision", "dali")
@@ -296,7 +297,7 @@ print(json.dumps([grown, reasons]))
 """
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", ["torchvision", pytest.param("dali", marks=pytest.mark.slow)])
 def test_bombs_above_the_budget_take_no_memory_and_those_just_below_a_bounded_amount(name: str, tmp_path: Path):
     """In a process that may take 2 GiB more than it has: a bomb of 20,000 × 20,000 pixels alone would take 1.2."""
     above = {
@@ -349,20 +350,13 @@ def test_an_embedding_that_is_not_finite_is_an_error_that_names_the_image_and_is
     number: float, shapes: Sharded, tmp_path: Path
 ):
     shard = read_manifest(shapes.folder).shards[0]
-    recipes = {"fake": {"weights": "fake"}}
-    work = [Unit(shapes.folder, shard, {"fake": part_key(part_identity(recipes["fake"], shard))})]
-    store = PartStore(tmp_path)
+    fake = recipe(backbone="fake")
+    unit = Unit(shapes.folder, shard, part_name(shard), {"fake": fake})
+    store = Store(tmp_path)
     decoder = functools.partial(make_decoder, "torchvision", [64], 8, CPU, 1)
     loop = EmbeddingLoop(
-        {"fake": NotFinite(number)},
-        recipes,
-        decoder,
-        store,
-        Attempts(tmp_path),
-        batch_size=8,
-        workers=2,
-        storage=torch.float32,
+        {"fake": NotFinite(number)}, decoder, store, Attempts(tmp_path), batch_size=8, workers=2, storage=torch.float32
     )
     with pytest.raises(IntegrityError, match=r"no finite embedding for 3 images of flat/0.tar.*00000001 \(arrow/0001"):
-        loop.run(work)
-    assert not store.has(work[0].keys["fake"])
+        loop.run([unit])
+    assert not store.has(fake.id, unit.part)

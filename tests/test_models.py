@@ -188,13 +188,12 @@ def test_a_norm_is_the_length_in_fp32_that_its_vector_had(precision: str):
     assert np.allclose(vectors, features / lengths[:, None], rtol=0, atol=1e-6)
 
 
-def test_precision_is_the_users_then_accelerates_then_this_machines():
-    assert find_precision("fp32", CPU, {"ACCELERATE_MIXED_PRECISION": "bf16"}) == "fp32"
-    assert find_precision(None, CPU, {"ACCELERATE_MIXED_PRECISION": "fp16"}) == "fp16"
-    assert find_precision(None, CPU, {"ACCELERATE_MIXED_PRECISION": "no"}) == find_precision(None, CPU, {})
-    assert find_precision(None, torch.device("cuda", 0), {}) == "fp16"
+def test_precision_is_the_one_that_is_asked_for_or_the_fast_one_of_the_device():
+    assert find_precision("fp32", CPU) == "fp32" and find_precision("fp16", CPU) == "fp16"
+    assert find_precision(None, CPU) in ("fp32", "bf16")
+    assert find_precision(None, torch.device("cuda", 0)) == "fp16"
     with pytest.raises(UserError, match="fp8"):
-        find_precision(None, CPU, {"ACCELERATE_MIXED_PRECISION": "fp8"})
+        find_precision("fp8", CPU)
 
 
 class Archive(torch.nn.Module):
@@ -300,40 +299,15 @@ def test_damaged_or_other_weights_are_refused_with_the_tensor_named(tmp_path: Pa
         load_model(TINY, Weights(tmp_path / "less.safetensors", ""))
 
 
-def test_a_digest_that_was_begun_early_is_used_and_is_that_of_the_file_as_it_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_every_look_for_weights_hashes_the_file_as_it_is_then(tmp_path: Path):
     path, rn50 = tmp_path / "w.safetensors", find_backbone("RN50")
-    computed = []
-
-    def count(path: Path) -> str:
-        computed.append(path)
-        return digest_file(path)
-
-    def fail(path: Path) -> str:
-        raise OSError("once")
-
-    def begin() -> None:
-        weights.begin_digests(["rn50", "no such backbone"], {"RN50": path}, cores=1)
-        (begun,) = weights._DIGESTS.values()
-        begun.exception(60)
-
-    monkeypatch.setattr(weights, "digest_file", count)
-    for content in (b"", b"weights"):
+    for content in (b"", b"weights", b"WEIGHTS"):
         path.write_bytes(content)
-        begin()
         assert find_weights(rn50, path).digest == hashlib.sha256(content).hexdigest()
-    assert computed == [path] * 2, "computed early, and not again"
-    begin()
-    path.write_bytes(b"WEIGHTS")  # as many bytes, later
-    assert find_weights(rn50, path).digest == hashlib.sha256(b"WEIGHTS").hexdigest()
-
-    monkeypatch.setattr(weights, "digest_file", fail)
-    begin()
-    with pytest.raises(OSError, match="once"):
-        find_weights(rn50, path)
-    monkeypatch.setattr(weights, "digest_file", digest_file)
-    assert find_weights(rn50, path).digest == hashlib.sha256(b"WEIGHTS").hexdigest(), "an error is not kept"
+    both = weights.find_all_weights({rn50: path, TINY: None}, cores=2)
+    assert [each.digest for each in both.values()] == [
+        find_weights(b, p).digest for b, p in ((rn50, path), (TINY, None))
+    ]
 
 
 def in_a_thread(function: Callable[[], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What others give us runs nothing, writes nowhere else, and reaches the terminal as text.
+"""Input from others runs nothing, writes nowhere else, and reaches the terminal as text.
 
 Every fixture that could run code would touch a canary. Held elsewhere, and not repeated here: redirects to another
 scheme, names from addresses (test_download); secrets in addresses of shards, in tables, records and errors
@@ -26,9 +26,8 @@ import numpy as np
 import pytest
 import torch
 from archives import END, header, tar_bytes
-from helpers import REPOSITORY, Program, Sharded, image_bytes, write
+from helpers import REPOSITORY, Program, Sharded, image_bytes, run, write
 from safetensors.torch import load, save
-from test_bad_input import run
 
 from fastclip.data.shards.manifest import ImageRecord, json_lines, read_manifest, read_rejected
 from fastclip.data.shards.reader import OpenShard
@@ -365,7 +364,7 @@ HOSTILE = f"{CLEAR}{COPY}{TITLE}{TURN}\r[red]x\x08\x7f"
 
 
 def shown(capsys: pytest.CaptureFixture[str]) -> str:
-    """What the program wrote, without the colours that it chose itself (none: this is no terminal)."""
+    """The program's output without the colours that it chose itself (none: this is no terminal)."""
     out, err = capsys.readouterr()
     assert not any(map(is_control, out + err)), ascii(out + err)
     return out + err
@@ -511,7 +510,7 @@ DOCUMENTED = {("models/weights.py", "torch.jit.load")}
 
 
 def full_names(tree: ast.AST) -> dict[str, str]:
-    """What names of the file stand for: `np` → numpy, `load` → torch.load."""
+    """The full names behind the names of a file: `np` → numpy, `load` → torch.load."""
     names = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -534,7 +533,7 @@ def dotted(node: ast.expr, names: dict[str, str]) -> str:
 
 
 def forbidden(source: str, path: str) -> Iterator[str]:
-    """What a file must not contain."""
+    """Calls that a file must not contain."""
     tree = ast.parse(source)
     names = full_names(tree)
     for node in ast.walk(tree):

@@ -16,27 +16,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Program, Sharded
+from helpers import Program, Sharded, recipe
 from servers import FAULTS, Server, file_route, serving, status
 
 from fastclip.data.shards.manifest import list_datasets, read_manifest, read_rejected
 from fastclip.data.shards.reader import OpenShard
+from fastclip.data.shards.targets import find_targets
 from fastclip.data.shards.writer import WriteOptions, write_shards
 from fastclip.data.sources.layouts import list_source
 from fastclip.embed.attempts import Attempts
 from fastclip.embed.loop import EmbeddingLoop
 from fastclip.embed.plan import Unit, shares
-from fastclip.embed.store import PartStore, part_identity, part_key
 from fastclip.errors import IncompleteError, IntegrityError, UserError
 from fastclip.evaluate.options import EvalOptions
-from fastclip.evaluate.run import Run
-from fastclip.evaluate.targets import find_targets
+from fastclip.evaluate.setup import resolve
 from fastclip.files import digest, write_temporary
 from fastclip.models.tower import Embedded, ImageTower
 from fastclip.pixels.decoder import DecodedBatch, EncodedImage
 from fastclip.pixels.decoders import make_decoder
 from fastclip.storage.cache import Cache, shard_cache
 from fastclip.storage.folders import Folder, LocalFolder, open_folder
+from fastclip.store.parts import part_name
+from fastclip.store.store import Store
 
 
 @pytest.fixture
@@ -366,14 +367,14 @@ def test_a_dataset_on_s3_gives_the_local_table_named_or_not(shapes: Sharded, sha
     assert missing.code == 2 and "cats is not sharded: there is no s3://bucket/shards/cats/manifest" in missing.err
 
 
-def test_neither_the_order_of_work_nor_a_key_depends_on_where_shards_lie(
+def test_neither_the_order_of_work_nor_a_parts_name_depends_on_where_shards_lie(
     shapes: Sharded, shapes_on_s3: str, serve: Callable[..., Server], tmp_path: Path
 ):
     plans = []
     for location in (shapes.shards, str(shapes.shards), shapes_on_s3, serve(shapes.shards).url()):
         options = EvalOptions(targets=("shapes",), backbones=("tiny",), shards=location, store=tmp_path)
-        units = Run(options).units()
-        plans.append([[(unit.shard, unit.keys) for unit in share] for share in shares(units, 3)])
+        units = resolve(options).units
+        plans.append([[(unit.shard, unit.part) for unit in share] for share in shares(units, 3)])
     assert all(plan == plans[0] for plan in plans)
 
 
@@ -436,8 +437,11 @@ class WatchedFolder(LocalFolder):
         return super().local(name, size=size, sha256=sha256)
 
 
+MEAN = recipe(backbone="mean")
+
+
 def loop_and_units(
-    folder: LocalFolder, store: PartStore, on_decode: Callable[[], object] = lambda: None
+    folder: LocalFolder, store: Store, on_decode: Callable[[], object] = lambda: None
 ) -> tuple[EmbeddingLoop, list[Unit]]:
     class WatchedDecoder:
         def __init__(self) -> None:
@@ -447,15 +451,9 @@ def loop_and_units(
             on_decode()
             return self.inner.decode(images)
 
-    recipe = {"weights": "mean"}
-    units = [
-        Unit(folder, shard, {"mean": part_key(part_identity(recipe, shard))}) for shard in read_manifest(folder).shards
-    ]
-    attempts = Attempts(store.folder)
-    towers, recipes = {"mean": MeanTower(32)}, {"mean": recipe}
-    loop = EmbeddingLoop(
-        towers, recipes, WatchedDecoder, store, attempts, batch_size=2, workers=1, storage=torch.float32
-    )
+    units = [Unit(folder, shard, part_name(shard), {"mean": MEAN}) for shard in read_manifest(folder).shards]
+    attempts, towers = Attempts(store.folder), {"mean": MeanTower(32)}
+    loop = EmbeddingLoop(towers, WatchedDecoder, store, attempts, batch_size=2, workers=1, storage=torch.float32)
     return loop, units
 
 
@@ -468,12 +466,12 @@ def test_the_next_shard_is_opened_while_this_one_is_embedded(shapes: Sharded, tm
         if len(opened) == 2:
             second_opened.set()
 
-    store = PartStore(tmp_path)
+    store = Store(tmp_path)
     loop, units = loop_and_units(
         WatchedFolder(shapes.folder, on_open), store, lambda: second_opened.wait(30) or pytest.fail("nothing overlaps")
     )
     loop.run(units)
-    assert opened == [unit.shard.name for unit in units] and all(store.has(unit.keys["mean"]) for unit in units)
+    assert opened == [unit.shard.name for unit in units] and all(store.has(MEAN.id, unit.part) for unit in units)
     loop.run(units)
     assert len(opened) == len(units), "what is published is not opened"
 
@@ -481,14 +479,14 @@ def test_the_next_shard_is_opened_while_this_one_is_embedded(shapes: Sharded, tm
 def test_a_shard_that_cannot_be_read_costs_the_others_nothing(shapes: Sharded, tmp_path: Path):
     opened: list[str] = []
     damaged = copy(shapes, tmp_path / "copy") / "shapes"
-    store = PartStore(tmp_path / "store")
+    store = Store(tmp_path / "store")
     loop, units = loop_and_units(WatchedFolder(damaged, opened.append), store)
     (damaged / units[3].shard.name).write_bytes(b"")
     loop.run(units)
     (error,) = loop.failures
     assert isinstance(error, IntegrityError) and units[3].shard.name in str(error)
     assert opened == [unit.shard.name for unit in units]
-    assert [store.has(unit.keys["mean"]) for unit in units] == [unit is not units[3] for unit in units]
+    assert [store.has(MEAN.id, unit.part) for unit in units] == [unit is not units[3] for unit in units]
 
 
 def test_rejected_images_are_read_from_afar_too(shapes: Sharded, shapes_on_s3: str):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import shutil
 import stat
-import string
 import subprocess
 import threading
 import time
@@ -20,21 +18,24 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import Program, Sharded, shard
+from helpers import Program, Sharded, part_paths, recipe, shard, temporaries
 from rich.console import Console
 
-from fastclip.data.shards.manifest import Shard, Unreadable
-from fastclip.embed.store import Part, PartKeys, PartStore, part_identity, part_key
+from fastclip.data.shards.manifest import Unreadable
 from fastclip.errors import FastclipError, IncompleteError, IntegrityError
+from fastclip.evaluate.embedding import embed
 from fastclip.evaluate.options import EvalOptions
-from fastclip.evaluate.run import Run
-from fastclip.evaluate.scoring import score
-from fastclip.files import is_temporary, temporary_path, write_new, write_whole
+from fastclip.evaluate.score import score
+from fastclip.evaluate.setup import resolve
+from fastclip.files import temporary_path, write_whole
 from fastclip.report.terminal import tables
-from fastclip.text.prototypes import cached_prototypes
+from fastclip.sealed import seal
+from fastclip.store.parts import Part
+from fastclip.store.store import Store
+from fastclip.text.prototypes import Question, TextRecipe, find_prototypes, keep_prototypes
 
-PART = Part({"weights": "mine"}, np.arange(12, dtype=np.float16).reshape(3, 4), (Unreadable(1, "why"),))
-KEY = part_key(PART.identity)
+RECIPE, NAME = recipe(), "a" * 64
+PART = Part(np.arange(12, dtype=np.float16).reshape(3, 4), np.ones(3, np.float32), (Unreadable(1, "why"),))
 
 Mount = Callable[..., Path]
 
@@ -71,9 +72,11 @@ def options(sharded: Sharded, store: Path, **changes: object) -> EvalOptions:
 
 def evaluate(asked: EvalOptions, on_images: Callable[[int], None] = lambda images: None) -> str:
     """The table, as the program makes it."""
-    run = Run(asked)
-    run.embed(on_images)
-    evaluation, _ = score(run)
+    setup = resolve(asked)
+    done = embed(setup, on_images)
+    if done.failures:
+        raise done.failures[0]
+    evaluation, _ = score(setup)
     with (console := Console(width=80)).capture() as capture:
         for table in tables(evaluation):
             console.print(table)
@@ -82,11 +85,7 @@ def evaluate(asked: EvalOptions, on_images: Callable[[int], None] = lambda image
 
 
 def parts(store: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in store.glob("parts/*/*.safetensors")}
-
-
-def temporaries(store: Path) -> list[Path]:
-    return [path for path in store.rglob(".*") if is_temporary(path.name)]
+    return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in part_paths(store)}
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
@@ -119,8 +118,8 @@ def test_a_disk_that_cannot_take_the_parts_is_named_before_the_model_is_loaded(
     (broken := tmp_path / "broken.safetensors").write_bytes(b"\x08" + b"\0" * 7 + b"{       ")
     # Loading these weights would be another error.
     with pytest.raises(IncompleteError) as caught:
-        Run(options(shapes, disk / "store", weights={"tiny": broken})).embed()
-    assert re.search(message, str(caught.value)) and str(disk / "store" / "parts") in str(caught.value)
+        embed(resolve(options(shapes, disk / "store", weights={"tiny": broken})))
+    assert re.search(message, str(caught.value)) and str(disk / "store") in str(caught.value)
     assert "again" in caught.value.fix and caught.value.exit_code == 4
     assert not temporaries(disk)
     mount(cured)
@@ -137,14 +136,14 @@ def test_the_program_says_of_a_full_disk_what_it_needs_and_goes_on_when_there_is
     error, fix = outcome.err.splitlines()
     assert str(disk / "s") in error and "need" in error and "again" in fix
     mount("size=64m")
-    assert fastclip(*command).code == 0
+    assert fastclip.here(*command).code == 0
     assert parts(disk / "s") == whole.parts
 
 
 def test_a_folder_that_may_not_be_written_to_is_refused_with_its_path(
     shapes: Sharded, whole: SimpleNamespace, fastclip: Program
 ):
-    (store := fastclip.folder / "store" / "parts").mkdir(parents=True)
+    (store := fastclip.folder / "store").mkdir()
     store.chmod(0o555)
     command = ["eval", "shapes", "-b", "tiny", "--shards", shapes.shards, "--store", "store", "--precision", "fp32"]
     # Modes do not bind root until it gives up that capability.
@@ -154,17 +153,17 @@ def test_a_folder_that_may_not_be_written_to_is_refused_with_its_path(
     outcome = fastclip(*command, prefix=prefix)
     assert (outcome.code, outcome.out) == (4, "")
     error, fix = outcome.err.splitlines()
-    assert error.startswith("Error: Cannot write store/parts/") and "Permission denied" in error and "again" in fix
+    assert error.startswith("Error: Cannot write store/") and "Permission denied" in error and "again" in fix
     assert not list(store.iterdir())
     store.chmod(0o755)
     assert fastclip(*command, prefix=prefix).code == 0
-    assert parts(store.parent) == whole.parts
+    assert parts(store) == whole.parts
 
 
 def test_a_disk_that_does_not_say_how_large_it_is_is_not_full(mount: Mount):
     disk = mount("size=0,nr_inodes=0")
     assert os.statvfs(disk).f_blocks == 0
-    PartStore(disk / "store").prepare(1000, 1 << 40, tidy=True)
+    Store(disk / "store").prepare(1000, 1 << 40, tidy=True)
 
 
 # ---- while parts are published
@@ -195,7 +194,7 @@ def test_a_disk_that_fails_in_the_middle_keeps_what_is_there_and_the_next_run_go
 
     with pytest.raises(IncompleteError) as caught:
         evaluate(options(shapes, store), fail)
-    assert f"Cannot write {store}/parts/" in str(caught.value) and caught.value.exit_code == 4
+    assert f"Cannot write {store}/" in str(caught.value) and caught.value.exit_code == 4
     left = parts(store)
     assert 3 <= len(left) < len(whole.parts) and left.items() <= whole.parts.items()
     assert not temporaries(store)
@@ -214,11 +213,11 @@ def test_a_link_whose_reply_was_lost_is_a_success(tmp_path: Path, monkeypatch: p
         link(source, target)
 
     monkeypatch.setattr(os, "link", made_twice)
-    store = PartStore(tmp_path)
-    store.publish(PART)
-    assert store.read(KEY) is not None and not temporaries(tmp_path)
+    store = Store(tmp_path)
+    store.publish(RECIPE, NAME, PART)
+    assert store.read(RECIPE.id, NAME) is not None and not temporaries(tmp_path)
     with pytest.raises(IntegrityError, match="other bytes"):
-        store.publish(Part(PART.identity, PART.embeddings + 1, ()))
+        store.publish(RECIPE, NAME, Part(PART.embeddings + 1, PART.norms, ()))
 
 
 # ---- stores that can only be read
@@ -233,7 +232,7 @@ def test_a_complete_store_that_is_read_only_is_scored_under_any_prompts(
     before = contents(disk)
     command = ["eval", "shapes", "-b", "tiny", "--shards", shapes.shards, "--precision", "fp32"]
     for prompts in ("transferlearning", "photo"):
-        ours = fastclip(*command, "--store", disk / "store", "--prompts", prompts)
+        ours = fastclip.here(*command, "--store", disk / "store", "--prompts", prompts)
         assert (ours.code, ours.err) == (0, "")
         assert ours.out.startswith(evaluate(options(shapes, whole.store, prompts=(prompts,))))
     assert contents(disk) == before
@@ -244,16 +243,16 @@ def test_a_damaged_part_in_a_read_only_store_is_named_in_two_lines(
 ):
     disk = mount("size=64m")
     shutil.copytree(whole.store, disk / "store")
-    part = sorted(disk.glob("store/parts/*/*"))[0]
+    part = part_paths(disk / "store")[0]
     part.write_bytes(part.read_bytes()[:-1])
     mount("ro")
     command = ["eval", "shapes", "-b", "tiny", "--shards", shapes.shards, "--precision", "fp32"]
-    outcome = fastclip(*command, "--store", disk / "store")
+    outcome = fastclip.here(*command, "--store", disk / "store")
     assert (outcome.code, outcome.out) == (5, "")
     error, fix = outcome.err.splitlines()
     assert f"{part} is damaged" in error and "Read-only" in error and "--store" in fix
     mount("rw")
-    assert fastclip(*command, "--store", disk / "store").code == 0
+    assert fastclip.here(*command, "--store", disk / "store").code == 0
     assert parts(disk / "store") == whole.parts
 
 
@@ -261,18 +260,18 @@ def test_a_damaged_part_in_a_read_only_store_is_named_in_two_lines(
 
 
 def test_a_part_with_any_byte_flipped_is_moved_aside_and_made_again(tmp_path: Path):
-    store = PartStore(tmp_path)
-    store.publish(PART)
-    (path,) = tmp_path.glob("parts/*/*")
+    store = Store(tmp_path)
+    store.publish(RECIPE, NAME, PART)
+    path = store.path(RECIPE.id, NAME)
     good = path.read_bytes()
     for position in range(len(good)):
         damaged = bytearray(good)
         damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)
-        assert store.has(KEY) and store.read(KEY) is None and not store.has(KEY)
-        assert (tmp_path / "damaged" / path.name).read_bytes() == damaged
-        write_new(path, good)
-    assert store.read(KEY) is not None
+        assert store.has(RECIPE.id, NAME) and store.read(RECIPE.id, NAME) is None and not store.has(RECIPE.id, NAME)
+        assert store.damaged_path(RECIPE.id, NAME).read_bytes() == damaged
+        path.write_bytes(good)
+    assert store.read(RECIPE.id, NAME) is not None
     print(f"{len(good)} bytes flipped")
 
 
@@ -281,12 +280,11 @@ def test_the_numbers_are_the_same_after_damage_to_any_region_of_a_real_part(
     position: int, shapes: Sharded, whole: SimpleNamespace, tmp_path: Path
 ):
     shutil.copytree(whole.store, store := tmp_path / "store")
-    path = sorted(store.glob("parts/*/*"))[3]
+    path = part_paths(store)[3]
     damaged = bytearray(path.read_bytes())
     damaged[position] ^= 4
     path.write_bytes(damaged)
-    run = Run(options(shapes, store))
-    evaluation, _ = score(run)
+    evaluation, _ = score(resolve(options(shapes, store)))
     assert not evaluation.complete, "a damaged part counts as missing"
     assert evaluate(options(shapes, store)) == whole.table and parts(store) == whole.parts
 
@@ -295,14 +293,13 @@ def test_the_numbers_are_the_same_after_damage_to_any_region_of_a_real_part(
     "what", ["another sealed file", "a folder", "a link to nowhere", "a link to a file", "nothing"]
 )
 def test_whatever_lies_in_a_parts_place_is_moved_aside_and_no_link_is_written_through(what: str, tmp_path: Path):
-    store = PartStore(tmp_path / "store")
-    store.publish(PART)
-    (path,) = tmp_path.glob("store/parts/*/*")
+    store = Store(tmp_path / "store")
+    store.publish(RECIPE, NAME, PART)
+    path = store.path(RECIPE.id, NAME)
     path.unlink()
     (victim := tmp_path / "victim").write_bytes(b"precious")
     if what == "another sealed file":
-        cached_prototypes(path.parent, {"not": "a part"}, lambda: np.eye(2, dtype=np.float32))
-        next(each for each in path.parent.iterdir()).rename(path)
+        path.write_bytes(seal({"not": np.eye(2)}, {"a": "part"}))
     elif what == "a folder":
         path.mkdir()
     elif what == "a link to nowhere":
@@ -311,74 +308,75 @@ def test_whatever_lies_in_a_parts_place_is_moved_aside_and_no_link_is_written_th
         path.symlink_to(victim)
     else:
         path.touch()
-    store = PartStore(tmp_path / "store")
-    assert store.has(KEY)
+    store = Store(tmp_path / "store")
+    assert store.has(RECIPE.id, NAME)
     with pytest.raises(IntegrityError, match="other bytes"):
-        store.publish(PART)
-    assert store.read(KEY) is None and not store.has(KEY)
-    store.publish(PART)
-    assert store.read(KEY) is not None and path.is_file() and not path.is_symlink()
+        store.publish(RECIPE, NAME, PART)
+    assert store.read(RECIPE.id, NAME) is None and not store.has(RECIPE.id, NAME)
+    store.publish(RECIPE, NAME, PART)
+    assert store.read(RECIPE.id, NAME) is not None and path.is_file() and not path.is_symlink()
     assert victim.read_bytes() == b"precious" and not (tmp_path / "nowhere").exists()
     assert not temporaries(tmp_path)
 
 
 def test_a_part_that_was_removed_while_the_run_goes_on_is_missing_and_not_remembered(tmp_path: Path):
-    store = PartStore(tmp_path)
-    store.publish(PART)
-    assert store.has(KEY)
-    next(tmp_path.glob("parts/*/*")).unlink()
-    assert store.read(KEY) is None and not store.has(KEY)
+    store = Store(tmp_path)
+    store.publish(RECIPE, NAME, PART)
+    assert store.has(RECIPE.id, NAME)
+    store.path(RECIPE.id, NAME).unlink()
+    assert store.read(RECIPE.id, NAME) is None and not store.has(RECIPE.id, NAME)
 
 
 def test_many_who_find_a_part_damaged_at_once_end_with_one_good_part(tmp_path: Path):
     for _ in range(50):
-        PartStore(tmp_path).publish(PART)
-        (path,) = tmp_path.glob("parts/*/*")
+        Store(tmp_path).publish(RECIPE, NAME, PART)
+        path = Store(tmp_path).path(RECIPE.id, NAME)
         path.write_bytes(path.read_bytes()[:-3])
 
         def find_and_mend(barrier: threading.Barrier) -> None:
-            store = PartStore(tmp_path)
+            store = Store(tmp_path)
             barrier.wait()
-            if store.read(KEY) is None:
-                # Who publishes while a damaged one is there raises an alarm, and whoever comes next moves it.
+            if store.read(RECIPE.id, NAME) is None:
+                # Publishing while a damaged one is there is an error, and the next reader moves it.
                 with suppress(IntegrityError):
-                    store.publish(PART)
+                    store.publish(RECIPE, NAME, PART)
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(find_and_mend, [threading.Barrier(4)] * 4))
-        assert PartStore(tmp_path).read(KEY) is not None and not temporaries(tmp_path)
+        assert Store(tmp_path).read(RECIPE.id, NAME) is not None and not temporaries(tmp_path)
 
 
-def test_prototypes_with_any_byte_flipped_are_computed_again(tmp_path: Path, mount: Mount):
-    rows, identity = np.eye(3, 4, dtype=np.float32), {"templates": ["a {}"]}
-    cached_prototypes(tmp_path / "p", identity, lambda: rows)
-    (path,) = (tmp_path / "p").iterdir()
+QUESTION = Question(weights="w", architecture="a", templates=("a {}",), classes=(("a", "a"), ("b", "b"), ("c", "c")))
+TEXT_RECIPE = TextRecipe(libraries="l", machine="m", switches=(), numerics=1)
+ROWS = np.eye(3, 4, dtype=np.float32)
+
+
+def test_prototypes_with_any_byte_flipped_are_not_read_and_make_room(tmp_path: Path, mount: Mount):
+    keep_prototypes(tmp_path / "p", QUESTION, TEXT_RECIPE, ROWS)
+    (path,) = (tmp_path / "p").glob("*/*")
     good = path.read_bytes()
     for position in range(0, len(good), 3):
         damaged = bytearray(good)
         damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)
-        computed: list[int] = []
-
-        def compute(computed: list[int] = computed) -> np.ndarray:
-            computed.append(1)
-            return rows
-
-        assert np.array_equal(cached_prototypes(tmp_path / "p", identity, compute), rows)
-        assert computed and path.read_bytes() == good
+        assert find_prototypes(tmp_path / "p", QUESTION) is None
+        keep_prototypes(tmp_path / "p", QUESTION, TEXT_RECIPE, ROWS)
+        assert path.read_bytes() == good
+    found = find_prototypes(tmp_path / "p", QUESTION)
+    assert found is not None and np.array_equal(found, ROWS)
     disk = mount("size=1m")
-    (disk / path.name).write_bytes(good[:-1])
+    (there := disk / QUESTION.id / path.name).parent.mkdir()
+    there.write_bytes(good[:-1])
     mount("ro")
-    assert np.array_equal(cached_prototypes(disk, identity, lambda: rows), rows)
-    assert (disk / path.name).read_bytes() == good[:-1] and len(list(disk.iterdir())) == 1
+    keep_prototypes(disk, QUESTION, TEXT_RECIPE, ROWS)
+    assert find_prototypes(disk, QUESTION) is None and there.read_bytes() == good[:-1]
 
 
-def test_prototypes_that_cannot_be_kept_are_used(mount: Mount):
+def test_prototypes_that_cannot_be_kept_are_no_error(mount: Mount):
     disk = mount("size=16k")
     (disk / "ballast").write_bytes(bytes(16 << 10))
-    rows = np.eye(3, 4, dtype=np.float32)
-    assert cached_prototypes(disk / "p", {"templates": []}, lambda: rows) is rows
-    assert not temporaries(disk)
+    keep_prototypes(disk / "p", QUESTION, TEXT_RECIPE, ROWS)
+    assert find_prototypes(disk / "p", QUESTION) is None and not temporaries(disk)
 
 
 # ---- runs that share a store
@@ -419,14 +417,14 @@ def test_equal_runs_share_the_work_and_different_ones_do_not_meet(shapes: Sharde
 
 
 def test_only_temporary_files_older_than_a_day_are_removed(tmp_path: Path):
-    store = PartStore(tmp_path)
-    store.publish(PART)
-    (path,) = tmp_path.glob("parts/*/*")
+    store = Store(tmp_path / "store")
+    store.publish(RECIPE, NAME, PART)
+    path = store.path(RECIPE.id, NAME)
     (victim := tmp_path / "victim").write_bytes(b"")
     day_s = 86_400
     old, young, others = [], [], [victim]
-    for folder in (path.parent, path.parent.parent, tmp_path / "prototypes", tmp_path / "batches"):
-        folder.mkdir(exist_ok=True)
+    for folder in (path.parent, store.folder, *(store.folder / name for name in ("prototypes/question", "processes"))):
+        folder.mkdir(exist_ok=True, parents=True)
         old.append(temporary_path(folder / path.name))
         young.append(temporary_path(folder / path.name))
         others += [folder / ".mine.tmp", folder / "notes.txt", folder / ".hidden"]
@@ -440,7 +438,7 @@ def test_only_temporary_files_older_than_a_day_are_removed(tmp_path: Path):
     (tmp_path / "elsewhere").mkdir()
     (kept := temporary_path(tmp_path / "elsewhere" / "file")).touch()
     os.utime(kept, (0, 0))
-    (tmp_path / "parts" / "zz").symlink_to(tmp_path / "elsewhere")
+    (store.folder / "zz").symlink_to(tmp_path / "elsewhere")
     store.prepare(1, 1, tidy=False)
     assert all(file.exists() for file in (*old, *young, *others, path))
     store.prepare(1, 1, tidy=True)
@@ -464,12 +462,12 @@ def test_an_error_in_the_report_costs_the_report_and_neither_table_nor_parts(
         ("--json", disk / "r.json", "No space left on device"),
         ("--predictions", fastclip.folder / "file" / "p.parquet", "File exists"),
     ):
-        outcome = fastclip(*command, option, path)
+        outcome = fastclip.here(*command, option, path)
         assert outcome.code == 4 and outcome.out.startswith(whole.table)
         error, fix = outcome.err.splitlines()
         assert error == f"Error: Cannot write {path}: {message}." and "again" in fix
         assert parts(whole.store) == before and not temporaries(disk)
-    written = fastclip(*command, "--json", "not/yet/there/r.json")
+    written = fastclip.here(*command, "--json", "not/yet/there/r.json")
     record = (fastclip.folder / "not" / "yet" / "there" / "r.json").read_text()
     piped = fastclip(*command, "--json", "/proc/self/fd/1")  # what /dev/stdout points to; nobody can replace it
     assert (written.code, piped.code, piped.out) == (0, 0, written.out + record)
@@ -497,35 +495,8 @@ def test_a_device_or_a_pipe_is_written_to_and_never_replaced(tmp_path: Path):
     assert sorted(tmp_path.iterdir()) == [full, null, pipe]
 
 
-# ---- keys
-
-
-def test_the_keys_made_for_speed_are_those_of_the_identity():
-    rng = random.Random(0)
-    texts = ["<shard>", "<index>", '"', "\\", "", "é\u2028", "index_sha256", '"shard_sha256":"', "\x00", "{}"]
-
-    def text() -> str:
-        return rng.choice([*texts, "".join(rng.choices(string.printable, k=8)), rng.randbytes(32).hex()])
-
-    def value(depth: int = 0) -> object:
-        kinds = ["text", "number", "flag", "none"] + ["list", "record"] * (depth < 3)
-        kind = rng.choice(kinds)
-        if kind == "list":
-            return [value(depth + 1) for _ in range(rng.randint(0, 3))]
-        if kind == "record":
-            return {text(): value(depth + 1) for _ in range(rng.randint(0, 3))}
-        return {"text": text(), "number": rng.choice([0, -1, 1.5, 1e300]), "flag": True, "none": None}[kind]
-
-    for _ in range(1000):
-        recipe = {text(): value() for _ in range(rng.randint(0, 6))}
-        key = PartKeys(recipe)
-        for _ in range(3):
-            row = Shard(name="a/0.tar", domain="a", images=1, bytes=1, sha256=text(), index_sha256=text())
-            assert key(row) == part_key(part_identity(recipe, row)), (recipe, row)
-
-
 def test_errors_of_storage_cross_processes_with_their_cure(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(FastclipError) as caught:
-        PartStore(tmp_path / "file").prepare(1, 1, tidy=True)
-    assert caught.value.exit_code == 4 and "file/parts" in str(caught.value)
+        Store(tmp_path / "file").prepare(1, 1, tidy=True)
+    assert caught.value.exit_code == 4 and f"{tmp_path}/file" in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from fractions import Fraction
@@ -12,13 +13,19 @@ import pytest
 import torch
 
 from fastclip.errors import UserError
-from fastclip.heads.zero_shot import IMAGES_PER_BLOCK, classify
+from fastclip.heads.zero_shot import IMAGES_PER_BLOCK, Predictions, ZeroShotHead, classify
 from fastclip.models.backbones import TINY
 from fastclip.models.tower import load_text_tower
 from fastclip.models.weights import find_weights
 from fastclip.results.cells import Cell, mean
 from fastclip.text.prompts import PromptSet, find_prompt_set
-from fastclip.text.prototypes import cached_prototypes, compute_prototypes, prototype_identity
+from fastclip.text.prototypes import (
+    Question,
+    TextRecipe,
+    compute_prototypes,
+    find_prototypes,
+    keep_prototypes,
+)
 
 CLASSES = [("Alarm_Clock", "Alarm Clock"), ("TV", "television")]
 
@@ -84,35 +91,52 @@ def test_a_prototype_is_the_mean_direction_of_its_prompts_with_any_number_of_thr
         assert np.abs(one[row] - expected).max() < 1e-6
 
 
+QUESTION = Question(weights="w", architecture="a", templates=("a {}",), classes=tuple(CLASSES))
+HERE = TextRecipe(libraries="l", machine="m", switches=(), numerics=1)
+ROWS = np.eye(2, dtype=np.float32)
+
+
 def test_prototypes_are_kept_under_all_that_they_depend_on(tmp_path: Path):
-    weights = find_weights(TINY, None)
-    prompts = find_prompt_set("photo")
-    rows = np.eye(2, dtype=np.float32)
-    identity = prototype_identity(TINY, weights, "numerics", prompts, CLASSES)
-    assert cached_prototypes(tmp_path, identity, lambda: rows) is rows
-    refuse = pytest.fail
-    assert np.array_equal(cached_prototypes(tmp_path, identity, lambda: refuse("computed twice")), rows)
-    others = [
-        prototype_identity(TINY, weights, "other numerics", prompts, CLASSES),
-        prototype_identity(TINY, weights, "numerics", find_prompt_set("transferlearning"), CLASSES),
-        prototype_identity(TINY, weights, "numerics", prompts, CLASSES[::-1]),
-        prototype_identity(TINY, type(weights)(weights.path, "other"), "numerics", prompts, CLASSES),
-    ]
-    for other in others:
-        assert np.array_equal(cached_prototypes(tmp_path, other, lambda: rows + 1), rows + 1)
-    for path in tmp_path.iterdir():
+    assert find_prototypes(tmp_path, QUESTION) is None
+    keep_prototypes(tmp_path, QUESTION, HERE, ROWS)
+    found = find_prototypes(tmp_path, QUESTION)
+    assert found is not None and np.array_equal(found, ROWS)
+    changes: list[dict] = [{"weights": "v"}, {"architecture": "b"}, {"templates": ("{}",)}]
+    changes += [{"classes": QUESTION.classes[::-1]}, {"classes": (("Alarm_Clock", "clock"), CLASSES[1])}]
+    for change in changes:
+        assert find_prototypes(tmp_path, dataclasses.replace(QUESTION, **change)) is None, change
+
+
+def test_of_several_answers_every_reader_takes_the_same_and_the_next_where_that_is_damaged(tmp_path: Path):
+    answers = {}
+    for number in range(4):
+        by = dataclasses.replace(HERE, machine=f"m{number}", numerics=2 if number == 3 else 1)
+        answers[by] = ROWS + number
+        keep_prototypes(tmp_path, QUESTION, by, answers[by])
+    # Computed by the newest arithmetic first, then by digest: no clock plays a part.
+    for by in sorted(answers, key=lambda by: (-by.numerics, by.id)):
+        found = find_prototypes(tmp_path, QUESTION)
+        assert found is not None and np.array_equal(found, answers[by])
+        path = tmp_path / QUESTION.id / f"{by.id}.safetensors"
         path.write_bytes(path.read_bytes()[:-1])
-    assert np.array_equal(cached_prototypes(tmp_path, identity, lambda: rows + 2), rows + 2)
+    assert find_prototypes(tmp_path, QUESTION) is None
+    keep_prototypes(tmp_path, QUESTION, HERE, ROWS)
+    found = find_prototypes(tmp_path, QUESTION)
+    assert found is not None and np.array_equal(found, ROWS)
+
+
+def classified(embeddings: np.ndarray, prototypes: np.ndarray, labels: np.ndarray) -> Predictions:
+    return classify(embeddings, {"zero-shot": ZeroShotHead(prototypes)}, labels)["zero-shot"]
 
 
 def test_ranks_equal_those_of_a_loop_with_ties_by_class_index():
     rng = np.random.default_rng(0)
     images, classes = IMAGES_PER_BLOCK + 77, 9
-    # Small integers make exact products, and so exact ties.
-    embeddings = rng.integers(-2, 3, (images, 4)).astype(np.float16)
-    prototypes = rng.integers(-2, 3, (classes, 4)).astype(np.float32)
+    # Few small numbers, so that products tie.
+    embeddings = (rng.integers(-2, 3, (images, 4)) / 8).astype(np.float16)
+    prototypes = (rng.integers(-2, 3, (classes, 4)) / 8).astype(np.float32)
     labels = rng.integers(0, classes, images)
-    answers = classify(embeddings, prototypes, labels)
+    answers = classified(embeddings, prototypes, labels)
     ties = 0
     for image in range(images):
         scores = [float(np.dot(embeddings[image].astype(float), prototypes[c])) for c in range(classes)]
@@ -125,17 +149,32 @@ def test_ranks_equal_those_of_a_loop_with_ties_by_class_index():
 
 
 def test_no_image_gives_no_answer():
-    none = classify(np.zeros((0, 4), np.float16), np.eye(4, dtype=np.float32), np.zeros(0, np.int64))
+    none = classified(np.zeros((0, 4), np.float16), np.eye(4, dtype=np.float32), np.zeros(0, np.int64))
     assert len(none.predicted) == len(none.rank) == len(none.margin) == 0
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def test_an_answer_does_not_depend_on_its_neighbours():
     rng = np.random.default_rng(1)
-    embeddings = rng.normal(size=(300, 64)).astype(np.float32)
-    prototypes = rng.normal(size=(10, 64)).astype(np.float32)
-    labels = np.zeros(300, np.int64)
-    whole, tail = classify(embeddings, prototypes, labels), classify(embeddings[290:], prototypes, labels[290:])
-    assert whole.margin[290:].tobytes() == tail.margin.tobytes()
+    embeddings = unit(rng.normal(size=(IMAGES_PER_BLOCK + 5, 64))).astype(np.float32)
+    prototypes = unit(rng.normal(size=(10, 64))).astype(np.float32)
+    labels = np.zeros(len(embeddings), np.int64)
+    whole, tail = classified(embeddings, prototypes, labels), classified(embeddings[-9:], prototypes, labels[-9:])
+    assert whole.margin[-9:].tobytes() == tail.margin.tobytes()
+
+
+def test_several_heads_answer_at_once_as_each_does_alone():
+    rng = np.random.default_rng(3)
+    embeddings = unit(rng.normal(size=(9, 16))).astype(np.float16)
+    heads = {name: unit(rng.normal(size=(classes, 16))).astype(np.float32) for name, classes in (("a", 4), ("b", 6))}
+    labels = rng.integers(0, 4, 9)
+    together = classify(embeddings, {name: ZeroShotHead(rows) for name, rows in heads.items()}, labels)
+    for name, rows in heads.items():
+        alone = classified(embeddings, rows, labels)
+        assert np.array_equal(together[name].rank, alone.rank) and np.array_equal(together[name].margin, alone.margin)
 
 
 def cell(**changes: int) -> Cell:

@@ -8,29 +8,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 import pytest
-from helpers import REPOSITORY, Program, Sharded, shard
+from helpers import REPOSITORY, Plain, Program, part_paths, stored_files, wait_until
 
 PATIENCE_S = 300
 """For what takes ten seconds on two idle cores. Nothing here waits so long unless it is broken."""
-
-
-def wait_until(happened: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not happened():
-        assert time.monotonic() < deadline, f"not within {PATIENCE_S} s: {what}"
-        time.sleep(0.02)
-
-
-def all_parts(store: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (store / "parts").rglob("*.safetensors")}
 
 
 @dataclass
@@ -141,48 +129,22 @@ def cut_the_cable(node: Node) -> None:
     subprocess.run(["ip", "-n", node.name, "link", "set", cable, "down"], check=True)
 
 
-@pytest.fixture(scope="module")
-def many(shapes: Sharded, tmp_path_factory: pytest.TempPathFactory) -> Sharded:
-    """240 images in 48 shards: each pays for a whole batch, so that there is time for something to happen."""
-    return shard(shapes.source, tmp_path_factory.mktemp("many"), "shapes", shard_images=5)
-
-
-@dataclass(frozen=True)
-class Plain:
-    """What one process, started without any launcher, makes of `many`."""
-
-    command: list[object]
-    parts: dict[str, bytes]
-    table: str
-
-
-@pytest.fixture(scope="module")
-def plain(many: Sharded, tmp_path_factory: pytest.TempPathFactory) -> Plain:
-    program = Program(tmp_path_factory.mktemp("plain"))
-    command = ["shapes", "-b", "tiny", "--prompts", "photo", "--shards", many.shards, "--batch-size", 64]
-    outcome = program("eval", *command)
-    assert outcome.code == 0, outcome.err
-    parts = all_parts(program.folder / "embeddings")
-    assert len(parts) == 48
-    return Plain(command, parts, outcome.out)
-
-
 def begin(nodes: tuple[Node, Node], plain: Plain, store: Path, *, max_restarts: int = 0) -> None:
     """Start both launchers and return in the middle of their work."""
     for node in nodes:
-        node.evaluate(*plain.command, "--store", store, max_restarts=max_restarts)
-    wait_until(lambda: len(all_parts(store)) >= 4, "the first parts")
+        node.evaluate(*plain.arguments, "--store", store, max_restarts=max_restarts)
+    wait_until(lambda: len(part_paths(store)) >= 4, "the first parts")
     ranks = []
     for node in nodes:
         (worker,) = node.workers()
         environment = worker.environ()
         ranks.append((environment["RANK"], environment["WORLD_SIZE"]))
     assert ranks == [("0", "2"), ("1", "2")]
-    assert len(all_parts(store)) < 48
+    assert len(part_paths(store)) < 48
 
 
 def assert_again_embeds_nothing(plain: Plain, store: Path, folder: Path) -> None:
-    again = Program(folder)("eval", *plain.command, "--store", store)
+    again = Program(folder).here("eval", *plain.arguments, "--store", store)
     assert (again.code, again.out) == (0, plain.table), again.err
     assert "Embedded" not in again.err
 
@@ -198,7 +160,7 @@ def test_a_killed_worker_is_started_again_by_its_own_launcher_and_both_nodes_end
     assert in_the_first.is_running(), "the other node's worker goes on"
     assert [node.exit_code() for node in nodes] == [0, 0], second.err.read_text()
     assert first.out.read_text() == plain.table and second.out.read_text() == ""
-    assert all_parts(tmp_path / "store") == plain.parts
+    assert stored_files(tmp_path / "store") == plain.files
 
 
 def test_a_cut_cable_stops_nobody(nodes: tuple[Node, Node], plain: Plain, tmp_path: Path):
@@ -206,7 +168,7 @@ def test_a_cut_cable_stops_nobody(nodes: tuple[Node, Node], plain: Plain, tmp_pa
     cut_the_cable(nodes[0])
     wait_until(lambda: nodes[0].out.read_text() == plain.table, "the table")
     wait_until(lambda: all(len(node.processes()) == 1 for node in nodes), "only the launchers are left")
-    assert all_parts(tmp_path / "store") == plain.parts
+    assert stored_files(tmp_path / "store") == plain.files
     # The launchers now wait for each other, five minutes long, in code of torch that takes no SIGTERM either.
     for node in nodes:
         node.unplug()
@@ -221,7 +183,7 @@ def test_when_the_second_node_dies_the_first_completes_and_prints_the_table(
     begin(nodes, plain, tmp_path / "store")
     second.unplug()
     wait_until(lambda: first.out.read_text() == plain.table, "the table")
-    assert all_parts(tmp_path / "store") == plain.parts
+    assert stored_files(tmp_path / "store") == plain.files
 
 
 @pytest.mark.slow
@@ -232,7 +194,8 @@ def test_when_the_first_node_dies_with_the_rendezvous_the_second_completes_and_e
     begin(nodes, plain, tmp_path / "store")
     first.unplug()
     assert second.exit_code() == 0, second.err.read_text()
-    assert all_parts(tmp_path / "store") == plain.parts
+    assert len(part_paths(tmp_path / "store")) == 48, "prototypes are the first one's to compute"
+    assert stored_files(tmp_path / "store").items() <= plain.files.items()
     assert_again_embeds_nothing(plain, tmp_path / "store", tmp_path)
 
 
@@ -243,26 +206,26 @@ def test_when_both_nodes_die_the_same_commands_go_on_to_the_same_bytes(
     begin(nodes, plain, tmp_path / "store")
     for node in nodes:
         node.unplug()
-    left = all_parts(tmp_path / "store")
-    assert len(left) < 48 and left.items() <= plain.parts.items()
+    left = stored_files(tmp_path / "store")
+    assert len(part_paths(tmp_path / "store")) < 48 and left.items() <= plain.files.items()
     for node in nodes:
-        node.evaluate(*plain.command, "--store", tmp_path / "store")
+        node.evaluate(*plain.arguments, "--store", tmp_path / "store")
     assert [node.exit_code() for node in nodes] == [0, 0], nodes[0].err.read_text()
     assert nodes[0].out.read_text() == plain.table
-    assert all_parts(tmp_path / "store") == plain.parts
-    assert left.items() <= all_parts(tmp_path / "store").items()
+    assert stored_files(tmp_path / "store") == plain.files
+    assert left.items() <= stored_files(tmp_path / "store").items()
 
 
 def test_workers_without_a_launcher_finish_everything_when_one_of_them_is_killed(
     plain: Plain, fastclip: Program, tmp_path: Path
 ):
     store = tmp_path / "store"
-    command = ["eval", *plain.command, "--store", store, "--workers", 1]
+    command = ["eval", *plain.arguments, "--store", store, "--workers", 1]
     workers = [fastclip.start(*command, "--share", f"{share}/3") for share in (1, 2, 3)]
     try:
-        wait_until(lambda: len(all_parts(store)) >= 3, "the first parts")
+        wait_until(lambda: len(part_paths(store)) >= 3, "the first parts")
         workers[1].kill()
-        assert len(all_parts(store)) < 48
+        assert len(part_paths(store)) < 48
         ends = [(worker.communicate(timeout=PATIENCE_S), worker.returncode) for worker in workers]
     finally:
         for worker in workers:
@@ -271,4 +234,4 @@ def test_workers_without_a_launcher_finish_everything_when_one_of_them_is_killed
     assert [code for _, code in ends] == [0, -signal.SIGKILL, 0], ends
     assert [out for (out, _), _ in ends] == [plain.table, "", ""]
     assert "Everything is embedded" in ends[2][0][1]
-    assert all_parts(store) == plain.parts
+    assert stored_files(store) == plain.files

@@ -1,25 +1,27 @@
-"""What runs survive: signals, killed and frozen processes, vanished launchers, shards that kill, a full GPU."""
+"""Runs survive signals, killed and frozen processes, vanished launchers, shards that kill, a full GPU."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import storms
 import torch
-from helpers import Program, Sharded, image_bytes, shard, write
+from helpers import Program, Sharded, image_bytes, part_paths, shard, stored_files, temporaries, wait_until, write
 from PIL import Image
-from storms import Launch, contents, send
+from storms import Launch, send
 
 from fastclip.cli.signals import Stopped
 from fastclip.data.shards.manifest import read_manifest
@@ -28,51 +30,49 @@ from fastclip.embed.attempts import Attempts
 from fastclip.embed.plan import Unit
 from fastclip.embed.processes import find_process
 from fastclip.errors import GO_ON, IncompleteError, UserError
-from fastclip.evaluate import run as run_module
+from fastclip.evaluate import embedding
+from fastclip.evaluate.embedding import embed, is_missing, launching, load_towers, make_loop, missing_units
 from fastclip.evaluate.options import EvalOptions
-from fastclip.evaluate.run import Run
-from fastclip.evaluate.scoring import score
+from fastclip.evaluate.score import score
+from fastclip.evaluate.setup import Setup, resolve
 from fastclip.models.tower import Embedded, ImageTower
-from fastclip.report.terminal import footnotes
+from fastclip.store.store import Store
 from fastclip.threads import threads
 
-SLOW = ["-b", "RN50", "--random-weights", "--batch-size", "4", "--precision", "fp32"]
-"""About a second a shard: long enough to be interrupted in the middle."""
+SLOW = ["-b", "tiny", "--batch-size", "256", "--precision", "fp32"]
+"""Each shard pays for a whole batch, so that there is time for something to happen."""
 
 
 @pytest.fixture(scope="module")
 def small(shapes: Sharded, tmp_path_factory: pytest.TempPathFactory) -> Sharded:
-    """24 images in six shards of four."""
+    """24 images in twelve shards of two."""
     folder = tmp_path_factory.mktemp("small")
     paths = [path for domain in ("flat", "night") for path in sorted((shapes.source / domain).glob("*/*"))[::5]]
     files = {path.relative_to(shapes.source).as_posix(): path.read_bytes() for path in paths}
-    return shard(write(folder / "source", files), folder / "shards", "small", shard_images=4)
+    return shard(write(folder / "source", files), folder / "shards", "small", shard_images=2)
 
 
 @pytest.fixture(scope="module")
 def calm(small: Sharded, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What a run leaves that nobody disturbs."""
+    """The files of a run that nobody disturbs."""
     program = Program(tmp_path_factory.mktemp("calm"))
-    outcome = program("eval", "small", "--shards", small.shards, *SLOW)
+    outcome = program.here("eval", "small", "--shards", small.shards, *SLOW)
     assert outcome.code == 0, outcome.err
-    return contents(program.folder / "embeddings")
+    return stored_files(program.folder / "embeddings")
 
 
-def until(condition: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-
-
-def parts(folder: Path, store: str = "embeddings") -> list[Path]:
-    return list((folder / store / "parts").rglob("*.safetensors"))
+def wait_for_parts(folder: Path, count: int = 1) -> None:
+    wait_until(lambda: len(part_paths(folder / "embeddings")) >= count, f"{count} parts")
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Temporary files, and notes of processes that are at a unit."""
+    """Temporary files, notes of processes that are at a unit, and signs of life."""
     store = folder / "embeddings"
-    return [*store.rglob("*.tmp"), *(store / "attempts").glob("*")]
+    return [*temporaries(store), *store.glob("attempts/*"), *store.glob("processes/*")]
+
+
+def setup_of(sharded: Sharded, store: Path, **options: object) -> Setup:
+    return resolve(EvalOptions(backbones=("tiny",), shards=sharded.shards, store=store, **options))
 
 
 SOMETIMES = pytest.mark.slow
@@ -86,7 +86,7 @@ def test_a_signal_ends_a_run_at_once_and_the_same_command_goes_on(
 ):
     number = signal.Signals[name]
     process = fastclip.start("eval", "small", "--shards", small.shards, *SLOW)
-    until(lambda: parts(fastclip.folder))
+    wait_for_parts(fastclip.folder)
     process.send_signal(number)
     out, err = process.communicate(timeout=25)
     assert (process.returncode, out) == (128 + number, ""), err
@@ -94,16 +94,17 @@ def test_a_signal_ends_a_run_at_once_and_the_same_command_goes_on(
         f"Error: Stopped by {name}.",
         "Fix:   Run the same command again; it goes on where it was.",
     ]
-    done = contents(fastclip.folder / "embeddings")
+    done = stored_files(fastclip.folder / "embeddings")
     assert done and done.items() < calm.items() and not leftovers(fastclip.folder)
-    again = fastclip("eval", "small", "--shards", small.shards, *SLOW)
-    assert again.code == 0 and contents(fastclip.folder / "embeddings") == calm
+    again = fastclip.here("eval", "small", "--shards", small.shards, *SLOW)
+    assert again.code == 0 and stored_files(fastclip.folder / "embeddings") == calm
 
 
 STUCK = """
 import ctypes
-from fastclip.cli.signals import stop_on_signals
-stop_on_signals()
+from fastclip.cli import signals
+signals.GRACE_S = 1.0
+signals.stop_on_signals()
 libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
 libc.pthread_mutex_lock(mutex)
 while True:
@@ -155,7 +156,7 @@ def test_a_signal_while_the_program_starts_ends_it_with_the_same_code(
 @pytest.mark.parametrize("gap_s", [0.002, 0.3])
 def test_a_second_signal_ends_a_run_without_another_word(gap_s: float, small: Sharded, fastclip: Program):
     process = fastclip.start("eval", "small", "--shards", small.shards, *SLOW)
-    until(lambda: parts(fastclip.folder))
+    wait_for_parts(fastclip.folder)
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(gap_s)
@@ -177,11 +178,11 @@ def test_a_run_whose_process_is_killed_ends_complete_without_a_second_command(
     rank: int, small: Sharded, calm: dict[str, bytes], tmp_path: Path
 ):
     with Launch(tmp_path, 2, "embeddings", ["small", "--shards", str(small.shards), *SLOW]) as launch:
-        until(lambda: parts(tmp_path))
+        wait_for_parts(tmp_path)
         launch.workers()[rank].kill()
         assert launch.wait() == 0, launch.output
         assert launch.output.count("small: accuracy") == 1, launch.output
-    assert contents(tmp_path / "embeddings") == calm
+    assert stored_files(tmp_path / "embeddings") == calm
 
 
 @SOMETIMES
@@ -189,19 +190,19 @@ def test_the_table_is_printed_when_the_process_that_prints_it_is_killed_while_it
     small: Sharded, calm: dict[str, bytes], tmp_path: Path
 ):
     with Launch(tmp_path, 2, "embeddings", ["small", "--shards", str(small.shards), *SLOW]) as launch:
-        until(lambda: len(parts(tmp_path)) == 6)
+        wait_for_parts(tmp_path, 12)
         send(launch.workers()[:1], signal.SIGKILL)
         assert launch.wait() == 0 and launch.output.count("small: accuracy") == 1, launch.output
-    assert contents(tmp_path / "embeddings") == calm
+    assert stored_files(tmp_path / "embeddings") == calm
 
 
 def test_no_process_outlives_its_launcher(small: Sharded, calm: dict[str, bytes], tmp_path: Path):
     with Launch(tmp_path, 2, "embeddings", ["small", "--shards", str(small.shards), *SLOW]) as launch:
-        until(lambda: parts(tmp_path))
+        wait_for_parts(tmp_path)
         launch.process.kill()
         launch.process.wait()
-        until(lambda: not launch.alive(), 10)
-    assert contents(tmp_path / "embeddings").items() <= calm.items()
+        wait_until(lambda: not launch.alive(), "every process ends", 30)
+    assert stored_files(tmp_path / "embeddings").items() <= calm.items()
 
 
 @pytest.mark.parametrize("processes", [pytest.param(1, marks=SOMETIMES), 2])
@@ -224,17 +225,17 @@ def test_workers_without_a_launcher_finish_what_a_frozen_one_has_begun(
         return fastclip.start("eval", "small", "--shards", small.shards, *SLOW, "--share", f"{worker}/3")
 
     frozen = start(1)
-    until(lambda: list((fastclip.folder / "embeddings" / "attempts").glob("*")))
+    wait_until(lambda: list(fastclip.folder.glob("embeddings/attempts/*")), "a note of what the first is at")
     frozen.send_signal(signal.SIGSTOP)
     others = [start(2), start(3)]
     ends = [worker.communicate(timeout=200) for worker in others]
     assert [worker.returncode for worker in others] == [0, 0], ends
     assert all("Everything is embedded" in err and not out for out, err in ends)
-    assert len(parts(fastclip.folder)) == 6
+    assert len(part_paths(fastclip.folder / "embeddings")) == 12
     frozen.send_signal(signal.SIGCONT)
     out, _ = frozen.communicate(timeout=200)
     assert frozen.returncode == 0 and "small: accuracy" in out
-    assert contents(fastclip.folder / "embeddings") == calm and not leftovers(fastclip.folder)
+    assert stored_files(fastclip.folder / "embeddings") == calm and not leftovers(fastclip.folder)
 
 
 def test_a_share_is_a_number_of_a_number():
@@ -286,21 +287,21 @@ def test_a_shard_that_kills_its_process_is_tried_alone_and_then_given_up(poisone
     outcome = deadly(*command)
     assert outcome.code == 4, outcome.err
     assert "poisoned/all/3.tar kills the process that embeds it" in outcome.err and "—" in outcome.out
-    assert len(parts(fastclip.folder)) == 5, "the other shards are done"
+    assert len(part_paths(fastclip.folder / "embeddings")) == 5, "the other shards are done"
     (reason,) = (fastclip.folder / "embeddings" / "given_up").iterdir()
     assert json.loads(reason.read_text()) == {
         "dataset": "poisoned",
         "shard": "all/3.tar",
         "reason": "ended by SIGKILL",
     }
-    again = deadly(*command)
+    again = fastclip.here(*command)
     assert again.code == 4 and "Embedded" not in again.err
-    shown = fastclip("status", "poisoned", "-b", "tiny")
+    shown = fastclip.here("status", "poisoned", "-b", "tiny")
     assert shown.code == 4 and "kills the process" in shown.out
     reason.unlink()
-    mended = fastclip(*command)
+    mended = fastclip.here(*command)
     assert mended.code == 3 and "a/13.png" in mended.out, mended
-    # Temporary files may be left: a process was killed at any moment.
+    # Temporary files and signs of life may be left: processes were killed.
     assert not list((fastclip.folder / "embeddings" / "attempts").iterdir())
 
 
@@ -311,7 +312,7 @@ def test_a_shard_that_kills_takes_down_two_of_many_processes_and_no_other_shard(
     ends = [worker.communicate(timeout=280) for worker in workers]
     codes = sorted(worker.returncode for worker in workers)
     assert codes == [-signal.SIGKILL, -signal.SIGKILL, 4, 4], ends
-    assert len(parts(fastclip.folder)) == 5
+    assert len(part_paths(fastclip.folder / "embeddings")) == 5
     assert len(list((fastclip.folder / "embeddings" / "given_up").iterdir())) == 1
 
 
@@ -322,42 +323,46 @@ def test_a_shard_that_kills_does_not_end_a_launch(poisoned: Sharded, tmp_path: P
         assert launch.wait() != 0
         assert launch.output.count("all/3.tar kills the process") == 1, launch.output
         assert "run the same command again" not in launch.output
-    assert len(parts(tmp_path)) == 5
+    assert len(part_paths(tmp_path / "embeddings")) == 5
 
 
 def test_two_processes_keep_out_of_each_others_way_and_help_at_the_end(small: Sharded, tmp_path: Path):
-    run = Run(EvalOptions(backbones=("tiny",), shards=small.shards, store=tmp_path))
-    units = run.units()
+    setup = setup_of(small, tmp_path)
+    units, missing = list(setup.units), partial(is_missing, setup)
     mine, other = Attempts(tmp_path), Attempts(tmp_path, process=1)
     for unit in units[:2]:
         other.begin(unit)
-    order = list(mine.in_good_order(units, run.is_missing))
+    order = list(mine.in_good_order(units, missing))
     assert order == [*units[2:], *units[:2]] and not mine.deadly
     other.end_all()
-    assert list(mine.in_good_order(units, run.is_missing)) == units
+    assert list(mine.in_good_order(units, missing)) == units
 
 
-@pytest.mark.parametrize(("silent", "deadly"), [(True, 1), (False, 0)])
-def test_processes_of_other_machines_are_dead_when_their_hearts_stop(
-    silent: bool, deadly: int, small: Sharded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("heartbeats_ago", "deadly"), [(2.5, 0), (3.5, 1)])
+def test_processes_of_other_machines_are_dead_when_three_heartbeats_are_missing(
+    heartbeats_ago: float, deadly: int, small: Sharded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    run = Run(EvalOptions(backbones=("tiny",), shards=small.shards, store=tmp_path))
-    units = run.units()
-    monkeypatch.setattr(attempts_module, "HEARTBEAT_S", 60.0 if silent else 0.05)
-    others = [Attempts(tmp_path, machine=f"elsewhere{n}", process=7) for n in range(2)]
+    setup = setup_of(small, tmp_path)
+    monkeypatch.setattr(attempts_module, "HEARTBEAT_S", 100.0)
+    monkeypatch.setattr(attempts_module, "LONGEST_WAIT_S", 1.0)
+    others = [Attempts(tmp_path, machine=f"{number:012}", process=7) for number in range(2)]
     for other in others:
-        other.begin(units[3])
-    monkeypatch.setattr(attempts_module, "HEARTBEAT_S", 0.5)
-    monkeypatch.setattr(attempts_module, "LONGEST_WAIT_S", 4.0)
+        other.begin(setup.units[3])
+    signs = list((tmp_path / "processes").iterdir())
+    assert len(signs) == 2
+    for sign in signs:
+        then = sign.stat().st_mtime - heartbeats_ago * 100
+        os.utime(sign, (then, then))
     mine = Attempts(tmp_path)
-    order = list(mine.in_good_order(units, run.is_missing))
-    assert (len(mine.deadly), len(order)) == (deadly, 6 - deadly)
+    order = list(mine.in_good_order(setup.units, partial(is_missing, setup)))
+    assert (len(mine.deadly), len(order)) == (deadly, 12 - deadly)
     for other in others:
         other.end_all(closed=True)
+    assert not set(signs) & set((tmp_path / "processes").iterdir()), "whoever ends takes its sign of life along"
 
 
 class FullTower(ImageTower):
-    """Embeds as the real one does, but its GPU holds eight images."""
+    """Embeds as the real one does, but its memory holds eight images."""
 
     def __call__(self, crops: torch.Tensor) -> Embedded:
         if len(crops) > 8:
@@ -365,45 +370,8 @@ class FullTower(ImageTower):
         return super().__call__(crops)
 
 
-@pytest.fixture
-def full_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = run_module.load_image_tower
-
-    def load(*arguments: object, **options: object) -> ImageTower:
-        tower = real(*arguments, **options)
-        tower.__class__ = FullTower
-        return tower
-
-    monkeypatch.setattr(run_module, "load_image_tower", load)
-
-
-def test_a_batch_that_does_not_fit_is_halved_and_never_mixed(
-    small: Sharded, tmp_path: Path, full_gpu: None, monkeypatch: pytest.MonkeyPatch
-):
-    options = EvalOptions(backbones=("tiny",), shards=small.shards, store=tmp_path / "full", precision="fp32")
-    run = Run(options)
-    assert run.batch_size == 32
-    run.embed()
-    evaluation, _ = score(run)
-    assert run.batch_size == 8 and evaluation.complete and "batches of 8" in footnotes(evaluation)[0]
-    later = Run(options)
-    assert later.batch_size == 8 and not any(map(later.is_missing, later.units())), "a later run knows"
-    monkeypatch.undo()
-    plain = Run(dataclasses.replace(options, store=tmp_path / "plain", batch_size=8))
-    plain.embed()
-    assert contents(tmp_path / "full").items() >= contents(tmp_path / "plain").items()
-    assert len(parts(tmp_path, "full")) == len(parts(tmp_path, "plain")), "nothing of another batch size"
-
-
-def test_a_batch_size_that_was_asked_for_is_not_changed(small: Sharded, tmp_path: Path, full_gpu: None):
-    run = Run(EvalOptions(backbones=("tiny",), shards=small.shards, store=tmp_path, batch_size=16))
-    with pytest.raises(IncompleteError, match="does not hold a batch of 16") as error:
-        run.embed()
-    assert "--batch-size 8" in error.value.fix
-
-
 class LateTower(ImageTower):
-    """Embeds as the real one does, but for the fourth batch the memory is full for a while."""
+    """Embeds as the real one does, but for the fourth batch the memory is full."""
 
     batches = 0
 
@@ -414,86 +382,96 @@ class LateTower(ImageTower):
         return super().__call__(crops)
 
 
-def test_memory_that_is_full_later_on_is_tried_once_more_and_no_other_batch_is_begun(
-    small: Sharded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    real = run_module.load_image_tower
+def replace_towers(monkeypatch: pytest.MonkeyPatch, kind: type[ImageTower]) -> None:
+    real = embedding.load_image_tower
 
     def load(*arguments: object, **options: object) -> ImageTower:
         tower = real(*arguments, **options)
-        tower.__class__ = LateTower
+        tower.__class__ = kind
         return tower
 
-    monkeypatch.setattr(run_module, "load_image_tower", load)
-    LateTower.batches = 0
-    run = Run(EvalOptions(backbones=("tiny",), shards=small.shards, store=tmp_path, workers=1))
-    run.embed()
-    assert run.batch_size == 32 and not run.missing_units() and len(list((tmp_path / "parts").rglob("*.s*"))) == 6
+    monkeypatch.setattr(embedding, "load_image_tower", load)
 
 
-def test_processes_agree_on_the_smallest_batch_that_any_of_them_holds(
-    small: Sharded, tmp_path: Path, full_gpu: None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("asked", "tried"), [([], 32), (["--batch-size", 16], 16)])
+def test_a_batch_that_memory_does_not_hold_ends_in_two_lines_and_nothing_of_another_size_is_published(
+    asked: list[object], tried: int, small: Sharded, fastclip: Program, monkeypatch: pytest.MonkeyPatch
 ):
-    options = EvalOptions(backbones=("tiny",), shards=small.shards, store=tmp_path, precision="fp32")
-    roomy = Run(options)
-    Run(dataclasses.replace(options, targets=("small/flat",))).embed()
-    monkeypatch.undo()
-    roomy.embed()
-    assert roomy.batch_size == 8 and score(roomy)[0].complete
-    assert len(list((tmp_path / "parts").rglob("*.s*"))) == 6, "nothing was embedded twice"
-    both = Run(dataclasses.replace(options, backbones=("tiny", "ViT-B/32"), random_weights=True))
-    assert both.batch_size == 8, "what is known of one backbone holds for it in any company"
+    replace_towers(monkeypatch, FullTower)
+    command = ["eval", "small", "-b", "tiny", "--shards", small.shards]
+    outcome = fastclip.here(*command, *asked)
+    assert (outcome.code, outcome.out) == (4, "")
+    error, fix = outcome.err.splitlines()
+    assert error == f"Error: The memory of cpu does not hold a batch of {tried}: CUDA out of memory"
+    assert f"--batch-size {tried // 2}," in fix
+    assert not stored_files(fastclip.folder / "embeddings") and not leftovers(fastclip.folder)
+    assert fastclip.here(*command, "--batch-size", 8).code == 0
+    (recipe,) = Store(fastclip.folder / "embeddings").recipes()
+    assert recipe.batch_size == 8
+
+
+def test_memory_that_is_full_later_on_costs_only_the_shards_in_flight(
+    small: Sharded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    replace_towers(monkeypatch, LateTower)
+    LateTower.batches = 0
+    setup = setup_of(small, tmp_path, workers=1)
+    with pytest.raises(IncompleteError, match="does not hold a batch of 32"):
+        embed(setup)
+    assert len(part_paths(tmp_path)) <= 3
+    embed(setup)
+    assert not missing_units(setup) and score(setup)[0].complete
+    assert {part.parent.name for part in part_paths(tmp_path)} == {setup.recipes["small", "tiny"].id}
 
 
 def test_status_says_what_is_missing_and_why(small: Sharded, fastclip: Program):
     base = ["small", "-b", "tiny", "--shards", small.shards]
-    assert fastclip("eval", *base, "--precision", "fp32").code == 0
-    whole = fastclip("status", *base, "--precision", "fp32")
-    assert whole.code == 0 and whole.err == "" and whole.out.count("3/3") == 2
+    fp32 = ["--precision", "fp32"]
+    assert fastclip.here("eval", *base, *fp32).code == 0
+    whole = fastclip("status", *base, *fp32)
+    assert whole.code == 0 and whole.err == "" and whole.out.count("6/6") == 2
+    (recipe,) = Store(fastclip.folder / "embeddings").recipes()
     weights = fastclip.folder / "other.safetensors"
-    shutil.copy(storms.oracle.TINY / "tiny.safetensors", weights)
-    with weights.open("ab") as file:
-        file.write(b"\0")
+    weights.write_bytes((storms.oracle.TINY / "tiny.safetensors").read_bytes() + b"\0")
     for arguments, reason in (
-        (["--precision", "bf16"], "precision differs: fp32 there, bf16 now"),
-        (["--precision", "fp32", "--batch-size", 5], "batch size differs: 32 there, 5 now"),
-        (["--precision", "fp32", "--decoder", "dali"], "decoder differs: torchvision"),
-        (["--precision", "fp32", "--weights", weights], "weights differ: 76034d4969fa there"),
+        (["--precision", "bf16"], "precision differs: fp32 there, bf16 here"),
+        ([*fp32, "--batch-size", 5], "batch size differs: 32 there, 5 here"),
+        ([*fp32, "--decoder", "dali"], "decoder differs: torchvision"),
+        ([*fp32, "--weights", weights], "weights differ: 76034d4969fa there"),
     ):
-        shown = fastclip("status", *base, *arguments)
-        assert shown.code == 4 and reason in " ".join(shown.out.split()), shown.out
+        shown = fastclip.here("status", *base, *arguments)
+        said = " ".join(shown.out.split())
+        assert shown.code == 4 and f"embedded under another recipe, {recipe.id[:12]}: {reason}" in said, shown.out
         assert max(map(len, shown.out.splitlines())) <= 80
-    for path in parts(fastclip.folder)[:3]:
+    for path in part_paths(fastclip.folder / "embeddings")[:3]:
         path.unlink()
-    some = fastclip("status", *base, "--precision", "fp32")
-    assert some.code == 4 and "small, tiny: 3 shards: not embedded yet" in some.out
-    assert sum(int(line.split()[4]) for line in some.out.splitlines() if "small/" in line) == 12
-    damaged = parts(fastclip.folder)[0]
+    some = fastclip.here("status", *base, *fp32)
+    assert some.code == 4 and "small, tiny: 3 shards: not embedded yet." in some.out
+    assert sum(int(line.split()[4]) for line in some.out.splitlines() if "small/" in line) == 6
+    damaged = part_paths(fastclip.folder / "embeddings")[0]
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    run = Run(
-        EvalOptions(backbones=("tiny",), shards=small.shards, store=fastclip.folder / "embeddings", precision="fp32")
-    )
-    score(run)
-    shown = fastclip("status", *base, "--precision", "fp32")
+    score(setup_of(small, fastclip.folder / "embeddings", precision="fp32"))
+    shown = fastclip.here("status", *base, *fp32)
     assert "1 shard: its part was damaged" in shown.out, shown.out
 
 
-def test_another_shard_of_the_same_name_reuses_nothing_and_says_so(small: Sharded, fastclip: Program):
+def test_another_shard_of_the_same_name_reuses_nothing(small: Sharded, fastclip: Program):
     files = {path.relative_to(small.source).as_posix(): path.read_bytes() for path in small.source.glob("*/*/*")}
     first = min(files)
     with Image.open(io.BytesIO(files[first])) as image:
         image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(fastclip.folder / "changed.png")
     files[first] = (fastclip.folder / "changed.png").read_bytes()
-    other = shard(write(fastclip.folder / "source", files), fastclip.folder / "shards", "small", shard_images=4)
+    other = shard(write(fastclip.folder / "source", files), fastclip.folder / "shards", "small", shard_images=2)
     before, after = (read_manifest(each.folder).shards for each in (small, other))
     changed = [shard.name for shard, old in zip(after, before, strict=True) if shard.sha256 != old.sha256]
     assert len(changed) == 1
-    assert fastclip("eval", "small", "-b", "tiny", "--shards", small.shards).code == 0
-    shown = fastclip("status", "small", "-b", "tiny")
-    assert shown.code == 4
-    assert "1 shard: not embedded yet, or its shard is another one now" in " ".join(shown.out.split()), shown.out
-    outcome = fastclip("eval", "small", "-b", "tiny")
-    assert outcome.code == 0 and outcome.err.startswith("Embedded 4 images"), outcome.err
+    assert fastclip.here("eval", "small", "-b", "tiny", "--shards", small.shards).code == 0
+    shown = fastclip.here("status", "small", "-b", "tiny")
+    assert (
+        shown.code == 4 and "small, tiny: 1 shard: not embedded yet, or its shard is another one now." in shown.out
+    ), shown.out
+    outcome = fastclip.here("eval", "small", "-b", "tiny")
+    assert outcome.code == 0 and outcome.err.startswith("Embedded 2 images"), outcome.err
 
 
 def test_a_storm_leaves_the_bytes_of_a_calm_run(small: Sharded, tmp_path: Path):
@@ -505,14 +483,17 @@ def test_a_storm_leaves_the_bytes_of_a_calm_run(small: Sharded, tmp_path: Path):
 
 def test_what_is_embedded_is_published_while_the_next_shard_is_waited_for(small: Sharded, tmp_path: Path):
     """Else two processes that wait for each other's shards would."""
-    run = Run(EvalOptions(backbones=("tiny",), shards=small.shards, store=tmp_path))
-    first, second = run.units()[:2]
+    setup = setup_of(small, tmp_path)
+    engine = setup.engine
+    assert engine
+    first, second = setup.units[:2]
 
     def units() -> Iterator[Unit]:
         yield first
-        until(lambda: not run.is_missing(first), 30)
+        wait_until(lambda: not is_missing(setup, first), "the first is published", 60)
         yield second
 
-    loop = run.loop(run.load_towers(run.candidates))
-    loop.run(units())
-    assert not run.is_missing(first) and not run.is_missing(second)
+    with launching(engine) as launch:
+        towers = load_towers(engine, list(engine.candidates.values()), launch)
+        make_loop(setup, engine, towers, Attempts(tmp_path), launch).run(units())
+    assert not is_missing(setup, first) and not is_missing(setup, second)

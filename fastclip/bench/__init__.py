@@ -1,1 +1,1 @@
-"""How fast this machine is: every figure is a record with its conditions."""
+"""The speed of this machine. Every figure is a record with its conditions."""

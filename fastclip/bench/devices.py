@@ -1,4 +1,4 @@
-"""What devices can do at most, where a data sheet says so. A device that is not listed gets no ratio."""
+"""The peak speeds of devices by their data sheets. A device that is not listed gets no ratio."""
 
 from __future__ import annotations
 

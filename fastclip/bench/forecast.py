@@ -1,4 +1,4 @@
-"""What an evaluation will cost, before anything is embedded: counted from the manifest, timed by what was measured."""
+"""An estimate of what an evaluation costs: work counted from the manifest, times taken from measurements."""
 
 from __future__ import annotations
 
@@ -8,39 +8,30 @@ from dataclasses import dataclass
 
 from fastclip.bench.records import Measurement, conditions
 from fastclip.embed.plan import Unit
-from fastclip.evaluate.run import Candidate, Run
+from fastclip.evaluate.embedding import missing_units
+from fastclip.evaluate.engine import Engine
+from fastclip.evaluate.setup import Setup
 from fastclip.models.backbones import embedding_dim
 from fastclip.models.cost import flops
-
-WORLD_SIZES = (1, 8, 64, 1000)
 
 
 @dataclass(frozen=True)
 class BackboneForecast:
-    """What one backbone still owes, and how fast its tower is on this machine: images per second, None if unknown."""
+    """The work that one backbone has left, and the speed of its tower on this machine."""
 
     name: str
-    shards: int
     missing_shards: int
     missing_images: int
     flops_per_image: int
     written_bytes: int
     rate: float | None
+    """Images per second; None if no tower was measured."""
     measured: bool
-    """Whether the rate is this tower's own; else it is reckoned from its operations and those of one that was."""
+    """Whether the rate is this tower's own; else it follows from its operations and those of the slowest one that was
+    measured."""
     compiling_pays_from: float | None
-    """Images from which on `--compile on` takes a process less time here, the building included; infinite if it never
-    does, None if it was not measured both ways."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """What so many processes, each like this one, take for all, and what they ask of storage meanwhile."""
-
-    processes: int
-    seconds: float
-    read_bytes_per_second: float
-    parts_per_second: float
+    """Images from which `--compile on` saves a process time here, the building included: infinite if it never does,
+    None if it was not measured both ways."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +40,13 @@ class Forecast:
 
     backbones: tuple[BackboneForecast, ...]
     read_bytes: int
+    """By all passes together."""
     passes: int
-    decode_rate: float | None
     needed_memory: int
-    free_memory: int
+    decode_rate: float | None
     bounded_by: str
-    shares: tuple[Share, ...]
-    """Of `WORLD_SIZES` those faster than a smaller one; none where nothing was measured, or is left."""
+    unit_seconds: tuple[float, ...]
+    """Of each missing unit on this machine; none where something was not measured, or nothing is left."""
 
     @property
     def flops(self) -> int:
@@ -63,44 +54,70 @@ class Forecast:
         return sum(each.missing_images * each.flops_per_image for each in self.backbones)
 
     @property
+    def parts(self) -> int:
+        """Files to be written."""
+        return sum(each.missing_shards for each in self.backbones)
+
+    @property
     def written_bytes(self) -> int:
         """Of all parts, without what a file system adds."""
         return sum(each.written_bytes for each in self.backbones)
 
+    def seconds(self, processes: int) -> float:
+        """Seconds that so many processes take, each with a machine like this one for itself.
 
-def forecast(run: Run, records: Sequence[Measurement]) -> Forecast:
-    """What `run` would embed, timed by the `records` of `fastclip bench` on this kind of machine; the latest count."""
-    known = run.store.list()
-    missing = run.missing_units()
-    usable = [each for each in records if conditions(run).items() <= each.settings.items()]
+        They help each other, so that all end at about the same time, but a unit is never cut.
+        """
+        return max(sum(self.unit_seconds) / processes, *self.unit_seconds)
+
+
+def forecast(setup: Setup, records: Sequence[Measurement]) -> Forecast:
+    """The work that `setup` has left, timed by the `records` of `fastclip bench` on this kind of machine.
+
+    The latest record counts. Needs a setup with an engine.
+    """
+    engine = setup.engine
+    assert engine, "a setup without an engine has nothing to embed"
+    owed = _owed(setup)
+    names = [name for name in engine.candidates if any(name in each for _, each in owed)]
+    usable = _like(records, conditions(engine))
     towers = _towers(usable)
-    decode = next((each.rate for each in reversed(usable) if each.what == "decode"), None)
-    like = [{**conditions(run), "compile": compiled}.items() for compiled in ("off", "on")]
-    plain, compiled = (_towers([each for each in records if same <= each.settings.items()]) for same in like)
     backbones = tuple(
-        _backbone(run, c, known, towers, _pays_from(plain.get(c.backbone.name), compiled.get(c.backbone.name)))
-        for c in run.candidates
+        _backbone(engine, name, [unit for unit, each in owed if name in each], towers, records)
+        for name in engine.candidates
     )
-    passes = run.passes(missing)
-    timed = {each.name: each.rate for each in backbones if each.rate}
-    found: list[Share] = []
-    if decode and missing and all(each.rate or not each.missing_images for each in backbones):
-        per_unit = [_seconds(run, unit, known, timed, decode, len(passes)) for unit in missing]
-        parts = sum(each.missing_shards for each in backbones)
-        found = [_share(missing, parts, per_unit, number) for number in WORLD_SIZES]
-        found = [each for i, each in enumerate(found) if not i or each.seconds < found[i - 1].seconds]
-    embed_s = sum(each.missing_images / each.rate for each in backbones if each.rate)
-    decode_s = sum(unit.shard.images for unit in missing) * len(passes) / decode if decode else 0.0
+    decode = next((each.rate for each in reversed(usable) if each.what == "decode"), None)
+    passes = engine.passes(names)
+    rates = {each.name: each.rate for each in backbones if each.rate}
+    seconds: tuple[float, ...] = ()
+    embed_s = decode_s = 0.0
+    if decode and rates.keys() >= set(names):
+        decode_s = sum(unit.shard.images for unit, _ in owed) * len(passes) / decode
+        embed_s = sum(unit.shard.images / rates[name] for unit, each in owed for name in each)
+        seconds = tuple(_seconds(engine, unit.shard.images, each, rates, decode / len(passes)) for unit, each in owed)
     return Forecast(
         backbones,
-        read_bytes=sum(unit.shard.bytes for unit in missing) * len(passes),
+        read_bytes=sum(unit.shard.bytes for unit, _ in owed) * len(passes),
         passes=len(passes),
+        needed_memory=max((engine.needed_memory(each) for each in passes), default=0),
         decode_rate=decode,
-        needed_memory=max((run.needed_memory(each) for each in passes), default=0),
-        free_memory=run.free_memory,
         bounded_by="embedding" if embed_s > decode_s else "decoding",
-        shares=tuple(found),
+        unit_seconds=seconds,
     )
+
+
+def _owed(setup: Setup) -> list[tuple[Unit, list[str]]]:
+    """The missing units, and the backbones that each of them owes."""
+    known = {each: setup.store.parts(each) for each in {recipe.id for recipe in setup.recipes.values()}}
+    return [
+        (unit, [name for name, recipe in unit.recipes.items() if unit.part not in known[recipe.id]])
+        for unit in missing_units(setup)
+    ]
+
+
+def _like(records: Sequence[Measurement], wanted: Mapping[str, str]) -> list[Measurement]:
+    """The records of these conditions."""
+    return [each for each in records if wanted.items() <= each.settings.items()]
 
 
 def _towers(records: Sequence[Measurement]) -> dict[str, Measurement]:
@@ -108,8 +125,11 @@ def _towers(records: Sequence[Measurement]) -> dict[str, Measurement]:
     return {each.settings["backbone"]: each for each in records if each.what == "tower"}
 
 
-def _pays_from(plain: Measurement | None, compiled: Measurement | None) -> float | None:
-    """How many images it takes until a compiled tower has caught up."""
+def _pays_from(engine: Engine, name: str, records: Sequence[Measurement]) -> float | None:
+    """Images that it takes until a compiled tower has caught up with a plain one."""
+    plain, compiled = (
+        _towers(_like(records, {**conditions(engine), "compile": each})).get(name) for each in ("off", "on")
+    )
     if plain is None or compiled is None:
         return None
     longer_s = float(compiled.settings["load seconds"]) - float(plain.settings["load seconds"])
@@ -118,32 +138,25 @@ def _pays_from(plain: Measurement | None, compiled: Measurement | None) -> float
 
 
 def _backbone(
-    run: Run, candidate: Candidate, known: set[str], rates: Mapping[str, Measurement], pays_from: float | None
+    engine: Engine,
+    name: str,
+    missing: Sequence[Unit],
+    towers: Mapping[str, Measurement],
+    records: Sequence[Measurement],
 ) -> BackboneForecast:
-    name = candidate.backbone.name
-    units = run.units()
-    missing = [unit for unit in units if unit.keys[name] not in known]
+    backbone = engine.candidates[name].backbone
     images = sum(unit.shard.images for unit in missing)
-    cost = flops(candidate.backbone)
-    own = rates.get(name)
-    # The slowest that was measured in operations a second: rather too long than too short.
-    others = [int(each.settings["flops per image"]) * each.rate for each in rates.values()]
+    cost = flops(backbone)
+    own = towers.get(name)
+    # The slowest that was measured, in operations a second: rather too long than too short.
+    others = [int(each.settings["flops per image"]) * each.rate for each in towers.values()]
     rate = own.rate if own else min(others) / cost if others else None
-    size = embedding_dim(candidate.backbone) * (4 if run.precision == "fp32" else 2)
-    return BackboneForecast(
-        name, len(units), len(missing), images, cost, images * size, rate, own is not None, pays_from
-    )
+    written = images * embedding_dim(backbone) * (4 if engine.precision == "fp32" else 2)
+    pays_from = _pays_from(engine, name, records)
+    return BackboneForecast(name, len(missing), images, cost, written, rate, own is not None, pays_from)
 
 
-def _seconds(run: Run, unit: Unit, known: set[str], rates: Mapping[str, float], decode: float, passes: int) -> float:
-    """Of one unit on this machine: on a GPU the longer of decoding and embedding, on a CPU both."""
-    decode_s = unit.shard.images * passes / decode
-    embed_s = sum(unit.shard.images / rates[name] for name, key in unit.keys.items() if key not in known)
-    return max(decode_s, embed_s) if run.device.type == "cuda" else decode_s + embed_s
-
-
-def _share(missing: Sequence[Unit], parts: int, per_unit: Sequence[float], processes: int) -> Share:
-    """Who is done helps, so processes end together, but a unit is never cut."""
-    seconds = max(sum(per_unit) / processes, *per_unit)
-    size = sum(unit.shard.bytes for unit in missing)
-    return Share(processes, seconds, size / seconds, parts / seconds)
+def _seconds(engine: Engine, images: int, owed: Sequence[str], rates: Mapping[str, float], decode: float) -> float:
+    """Seconds of one unit on this machine: on a GPU the longer of decoding and embedding, on a CPU both."""
+    decode_s, embed_s = images / decode, sum(images / rates[name] for name in owed)
+    return max(decode_s, embed_s) if engine.on_gpu else decode_s + embed_s

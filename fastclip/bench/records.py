@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from fastclip.evaluate.run import Run
+from fastclip.evaluate.engine import Engine
 from fastclip.machine import available_cores
+from fastclip.models.numerics import describe_numerics
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,16 @@ def measurement(
     return Measurement(what, images, statistics.median(rounds), rounds, shown, round(peak_gib, 2), on)
 
 
-def conditions(run: Run) -> dict[str, str]:
-    """What decides how fast a run is on this machine, beside its backbones."""
+def conditions(engine: Engine) -> dict[str, str]:
+    """Everything that decides how fast an engine is on this machine, except its backbones."""
     return {
-        "device": run.device.type,
-        "precision": run.precision,
-        "decoder": run.decoder,
-        "workers": str(run.workers),
-        "batch": str(run.batch_size),
-        "compile": "on" if run.compiled else "off",
-        "numerics": run.numerics,
+        "device": engine.device.type,
+        "precision": engine.precision,
+        "decoder": engine.decoder,
+        "workers": str(engine.workers),
+        "batch": str(engine.batch_size),
+        "compile": "on" if engine.compiled else "off",
+        "numerics": describe_numerics(engine.device),
     }
 
 
@@ -71,12 +72,12 @@ def append_records(path: Path, found: Iterable[Measurement]) -> None:
 
 
 def kept_records_path() -> Path:
-    """Where `fastclip bench` keeps what it measured on this machine, for `fastclip eval --dry-run`."""
+    """The file of this machine's measurements: `fastclip bench` writes it, `fastclip eval --dry-run` reads it."""
     return Path("~/.cache/fastclip/bench.jsonl").expanduser()
 
 
 def read_records(path: Path) -> list[Measurement]:
-    """The records in a file, oldest first; none where there is none, and without lines that are cut or of old make."""
+    """The records in a file, oldest first. Lines that are cut or in an older form are left out; no file, no records."""
     found = []
     with suppress(OSError):
         for line in path.read_text("utf-8").splitlines():
@@ -86,7 +87,7 @@ def read_records(path: Path) -> list[Measurement]:
 
 
 def machine(device: str) -> dict[str, str]:
-    """What it runs on: processor, versions, and the commit if this is a repository."""
+    """The machine of a record: processor, versions, and the commit if this is a repository."""
     found = {"cpu": platform.processor() or platform.machine(), "cores": str(available_cores())}
     with suppress(OSError, StopIteration):
         cpu = Path("/proc/cpuinfo").read_text()
@@ -103,7 +104,7 @@ def machine(device: str) -> dict[str, str]:
     with suppress(OSError):
         here = Path(__file__).parent
         found["commit"] = _git(here, "describe", "--always") or "no repository"
-        # Records of the same benchmark change no result.
+        # Records that were added since the commit change no result.
         if _git(here, "status", "--porcelain", "--untracked-files=no", ":/", ":(exclude,top)benchmarks/results"):
             found["commit"] += "-dirty"
     return found

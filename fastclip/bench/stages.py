@@ -7,7 +7,8 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,19 +21,22 @@ from fastclip.bench.records import Measurement, conditions, measurement
 from fastclip.embed.attempts import Attempts
 from fastclip.embed.loop import EmbeddingLoop, StageSeconds
 from fastclip.embed.plan import Unit
-from fastclip.embed.store import PartStore, part_identity, part_key
 from fastclip.errors import UserError
+from fastclip.evaluate.embedding import Launch, launching, load_towers, make_loop
+from fastclip.evaluate.engine import Engine
 from fastclip.evaluate.options import EvalOptions
-from fastclip.evaluate.run import Run
-from fastclip.evaluate.scoring import score
+from fastclip.evaluate.score import score
+from fastclip.evaluate.setup import Setup, resolve
 from fastclip.models.cost import flops
+from fastclip.models.numerics import fixed_numerics
 from fastclip.models.tower import Embedded, ImageTower
 from fastclip.pixels.decoder import DecodedBatch, Decoder, EncodedImage
+from fastclip.store.store import Store
 
 
 @dataclass(frozen=True)
 class Bench:
-    """How fast this machine is in every stage, and what that means. Rates are images per second."""
+    """The speed of this machine in every stage, and which one bounds. Rates are images per second."""
 
     records: tuple[Measurement, ...]
     images: int
@@ -41,13 +45,13 @@ class Bench:
     """Each by itself, by backbone."""
     together: float
     limit: float
-    """What `together` could be: on a GPU the slower of decoding and embedding; on a CPU, whose cores do both, what is
-    left when their seconds add up."""
+    """The most that `together` could be: on a GPU the slower of decoding and embedding; on a CPU, whose cores do both,
+    what is left when their seconds add up."""
     bounded_by: str
     product_flops: float
-    """What matrix products reach, measured."""
+    """Operations per second of matrix products, measured."""
     peak_flops: float | None
-    """What the data sheet says."""
+    """Operations per second in the data sheet."""
 
 
 class _Pixel(ImageTower):
@@ -95,64 +99,73 @@ def bench(
 ) -> Bench:
     """Measure every stage on the first shards that hold `images` images, `rounds` times; the median counts.
 
-    `scratch` is an empty folder for what is written.
+    `scratch` is an empty folder for embeddings. Raises `UserError` for backbones that memory does not hold together.
     """
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch / "compiled")  # what is loaded is built, not found
-    stages = _Stages(Run(replace(options, store=scratch / "store")), images, rounds, scratch, on_stage)
-    return stages.measure()
+    if options.recipes:
+        raise UserError("bench embeds anew and reads no recipe.", fix="Leave out --recipe.")
+    setup = _first_shards(resolve(replace(options, here=True, store=scratch / "store")), images)
+    engine = setup.engine
+    assert engine, "nothing is embedded yet, so that this machine must"
+    if len(passes := engine.passes(list(engine.candidates))) > 1:
+        raise UserError(
+            f"{len(engine.candidates)} backbones do not fit into memory together; eval takes {len(passes)} passes.",
+            fix="Measure those of one pass: " + " ".join(f"-b {candidate.name}" for candidate in passes[0]),
+        )
+    with _empty_compiler_cache(scratch / "compiled"), fixed_numerics(engine.device), launching(engine) as launch:
+        return _Stages(setup, engine, launch, rounds, scratch / "parts", on_stage).measure()
 
 
 class _Stages:
-    def __init__(self, run: Run, images: int, rounds: int, scratch: Path, on_stage: Callable[[str], object]) -> None:
-        self._run = run
-        self._rounds = rounds
-        self._scratch = scratch
-        self._on_stage = on_stage
-        self._units = _first_units(run.units(), images)
-        self._images = sum(unit.shard.images for unit in self._units)
-        self._bytes = sum(unit.shard.bytes for unit in self._units)
-        self._settings = {"program": "fastclip bench", **conditions(run)}
+    def __init__(
+        self,
+        setup: Setup,
+        engine: Engine,
+        launch: Launch,
+        rounds: int,
+        folder: Path,
+        on_stage: Callable[[str], object],
+    ) -> None:
+        self._setup, self._engine, self._launch = setup, engine, launch
+        self._rounds, self._folder, self._on_stage = rounds, folder, on_stage
+        self._images = sum(unit.shard.images for unit in setup.units)
+        self._settings = {"program": "fastclip bench", **conditions(engine)}
         self._records: list[Measurement] = []
 
     def measure(self) -> Bench:
-        run = self._run
+        engine = self._engine
         self._on_stage("matrix products")
-        product = matrix_product_flops(run.device, run.precision, 1 if run.device.type == "cuda" else run.workers)
-        if run.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(run.device)
-        peak = peak_flops(torch.cuda.get_device_name(run.device), run.precision) if run.device.type == "cuda" else None
+        product = matrix_product_flops(engine.device, engine.precision, 1 if engine.on_gpu else engine.workers)
+        peak = None
+        if engine.on_gpu:
+            torch.cuda.reset_peak_memory_stats(engine.device)
+            peak = peak_flops(torch.cuda.get_device_name(engine.device), engine.precision)
         self._on_stage("loading")
-        if len(passes := run.passes(self._units)) > 1:
-            names = " ".join(f"-b {c.backbone.name}" for c in passes[0])
-            raise UserError(
-                f"{len(run.candidates)} backbones do not fit into memory together; eval takes {len(passes)} passes.",
-                fix=f"Measure those of one pass: {names}",
-            )
         towers, load_s = self._load()
-        loop = run.loop(towers)
+        loop = make_loop(self._setup, engine, towers, Attempts(self._folder), self._launch)
         self._decoders = _Reused(loop.make_decoder)
         loop = replace(loop, make_decoder=self._decoders)
         pixels = {f"side {side}": _Pixel(side) for side in sorted({tower.side for tower in towers.values()})}
-        crops = self._crops(loop)
-        for name, tower in towers.items():
+        crops = self._crops(loop, pixels)
+        for name, tower in towers.items() if not engine.on_gpu else ():
             started = time.perf_counter()
-            if run.device.type == "cpu":  # on a GPU loading has done so
-                tower(crops.crops[tower.side])  # the first batch takes longer
+            tower(crops.crops[tower.side])  # the first batch takes longer; on a GPU loading embedded one
             load_s[name] += time.perf_counter() - started
         decode = self._time("decode", loop, pixels, sides=" ".join(name.split()[1] for name in pixels))
         alone = {}
         for name, tower in towers.items():
-            cost = flops(next(c.backbone for c in run.candidates if c.backbone.name == name))
-            facts = {"backbone": name, "flops per image": cost, "matrix product flops": round(product)}
-            facts["load seconds"] = f"{load_s[name]:.2f}"
-            alone[name] = self._time(
-                "tower", replace(loop, make_decoder=lambda: _Decoded(crops)), {name: tower}, **facts
-            )
-        estimate = f"{run.needed_memory(run.candidates) / 2**30:.2f}"
+            facts = {
+                "backbone": name,
+                "flops per image": flops(engine.candidates[name].backbone),
+                "matrix product flops": round(product),
+                "load seconds": f"{load_s[name]:.2f}",
+            }
+            decoded = replace(loop, make_decoder=lambda: _Decoded(crops))
+            alone[name] = self._time("tower", decoded, {name: tower}, **facts)
+        estimate = f"{engine.needed_memory(engine.candidates.values()) / 2**30:.2f}"
         together = self._time("together", loop, towers, backbone=" ".join(towers), **{"estimated GiB": estimate})
         self._score()
         embed = 1 / sum(1 / rate for rate in alone.values())
-        limit = min(decode, embed) if run.device.type == "cuda" else 1 / (1 / decode + 1 / embed)
+        limit = min(decode, embed) if engine.on_gpu else 1 / (1 / decode + 1 / embed)
         bounded_by = "decoding" if decode < embed else "the tower" if len(towers) == 1 else "the towers"
         return Bench(tuple(self._records), self._images, decode, alone, together, limit, bounded_by, product, peak)
 
@@ -160,13 +173,13 @@ class _Stages:
         """The towers, and the seconds that each took, compiling included."""
         towers: dict[str, ImageTower] = {}
         seconds = {}
-        for candidate in self._run.candidates:
+        for candidate in self._engine.candidates.values():
             started = time.perf_counter()
-            towers |= self._run.load_towers([candidate])
-            seconds[candidate.backbone.name] = time.perf_counter() - started
+            towers |= load_towers(self._engine, [candidate], self._launch)
+            seconds[candidate.name] = time.perf_counter() - started
         return towers, seconds
 
-    def _crops(self, loop: EmbeddingLoop) -> DecodedBatch:
+    def _crops(self, loop: EmbeddingLoop, pixels: Mapping[str, ImageTower]) -> DecodedBatch:
         """A batch of the first images, decoded."""
         seen: list[DecodedBatch] = []
 
@@ -178,10 +191,8 @@ class _Stages:
                 seen.append(self._decoder.decode(images))
                 return seen[-1]
 
-        first = loop.make_decoder
-        one = replace(loop, make_decoder=lambda: Keeping(first()))
-        sides = {f"side {tower.side}": _Pixel(tower.side) for tower in loop.towers.values()}
-        self._once(one, sides, self._units[:1])
+        make = loop.make_decoder
+        self._once(replace(loop, make_decoder=lambda: Keeping(make())), pixels, self._setup.units[:1])
         return seen[0]
 
     def _time(self, what: str, loop: EmbeddingLoop, towers: Mapping[str, ImageTower], **facts: object) -> float:
@@ -190,66 +201,79 @@ class _Stages:
         seconds, stages = [], []
         for _ in range(self._rounds):
             started = time.perf_counter()
-            stages.append(self._once(loop, towers, self._units))
+            stages.append(self._once(loop, towers, self._setup.units))
             seconds.append(time.perf_counter() - started)
         settings = {**self._settings, **facts}
-        found = measurement(what, self._images, seconds, settings, _peak_gib(self._run.device))
+        found = measurement(what, self._images, seconds, settings, _peak_gib(self._engine.device))
         self._records.append(found)
         if what == "together":
-            for name in ("read", "write"):
+            read = sum(unit.shard.bytes for unit in self._setup.units)
+            written = sum(path.stat().st_size for path in self._folder.rglob("*.safetensors"))
+            for name, size in (("read", read), ("write", written)):
                 spent = [getattr(each, name) for each in stages]
-                size = self._bytes if name == "read" else self._written
                 self._records.append(measurement(name, self._images, spent, {**settings, "bytes": size}))
         return found.rate
 
     def _once(self, loop: EmbeddingLoop, towers: Mapping[str, ImageTower], units: Sequence[Unit]) -> StageSeconds:
-        """Run the loop into an empty store."""
-        folder = self._scratch / "parts"
-        shutil.rmtree(folder, ignore_errors=True)
-        recipes = {name: loop.recipes.get(name, {"bench": name}) for name in towers}
-        keyed = [
-            replace(unit, keys={name: part_key(part_identity(recipes[name], unit.shard)) for name in towers})
-            for unit in units
-        ]
+        """Run the loop into an empty store; a stand-in embeds under a recipe of its own name."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        known = {name: candidate.recipe for name, candidate in self._engine.candidates.items()}
+        some = next(iter(known.values()))
+        recipes = {name: known.get(name) or replace(some, backbone=name) for name in towers}
         gc.collect()
         self._decoders.give_back_all()
-        once = replace(
-            loop,
-            towers=towers,
-            recipes=recipes,
-            store=PartStore(folder),
-            attempts=Attempts(folder),
-            seconds=StageSeconds(),
-        )
-        once.run(keyed)
+        store, attempts = Store(self._folder), Attempts(self._folder)
+        once = replace(loop, towers=towers, store=store, attempts=attempts, seconds=StageSeconds())
+        try:
+            once.run(replace(unit, recipes=recipes) for unit in units)
+        finally:
+            attempts.end_all(closed=True)  # its thread would touch files, and so make this folder again
         if once.failures:
             raise once.failures[0]
-        self._written = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
         return once.seconds
 
     def _score(self) -> None:
-        """Score what was embedded last."""
+        """Score the embeddings that were made last."""
         self._on_stage("score")
-        run = Run(replace(self._run.options, store=self._scratch / "parts"))
-        score(run)  # once for the prototypes
+        setup = replace(self._setup, store=Store(self._folder))
+        score(setup)  # once for the prototypes
         seconds = []
         for _ in range(self._rounds):
             started = time.perf_counter()
-            score(run)
+            score(setup)
             seconds.append(time.perf_counter() - started)
-        settings = {**self._settings, "backbone": " ".join(c.backbone.name for c in run.candidates)}
-        settings["prompts"] = " ".join(prompts.name for prompts in run.prompts)
+        settings = {**self._settings, "backbone": " ".join(setup.backbones)}
+        settings["prompts"] = " ".join(prompts.name for prompts in setup.prompts)
         self._records.append(measurement("score", self._images, seconds, settings))
 
 
-def _first_units(units: Sequence[Unit], images: int) -> list[Unit]:
-    """The first units that hold `images` images, all if there are fewer."""
-    taken: list[Unit] = []
-    for unit in units:
-        if sum(each.shard.images for each in taken) >= images:
+def _first_shards(setup: Setup, images: int) -> Setup:
+    """`setup` with the first shards only that hold `images` images; with all if there are fewer."""
+    units: list[Unit] = []
+    for unit in setup.units:
+        if sum(each.shard.images for each in units) >= images:
             break
-        taken.append(unit)
-    return taken
+        units.append(unit)
+    taken = {(unit.folder.name, unit.shard) for unit in units}
+    targets = []
+    for target in setup.targets:
+        shards = tuple(shard for shard in target.shards if (target.name, shard) in taken)
+        if shards:
+            targets.append(replace(target, manifest=replace(target.manifest, shards=shards)))
+    return replace(setup, targets=tuple(targets), units=tuple(units))
+
+
+@contextmanager
+def _empty_compiler_cache(folder: Path) -> Iterator[None]:
+    """Within the block torch's compiler builds everything anew, so that building it is measured."""
+    before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["TORCHINDUCTOR_CACHE_DIR"]
+        if before is not None:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
 
 
 def _peak_gib(device: torch.device) -> float:

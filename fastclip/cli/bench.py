@@ -1,4 +1,4 @@
-"""`fastclip bench`: how fast this machine is in every stage, and which one bounds."""
+"""`fastclip bench`: the speed of every stage on this machine, and which one bounds."""
 
 from __future__ import annotations
 
@@ -23,28 +23,27 @@ def command(
     options: EvalOptions,
     workers: Workers = None,
     images: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Whole shards, at least so many images.", **PLACE)
+        int, typer.Option(metavar="N", min=1, help="At least so many images, in whole shards.", **PLACE)
     ] = 512,
-    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="How often; the median counts.", **PLACE)] = 3,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Repetitions; the median counts.", **PLACE)] = 3,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Add the records to this file, a line each.", **SHOW)
     ] = None,
 ) -> None:
     """Measure decoding, each tower, both together, writing and scoring on images that are sharded.
 
-    --random-weights will do: a tower's speed does not depend on them. What is measured here, fastclip eval --dry-run
-    reckons with.
+    --random-weights will do: a tower's speed does not depend on them. fastclip eval --dry-run uses these measurements
+    for its estimates. Run bench with and without --compile on; eval --dry-run then shows the break-even image count.
     """
     import tempfile
 
-    from rich.console import Console
-
     from fastclip.bench.records import append_records, kept_records_path
     from fastclip.bench.stages import bench
+    from fastclip.cli.console import err, out
 
     with (
         tempfile.TemporaryDirectory(prefix="fastclip-") as scratch,
-        Console(stderr=True).status("looking at what there is") as status,
+        err().status("looking at what there is") as status,
     ):
         options = replace(options, workers=workers)
         found = bench(options, images, rounds, Path(scratch), lambda stage: status.update(f"measuring: {stage}"))
@@ -52,20 +51,16 @@ def command(
         append_records(kept_records_path(), found.records)
     if json:
         append_records(json, found.records)
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = out()
     console.print(_table(found))
     for line in _sentences(found):
         console.print(line)
 
 
 def _table(found: Bench) -> Table:
-    from rich import box
-    from rich.table import Table
+    from fastclip.report.style import plain_table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("stage", overflow="fold")
-    for name in ("images/s", "MB/s", "GFLOP/s", "of products", "of peak"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = plain_table("stage", "images/s", "MB/s", "GFLOP/s", "of products", "of peak")
     for each in found.records:
         stage = f"tower {each.settings['backbone']}" if each.what == "tower" else each.what
         row = [f"{each.rate:,.0f}" if each.rate >= 100 else f"{each.rate:.1f}"]
@@ -87,7 +82,7 @@ def _sentences(found: Bench) -> list[str]:
         f"Together {found.together:,.1f} images/s, {found.together / found.limit:.0%} of what the two allow.",
     ]
     if not found.peak_flops:
-        lines.append("No data sheet of this device is known: no share of its peak.")
+        lines.append("No data sheet of this device is known, so no share of its peak is shown.")
     lines.append(
         f"{found.images:,} images; {settings['precision']} on {settings['device']}, decoded by {settings['decoder']}, "
         f"batches of {settings['batch']}, {settings['workers']} threads, {together.peak_gib:.1f} GiB at most; "

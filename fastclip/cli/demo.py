@@ -21,15 +21,13 @@ def command(
     Needs less than a minute, no network and no GPU. The images are shapes in four domains; there are three prompt sets.
     """
     from fastclip.cli.console import out
-    from fastclip.cli.evaluate import evaluate_and_print
+    from fastclip.cli.evaluate import evaluate
     from fastclip.evaluate.options import EvalOptions
 
     if not (shards / "shapes" / "manifest.json").exists():
         _draw_and_shard(shards)
-    prompts = ("transferlearning", "photo", "openai80")
-    options = EvalOptions(targets=("shapes",), backbones=("tiny",), prompts=prompts, shards=shards, store=store)
-    if code := evaluate_and_print(options):
-        raise typer.Exit(code)
+    options = EvalOptions(targets=("shapes",), backbones=("tiny",), shards=shards)
+    evaluate(options, prompts=["transferlearning", "photo", "openai80"], store=store)
     out().print(_next_steps(), soft_wrap=True)
 
 

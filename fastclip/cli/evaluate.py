@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fastclip.cli.lean import load_lean
 from fastclip.cli.options import PLACE, SHOW, Prompts, Store, Workers, prompt_sets, takes_eval_options
-from fastclip.errors import EXIT_INCOMPLETE, EXIT_UNREADABLE
+from fastclip.errors import EXIT_INCOMPLETE, EXIT_UNREADABLE, FastclipError
+from fastclip.files import write_whole
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fastclip.embed.loop import StageSeconds
+    from fastclip.evaluate.embedding import Embedding
+    from fastclip.evaluate.engine import Candidate, Engine
     from fastclip.evaluate.options import EvalOptions
-    from fastclip.evaluate.run import Run
+    from fastclip.evaluate.setup import Setup
+    from fastclip.results.cells import Evaluation
 
 
-@takes_eval_options
-def command(
+def evaluate(
     options: EvalOptions,
     prompts: Prompts = None,
     workers: Workers = None,
@@ -47,128 +54,172 @@ def command(
 ) -> None:
     """Score backbones on sharded datasets, zero-shot. Embeds what is missing; a second run only scores.
 
+    Embeddings of any machine count: where a store is complete, neither weights nor a GPU are needed.
+
     Any number of processes: accelerate launch --config_file FILE -m fastclip eval …
     """
+    from fastclip.cli.console import err
+    from fastclip.evaluate.score import score
+    from fastclip.evaluate.setup import resolve
+
     options = replace(
         options, prompts=prompt_sets(prompts), workers=workers, store=store, share=share, unreadable=unreadable
     )
+    messages = err()
+    setup = resolve(options)
     if dry_run:
-        from fastclip.cli.forecast import print_forecast
-        from fastclip.evaluate.run import Run
+        return _print_forecast(setup)
+    for _ in range(2):  # once more if a part was damaged: it is moved aside, and made again
+        failures: list[FastclipError] = []
+        if setup.units:
+            load_lean()
+            from fastclip.evaluate.embedding import embed
 
-        if (run := Run(options)).process.reports:
-            print_forecast(run)
-    elif code := evaluate_and_print(options, json=json, predictions=predictions):
-        raise typer.Exit(code)
-
-
-def evaluate_and_print(options: EvalOptions, *, json: Path | None = None, predictions: Path | None = None) -> int:
-    """Evaluate, print the table if this is the process that does, and return the exit code."""
-    from rich.console import Console
-
-    class _Output(Console):
-        def on_broken_pipe(self) -> None:
-            """`| head` has what it wanted: the files that were asked for are written all the same."""
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-    from fastclip.evaluate.run import Run
-    from fastclip.evaluate.scoring import score
-    from fastclip.files import write_whole
-    from fastclip.report.terminal import footnotes, tables
-    from fastclip.results.predictions import write_predictions
-
-    run = Run(options)
-    errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
-    if not run.process.reports:
-        return _embed_share(run, errors)
-    _embed(run, errors)
-    evaluation, answers = score(run, keep_predictions=predictions is not None)
-    if not evaluation.complete and not run.failures:  # a part was damaged and is now moved aside
-        _embed(run, errors)
-        evaluation, answers = score(run, keep_predictions=predictions is not None)
-    console = _Output(highlight=False, markup=False, emoji=False)
-    for table in tables(evaluation):
-        console.print(table)
-    for line in footnotes(evaluation, can_go_on=bool(run.missing_units()) and not run.failures):
-        console.print(line, style="dim")
-    _print_given_up(run, errors)
+            with _reported(setup, messages) as report:
+                report.done = embed(setup, report.advance)
+            failures = report.done.failures
+        if not setup.process.reports:
+            return _end_share(setup, failures, messages)
+        evaluation, answers = score(setup, keep_predictions=predictions is not None)
+        if evaluation.complete or failures:
+            break
+        if not setup.units:  # a process that has begun to embed keeps its recipes
+            setup = resolve(options)
+    _print_results(setup, evaluation, failures, messages)
     if json:
         write_whole(json, evaluation.to_json())
     if predictions:
+        from fastclip.results.predictions import write_predictions
+
         write_predictions(predictions, answers)
-    if run.failures and not evaluation.complete:
-        raise run.failures[0]
-    return EXIT_INCOMPLETE if not evaluation.complete else EXIT_UNREADABLE if evaluation.undecided else 0
+    if not evaluation.complete and failures:
+        raise failures[0]
+    if not evaluation.complete or evaluation.undecided:
+        raise typer.Exit(EXIT_UNREADABLE if evaluation.complete else EXIT_INCOMPLETE)
+    return None
 
 
-def _embed_share(run: Run, errors: Any) -> int:
-    """What a process does that prints no table. One that leads a share says whether everything is there now."""
-    if not run.process.leads_share:
-        if run.share_images():
-            load_lean()
-        run.embed()  # what it cannot read, the first process cannot either, or has embedded
-        return 0
-    _embed(run, errors)
-    _print_given_up(run, errors)
-    if run.failures and any(map(run.is_missing, run.units())):
-        raise run.failures[0]
-    if any(map(run.is_missing, run.units())):
-        errors.print("Not everything is embedded. Run the same command again.")
-        return EXIT_INCOMPLETE
-    errors.print("Everything is embedded, by all workers together. The same command without --share prints the table.")
-    return 0
+command = takes_eval_options(evaluate)
 
 
-def _print_given_up(run: Run, errors: Any) -> None:
+def _print_forecast(setup: Setup) -> None:
+    from fastclip.cli.forecast import print_forecast
+
+    if setup.process.reports:
+        print_forecast(setup)
+
+
+def _print_results(setup: Setup, evaluation: Evaluation, failures: list[FastclipError], messages: Console) -> None:
+    """The table, its footnotes, and the shards that were given up."""
+    from fastclip.cli.console import out
+    from fastclip.report.terminal import footnotes, tables
+
+    console = out()
+    for table in tables(evaluation):
+        console.print(table)
+    can_go_on = not evaluation.complete and not failures and _is_anything_left(setup)
+    for line in footnotes(evaluation, can_go_on=can_go_on):
+        console.print(line, style="dim")
+    _print_given_up(setup, messages)
+
+
+def _end_share(setup: Setup, failures: list[FastclipError], messages: Console) -> None:
+    """The end of a process that prints no table. One that leads a share says whether everything is there now."""
+    if not setup.process.leads_share:
+        return  # a shard that it cannot read, the first process cannot read either, or has embedded
+    _print_given_up(setup, messages)
+    if not _is_complete(setup):
+        if failures:
+            raise failures[0]
+        messages.print("Not everything is embedded. Run the same command again.")
+        raise typer.Exit(EXIT_INCOMPLETE)
+    messages.print(
+        "Everything is embedded, by all workers together. The same command without --share prints the table."
+    )
+
+
+@dataclass
+class _Report:
+    """Progress of embedding for `_reported`."""
+
+    advance: Callable[[int], None]
+    done: Embedding
+
+
+@contextmanager
+def _reported(setup: Setup, messages: Console) -> Iterator[_Report]:
+    """A progress bar for the block; afterwards how fast each stage was and which one bounds."""
+    from fastclip.cli.progress import progress_bar
+    from fastclip.evaluate.embedding import Embedding, missing_units, owed_passes, share_images
+
+    engine, process = setup.engine, setup.process
+    assert engine
+    missing = missing_units(setup)
+    images = share_images(setup, missing)
+    if not images or not (process.reports or process.leads_share):
+        yield _Report(lambda images: None, Embedding())  # nothing of its own, but others may need help
+        return
+    if line := _memory(engine, owed_passes(setup, missing)):
+        messages.print(line)
+    started = time.perf_counter()
+    others = f", process {process.rank + 1} of {process.world_size}" if process.world_size > 1 else ""
+    with progress_bar(messages, f"embedding ({engine.precision}, {engine.device.type}{others})", images) as advance:
+        report = _Report(advance, Embedding())
+        yield report
+    if report.done.seconds.images:
+        _print_speed(setup, report.done.seconds, time.perf_counter() - started, messages)
+
+
+def _is_complete(setup: Setup) -> bool:
+    listed = cache(setup.store.parts)
+    return all(unit.part in listed(recipe.id) for unit in setup.units for recipe in unit.recipes.values())
+
+
+def _is_anything_left(setup: Setup) -> bool:
+    if not setup.units:
+        return True  # somebody removed parts; the same command looks again
+    from fastclip.evaluate.embedding import missing_units
+
+    return bool(missing_units(setup))
+
+
+def _print_given_up(setup: Setup, messages: Console) -> None:
+    if not setup.units:
+        return
+    from fastclip.embed.attempts import Attempts
     from fastclip.errors import printable
 
-    given_up = run.attempts.all_given_up()
-    for unit in run.units():
-        if unit.id in given_up and run.is_missing(unit):
-            path = run.attempts.given_up(unit)
+    attempts = Attempts(setup.store.folder)
+    given_up = attempts.all_given_up()
+    for unit in setup.units if given_up else ():
+        if (path := attempts.given_up(unit)) and any(
+            not setup.store.has(recipe.id, unit.part) for recipe in unit.recipes.values()
+        ):
             name = printable(f"{unit.folder.name}/{unit.shard.name}")
-            errors.print(f"{name} kills the process that embeds it. To try it again, delete {path}", soft_wrap=True)
+            messages.print(f"{name} kills the process that embeds it. To try it again, delete {path}", soft_wrap=True)
 
 
-def _embed(run: Run, errors: Any) -> None:
-    """Embed under a progress bar, then say how fast each stage was and which one bounds."""
-    from fastclip.cli.progress import progress_bar
-
-    missing, batch_size = run.share_images(), run.batch_size
-    if not missing:
-        run.embed()  # nothing of its own, but others may need help
-        return
-    load_lean()
-    if line := _memory(run):
-        errors.print(line)
-    started = time.perf_counter()
-    process = run.process
-    others = f", process {process.rank + 1} of {process.world_size}" if process.world_size > 1 else ""
-    with progress_bar(errors, f"embedding ({run.precision}, {run.device.type}{others})", missing) as advance:
-        run.embed(advance)
-    if run.batch_size != batch_size:
-        errors.print(f"The GPU's memory does not hold batches of {batch_size}: these are of {run.batch_size}.")
-    seconds = run.seconds
-    if seconds.images:
-        elapsed = time.perf_counter() - started
-        stages = {name: getattr(seconds, name) for name in ("read", "decode", "embed", "write")}
-        spent = ", ".join(f"{name} {stage_s:.1f}" for name, stage_s in stages.items())
-        rate = f"{seconds.images / elapsed:.0f} images/s"
-        who = f"Process {process.rank + 1} of {process.world_size} embedded" if others else "Embedded"
-        errors.print(f"{who} {seconds.images:,} images in {elapsed:.1f} s, models loaded: {rate}.")
-        if run.device.type == "cuda":
-            stages["decode"] /= run.workers  # the GPU embeds, and says how long, one batch after the other
-        errors.print(f"Thread seconds: {spent}; bounded by {max(stages, key=stages.__getitem__)}.")
+def _print_speed(setup: Setup, seconds: StageSeconds, elapsed: float, messages: Console) -> None:
+    process, engine = setup.process, setup.engine
+    assert engine
+    stages = {name: getattr(seconds, name) for name in ("read", "decode", "embed", "write")}
+    spent = ", ".join(f"{name} {stage_s:.1f}" for name, stage_s in stages.items())
+    rate = f"{seconds.images / elapsed:.0f} images/s"
+    many = process.world_size > 1
+    subject = f"Process {process.rank + 1} of {process.world_size} embedded" if many else "Embedded"
+    messages.print(f"{subject} {seconds.images:,} images in {elapsed:.1f} s, models loaded: {rate}.")
+    if engine.on_gpu:
+        stages["decode"] /= engine.workers  # the GPU embeds one batch after the other
+    messages.print(f"Thread seconds: {spent}; bounded by {max(stages, key=stages.__getitem__)}.")
 
 
-def _memory(run: Run) -> str:
-    """What several towers at once take of the memory; nothing for a single one."""
-    passes = run.passes(run.missing_units())
+def _memory(engine: Engine, passes: list[list[Candidate]]) -> str:
+    """The memory that several towers at once take; nothing for a single one."""
     if sum(map(len, passes)) < 2:
         return ""
-    free = f"{run.free_memory / 1e9:.1f} GB of memory are free"
+    free = f"{engine.free_memory / 1e9:.1f} GB of memory are free"
     if len(passes) == 1:
-        needed = run.needed_memory(passes[0]) / 1e9
+        needed = engine.needed_memory(passes[0]) / 1e9
         return f"{len(passes[0])} backbones at once take about {needed:.1f} GB; {free}."
-    groups = " | ".join(", ".join(candidate.backbone.name for candidate in each) for each in passes)
+    groups = " | ".join(", ".join(candidate.name for candidate in each) for each in passes)
     return f"{free}, so the images are decoded {len(passes)} times: {groups}"

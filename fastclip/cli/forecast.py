@@ -1,48 +1,60 @@
-"""What `fastclip eval --dry-run` prints."""
+"""The output of `fastclip eval --dry-run`: the work that is left, and how long it takes."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from fastclip.bench.forecast import BackboneForecast, Forecast
-    from fastclip.evaluate.run import Run
+    from fastclip.evaluate.engine import Engine
+    from fastclip.evaluate.setup import Setup
+
+MANY = (8, 64)
+"""Numbers of processes to compare this one with: a machine full of GPUs, and eight of them."""
 
 
-def print_forecast(run: Run) -> None:
-    """What is left of an evaluation and how long it will take."""
-    from rich.console import Console
+def print_forecast(setup: Setup) -> None:
+    """Print the work that an evaluation has left and how long it will take."""
+    from fastclip.cli.console import out
 
-    from fastclip.bench.forecast import WORLD_SIZES, forecast
+    console = out()
+    if not setup.engine:
+        console.print("Everything is embedded: only scoring is left.")
+        return
+    from fastclip.bench.devices import peak_flops
+    from fastclip.bench.forecast import forecast
     from fastclip.bench.records import kept_records_path, read_records
 
-    found = forecast(run, read_records(kept_records_path()))
-    console = Console(highlight=False, markup=False, emoji=False)
-    console.print(_work(found))
-    for line in _sentences(run, found):
+    found = forecast(setup, read_records(kept_records_path()))
+    console.print(_work(setup, found))
+    for line in _sentences(setup.engine, found):
         console.print(line)
-    if found.shares:
-        console.print(_times(found))
-        more = "" if found.shares[-1].processes == WORLD_SIZES[-1] else " More do not help: a shard is not cut."
-        console.print(f"Processes like this one, each with a device of its own, once started.{more}", style="dim")
-    _print_limit(console, found)
+    if peak := found.flops and peak_flops("H200", "fp16"):
+        limit = f"Arithmetic alone takes an H200 {duration(found.flops / peak)} or more"
+        console.print(f"{limit} (data sheet: {peak / 1e12:.0f} TFLOP/s in fp16).", style="dim")
 
 
-def _work(found: Forecast) -> Table:
-    table = _table("backbone", "shards", "images", "GFLOP/image", "TFLOP", "images/s", "time")
-    for each in found.backbones:
-        seconds = each.missing_images / each.rate if each.rate else None
+def _work(setup: Setup, found: Forecast) -> Table:
+    from fastclip.report.style import plain_table
+
+    table = plain_table("backbone", "shards", "images", "GFLOP/image", "TFLOP", "images/s", "time")
+    shards = sum(1 for target in setup.targets for _ in target.shards)
+    owed = {each.name: each for each in found.backbones}
+    for name in setup.backbones:
+        if not (each := owed.get(name)):
+            table.add_row(name, f"0/{shards:,}", "0", *"————")
+            continue
         table.add_row(
-            each.name,
-            f"{each.missing_shards:,}/{each.shards:,}",
+            name,
+            f"{each.missing_shards:,}/{shards:,}",
             f"{each.missing_images:,}",
             f"{each.flops_per_image / 1e9:,.1f}",
             f"{each.missing_images * each.flops_per_image / 1e12:,.0f}",
             _rate(each),
-            "—" if seconds is None else duration(seconds),
+            duration(each.missing_images / each.rate) if each.rate else "—",
         )
     return table
 
@@ -54,64 +66,44 @@ def _rate(each: BackboneForecast) -> str:
     return number if each.measured else f"~{number}"
 
 
-def _times(found: Forecast) -> Table:
-    table = _table("processes", "time", "read, MB/s", "parts/s")
-    for each in found.shares:
-        row = [duration(each.seconds), f"{each.read_bytes_per_second / 1e6:,.1f}", f"{each.parts_per_second:,.1f}"]
-        table.add_row(f"{each.processes:,}", *row)
-    return table
-
-
-def _table(first: str, *others: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(first, overflow="fold")
-    for name in others:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
-def _sentences(run: Run, found: Forecast) -> list[str]:
-    parts = sum(each.missing_shards for each in found.backbones)
-    if not parts:
+def _sentences(engine: Engine, found: Forecast) -> list[str]:
+    if not found.parts:
         return ["Everything is embedded: only scoring is left."]
     passes = "once" if found.passes == 1 else f"{found.passes} times, for memory"
     lines = [
         f"{found.read_bytes / 1e6:,.1f} MB to read and decode {passes}; "
-        f"{parts:,} parts of {found.written_bytes / 1e6:,.1f} MB to write.",
-        f"About {found.needed_memory / 1e9:.1f} GB of memory; {found.free_memory / 1e9:.1f} GB are free.",
+        f"{found.parts:,} parts of {found.written_bytes / 1e6:,.1f} MB to write.",
+        f"About {found.needed_memory / 1e9:.1f} GB of memory; {engine.free_memory / 1e9:.1f} GB are free.",
     ]
-    how = f"{run.precision} on {run.device.type}, {run.workers} threads, batches of {run.batch_size}"
-    if not found.shares:
+    how = f"{engine.precision} on {engine.device.type}, {engine.workers} threads, batches of {engine.batch_size}"
+    if not found.unit_seconds:
         lines.append(f"No time: nothing was measured here yet for {how}. Measure it: fastclip bench -b NAME")
     else:
         assert found.decode_rate
         lines.append(f"Here ({how}) bounded by {found.bounded_by}; decoding alone: {found.decode_rate:,.0f} images/s.")
+        lines.append(_time(found))
         if not all(each.measured for each in found.backbones):
-            lines.append(
-                "~: reckoned from its operations and the slowest tower that was measured: fastclip bench -b NAME"
-            )
+            lines.append("~: from its operations and the slowest tower that was measured: fastclip bench -b NAME")
     return lines + [line for each in found.backbones if (line := _compiling(each))]
 
 
+def _time(found: Forecast) -> str:
+    """The time of one process and of many, and what each of them asks of storage."""
+    alone = found.seconds(1)
+    many = [f"{duration(found.seconds(n))} by {n} like it" for n in MANY if found.seconds(n) < alone]
+    line = f"Time: {', '.join([f'{duration(alone)} by this process', *many])}; "
+    line += f"each reads {found.read_bytes / alone / 1e6:,.1f} MB/s. "
+    return line + f"No number of them takes less than {duration(found.seconds(10**9))}: a shard is not cut."
+
+
 def _compiling(each: BackboneForecast) -> str:
-    """From how many images on it is worth it; nothing where it was not measured, or nothing is left to embed."""
+    """When compiling is worth it; nothing where it was not measured, or nothing is left to embed."""
     if each.compiling_pays_from is None or not each.missing_images:
         return ""
-    if each.compiling_pays_from == float("inf"):
+    if each.compiling_pays_from == math.inf:
         return f"{each.name}: --compile on saves no time here."
     images = float(f"{each.compiling_pays_from:.2g}")
     return f"{each.name}: --compile on saves time here from about {images:,.0f} images a process on."
-
-
-def _print_limit(console: Console, found: Forecast) -> None:
-    from fastclip.bench.devices import peak_flops
-
-    if peak := found.flops and peak_flops("H200", "fp16"):
-        limit = f"Arithmetic alone takes an H200 {duration(found.flops / peak)} or more"
-        console.print(f"{limit} (data sheet: {peak / 1e12:.0f} TFLOP/s in fp16).", style="dim")
 
 
 def duration(seconds: float) -> str:

@@ -1,10 +1,10 @@
-"""Commands and groups whose help shows flags without a value. Typer 0.29 writes `--overwrite <bool>`."""
+"""Commands and groups whose help shows no type beside flags and arguments: Typer 0.29 writes `--overwrite <bool>`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 
 class _PlainFlags:
@@ -13,6 +13,8 @@ class _PlainFlags:
         for each in params:
             if getattr(each, "is_flag", False):
                 each.metavar = ""
+            elif isinstance(each, TyperArgument):
+                each.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
         return params
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from fastclip import __version__
-from fastclip.cli import bench, datasets, demo, download, evaluate, shard, shards, status, verify
+from fastclip.cli import bench, datasets, demo, download, evaluate, shard, shards, status, store, verify
 from fastclip.cli.console import keep_streams
 from fastclip.cli.help import Command, Group
 from fastclip.cli.launcher import join_launcher, leave_verdict, speaks_when_stopped
@@ -35,6 +35,7 @@ app.add_typer(datasets.app, name="datasets")
 app.command("shard", cls=Command)(shard.command)
 app.add_typer(shards.app, name="shards")
 app.command("eval", cls=Command)(evaluate.command)
+app.add_typer(store.app, name="store")
 app.command("bench", cls=Command)(bench.command)
 app.command("verify", cls=Command)(verify.command)
 app.command("status", cls=Command)(status.command)
@@ -69,6 +70,8 @@ def run() -> NoReturn:
     try:
         stop_on_signals()
         keep_freed_memory()
+        # Scoring multiplies in a thread a core; BLAS threads of numpy's own would only wait for each other.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         code = join_launcher()
         if code is None:
             code = _command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -20,9 +19,7 @@ MODEL = {"rich_help_panel": "What the numbers depend on"}
 PLACE = {"rich_help_panel": "Where and how fast"}
 SHOW = {"rich_help_panel": "Results"}
 
-Targets = Annotated[
-    list[str] | None, typer.Argument(metavar="[DATASET[/DOMAIN]]…", help="Default: all that is sharded.")
-]
+Targets = Annotated[list[str] | None, typer.Argument(metavar="DATASET[/DOMAIN]", help="Default: all that is sharded.")]
 Backbones = Annotated[
     list[str] | None,
     typer.Option("-b", "--backbone", metavar="NAME", help="ViT-B/32, tiny, or ARCH/PRETRAINED. Repeatable.", **MODEL),
@@ -44,10 +41,17 @@ BatchSize = Annotated[
     int | None, typer.Option(metavar="N", help="Images a forward pass. Default: 32, on a GPU 256.", **MODEL)
 ]
 Compile = Annotated[
-    str,
+    str | None,
+    typer.Option("--compile", metavar="WHEN", help="on or off (default). Rarely worth it on a CPU.", **MODEL),
+]
+Recipes = Annotated[
+    list[str] | None,
     typer.Option(
-        "--compile", metavar="WHEN", help="on, off, or auto: where it was measured to pay, nowhere yet.", **MODEL
+        "--recipe", metavar="RECIPE", help="Read only this one, as fastclip store lists it. Repeatable.", **MODEL
     ),
+]
+Here = Annotated[
+    bool, typer.Option("--here", help="Use only embeddings of this machine's kind; embed what is missing.", **MODEL)
 ]
 Device = Annotated[
     str | None, typer.Option(metavar="NAME", help="cpu or cuda. Default: the GPU where there is one.", **PLACE)
@@ -101,21 +105,18 @@ def eval_options(
     precision: Precision = None,
     decoder: Decoder = None,
     batch_size: BatchSize = None,
-    compile_towers: Compile = "auto",
+    compile_towers: Compile = None,
+    recipes: Recipes = None,
+    here: Here = False,
     device: Device = None,
     shards: Shards = "shards",
 ) -> EvalOptions:
-    """What is evaluated and what its numbers depend on. Raises `UserError`."""
-    from fastclip.embed.processes import find_process
+    """The options that say what is evaluated and what its numbers depend on. Raises `UserError`."""
+    from fastclip.evaluate.options import EvalOptions
     from fastclip.models.backbones import OPENAI_BACKBONES
-    from fastclip.models.weights import begin_digests
 
     names = (*(OPENAI_BACKBONES if all_backbones else ()), *(backbones or ()))
     files = _weights_by_backbone(weights, names)
-    if not random_weights:
-        begin_digests(names, files, find_process(os.environ).cores)
-    from fastclip.evaluate.options import EvalOptions  # loads torch
-
     return EvalOptions(
         targets=tuple(targets or ()),
         backbones=names,
@@ -125,6 +126,8 @@ def eval_options(
         decoder=decoder,
         batch_size=batch_size,
         compile_towers=compile_towers,
+        recipes=tuple(recipes or ()),
+        here=here,
         device=device,
         shards=shards,
     )

@@ -1,4 +1,4 @@
-"""`fastclip status`: what of an evaluation is embedded, what is missing, and why a part does not count."""
+"""`fastclip status`: what of an evaluation is embedded, what is missing, and why."""
 
 from __future__ import annotations
 
@@ -20,35 +20,44 @@ if TYPE_CHECKING:
 
 @takes_eval_options
 def command(options: EvalOptions, store: Store = Path("embeddings")) -> None:
-    """Show what `fastclip eval` with the same options has done, what it would do, and why. Exit code 4: not all."""
-    from rich.console import Console
+    """Show what `fastclip eval` with the same options has done, what it would do, and why.
 
-    from fastclip.evaluate.run import Run
+    Exit code 4 if anything is missing.
+    """
+    from fastclip.cli.console import out
+    from fastclip.evaluate.setup import resolve
     from fastclip.evaluate.status import status
 
-    cells = status(Run(replace(options, store=store)))
-    console = Console(highlight=False, markup=False, emoji=False)
+    cells = status(resolve(replace(options, store=store), only_look=True))
+    console = out()
     console.print(_table(cells))
-    for line in _reasons(cells):
+    for line in [*_recipes(cells), *_reasons(cells)]:
         console.print(line)
     if not all(cell.complete for cell in cells):
         raise typer.Exit(EXIT_INCOMPLETE)
 
 
 def _table(cells: list[CellStatus]) -> Table:
-    from rich import box
-    from rich.table import Table
+    from fastclip.report.style import plain_table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("domain", overflow="fold")
-    table.add_column("backbone", overflow="fold")
-    for name in ("shards", "images", "missing", "unreadable"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = plain_table("domain", "backbone", "shards", "images", "missing", "unreadable", left=2)
     for cell in cells:
         done = f"{cell.shards - cell.missing_shards:,}/{cell.shards:,}"
         numbers = [f"{number:,}" for number in (cell.images, cell.missing_images, cell.unreadable)]
         table.add_row(printable(f"{cell.dataset}/{cell.domain}"), cell.backbone, done, *numbers)
     return table
+
+
+def _recipes(cells: list[CellStatus]) -> list[str]:
+    """The recipe of each dataset and backbone that has a part, a line each."""
+    lines = {}
+    for cell in cells:
+        if cell.recipe and cell.missing_shards < cell.shards:
+            recipe = cell.recipe
+            lines[cell.dataset, cell.backbone] = (
+                f"{cell.dataset}, {cell.backbone}: recipe {recipe.id[:12]}, {recipe.how}, on {recipe.machine}."
+            )
+    return [printable(line) for line in lines.values()]
 
 
 def _reasons(cells: list[CellStatus]) -> list[str]:

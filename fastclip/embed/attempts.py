@@ -1,70 +1,94 @@
-"""Who is at which unit, and which unit nobody should try any more. Notes, never locks: a unit may be done twice.
+"""Notes of who is at which unit, and which unit nobody should try any more. Never locks: a unit may be done twice.
 
-From opening a unit until its parts are published a process leaves an empty file. So processes keep out of each other's
-way, two runs of the same command share the work, and a unit that kills whoever embeds it is recognised: after one death
-a single process tries it, after two a process of its own does, and after a third nobody.
+    STORE/attempts/UNIT.PROCESS       empty; there from the opening of a unit until its parts are published
+    STORE/processes/PROCESS.json      what a process embeds under; touched every few seconds while it lives
+    STORE/given_up/UNIT.json          a unit that killed even a process of its own, until a person deletes the file
+
+So processes keep out of each other's way, and a unit that kills is recognised by the notes of the dead: after one death
+one process at a time tries it, after two a process started for it alone, and if that dies, nobody.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import random
+import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fastclip.embed.plan import Unit
+from fastclip.errors import IncompleteError, UserError
 from fastclip.files import digest, write_whole
 from fastclip.machine import started
+from fastclip.store.store import DAY_S
 
 DEATHS = 2
-"""A unit that so many processes died of, as far as anybody knows, is next tried in a process of its own."""
+"""After so many deaths, a unit is tried in a separate process."""
 
 HEARTBEAT_S = 10.0
-"""How often a process says that it is still at its units."""
+"""Seconds between the signs of life of a process. Without one for three times as long it counts as silent."""
 
 LONGEST_WAIT_S = 600.0
-"""How long at most others are waited for that are at a unit which somebody died of."""
+"""Seconds after which even a unit that somebody died of is tried beside others that are at it."""
 
 PARENT_MAY_FOLLOW_S = 2.0
-"""Whoever kills all processes of a run may begin with a child: then its parent must not draw conclusions."""
+"""Somebody who kills all processes of a run may begin with a child: its parent must not draw conclusions at once."""
+
+_NAME = r"[0-9a-f]{12}-[0-9]+-[0-9]+"
 
 
 @dataclass
-class _Notes:
-    """The other processes at a unit: those that are gone, those that are at it, and those that may be either."""
+class _Others:
+    """The other processes at a unit. A frozen one is in neither number: nobody waits for it, and it is not dead."""
 
     dead: int = 0
     alive: int = 0
-    unknown: int = 0
     names: list[str] = field(default_factory=list)
-
-    @property
-    def all(self) -> int:
-        return self.dead + self.alive + self.unknown
 
 
 class Attempts:
     """The notes beside a store. `machine` and `process` say whose notes this object writes."""
 
     def __init__(self, store: Path, machine: str | None = None, process: int | None = None) -> None:
-        self._notes = store / "attempts"
-        self._given_up = store / "given_up"
+        self._notes, self._processes, self._given_up = (store / n for n in ("attempts", "processes", "given_up"))
         self._machine = machine or _this_machine()
         process = process or os.getpid()
-        self._me = f"{self._machine}-{process}-{started(process)}"
+        self._me = f"{self._machine}-{process}-{started(process) or 0}"
         self._lock = threading.Lock()
         self._mine: set[str] = set()
         self._closed = False
         self._heart: threading.Thread | None = None
-        self._first_seen: dict[str, tuple[float, float]] = {}
-        """Note → its time stamp when it was first looked at, and when that was."""
         self.deadly: list[Unit] = []
         """Units that `in_good_order` kept back, because processes died of them."""
+
+    def join(self, run: str, rank: int, facts: Mapping[str, Any]) -> None:
+        """Say what this process embeds under: `facts` of each backbone by name. To be called before `begin`.
+
+        Raises `UserError` if a living process of the same `run` embeds a backbone under other facts: the two would
+        never use each other's parts.
+        """
+        data = json.dumps({"run": run, "rank": rank, "host": platform.node(), "facts": dict(facts)}).encode()
+        sign = json.loads(data)  # tuples as lists, like the others' signs
+        with suppress(IncompleteError):  # a store that cannot be written to says so when a part is published
+            write_whole(self._sign, data)
+        self._start_heart()
+        now = self._now()
+        for path in self._processes.glob("*.json"):
+            if path == self._sign or not re.fullmatch(_NAME, path.stem):
+                continue
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                if not self._lives(path.stem, now):
+                    if now - path.stat().st_mtime > DAY_S:
+                        path.unlink()
+                elif (other := json.loads(path.read_text()))["run"] == run:
+                    _refuse_unlike(sign, other)
 
     def begin(self, unit: Unit) -> None:
         """Say that this process is at `unit`."""
@@ -72,12 +96,10 @@ class Attempts:
             if self._closed:
                 return
             self._mine.add(unit.id)
-            with suppress(OSError):  # a store that cannot be written to says so when a part is published
+            with suppress(OSError):
                 self._notes.mkdir(parents=True, exist_ok=True)
                 self._note(unit.id).touch()
-            if not self._heart:
-                self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-                self._heart.start()
+        self._start_heart()
 
     def end(self, unit: Unit) -> None:
         """Say that nothing is left to do for `unit`."""
@@ -93,19 +115,21 @@ class Attempts:
             self._closed = closed
             while self._mine:
                 self._note(self._mine.pop()).unlink(missing_ok=True)
+            if closed:
+                self._sign.unlink(missing_ok=True)
 
     def in_good_order(self, units: Iterable[Unit], is_missing: Callable[[Unit], bool]) -> Iterator[Unit]:
         """The missing units: first those that nobody is at, then those that others began and have not finished.
 
-        A unit that nobody survived so far is not for two at a time: whoever is at it is waited for. Units that were
-        given up are left out, and so are those in `deadly`.
+        A unit that somebody died of is never tried by two at a time. Units that were given up are left out, and so are
+        those in `deadly`.
         """
         self.deadly.clear()
         begun = []
-        noted = self._noted()
+        noted = set(self._all_notes())
         for unit in units:
             if not is_missing(unit):
-                if unit.id in noted:  # whoever was at it died after the last part was published
+                if unit.id in noted:  # somebody who was at it died after the last part was published
                     self.end(unit)
             elif not self.given_up(unit):
                 if self._may_join(unit, most=1):
@@ -116,18 +140,17 @@ class Attempts:
         while begun:
             waiting = []
             for unit in begun:
+                others = self._look(unit)
                 if not is_missing(unit):
                     self.end(unit)
+                elif not others.alive and others.dead >= DEATHS:
+                    self.deadly.append(unit)
                 elif self.given_up(unit):
                     continue
+                elif time.monotonic() > until or self._may_join(unit, most=DEATHS):
+                    yield unit
                 else:
-                    notes = self._look(unit)
-                    if not notes.alive and not notes.unknown and notes.dead >= DEATHS:
-                        self.deadly.append(unit)
-                    elif time.monotonic() > until or self._may_join(unit, most=DEATHS):
-                        yield unit
-                    else:
-                        waiting.append(unit)
+                    waiting.append(unit)
             if len(waiting) == len(begun):
                 time.sleep(random.uniform(0.2, 0.6))  # not at the same moment as the others
             begun = waiting
@@ -159,26 +182,88 @@ class Attempts:
         return set()
 
     def _may_join(self, unit: Unit, most: int) -> bool:
-        """Whether this process may be at `unit` too, where `most` may be or may have died. If so, it has begun.
+        """Whether this process may be at `unit` too, where fewer than `most` are or died. If so, it has begun.
 
-        Asked again with its own note there: of several that come at once, one joins.
+        It asks again with its own note there: of several that come at once, one joins.
         """
-        if self._look(unit).all >= most:
+        others = self._look(unit)
+        if others.alive + others.dead >= most:
             return False
         self.begin(unit)
         others = self._look(unit)
-        if others.all < most or self._me < min(others.names):
+        if others.alive + others.dead < most or self._me < min(others.names):
             return True
         with self._lock, suppress(OSError):
             self._mine.discard(unit.id)
             self._note(unit.id).unlink(missing_ok=True)
         return False
 
-    def _noted(self) -> set[str]:
-        """The units that processes are at, or died at."""
+    def _look(self, unit: Unit) -> _Others:
+        found = _Others()
+        names = [name for name in self._all_notes().get(unit.id, ()) if name != self._me]
+        now = self._now() if names else 0.0
+        for name in names:
+            machine, process, start = name.split("-")
+            here = machine == self._machine
+            lives = self._lives(name, now)
+            if lives:
+                found.alive += 1
+                found.names.append(name)
+            elif not here or (started(int(process)) or "0") != start:
+                found.dead += 1
+                found.names.append(name)
+        return found
+
+    def _lives(self, name: str, now: float) -> bool:
+        """Whether a process gives signs of life: one of this machine must be there, and all have a beating heart."""
+        machine, process, start = name.split("-")
+        if machine == self._machine and (started(int(process)) or "0") != start:
+            return False
+        try:
+            return now - (self._processes / f"{name}.json").stat().st_mtime < 3 * HEARTBEAT_S
+        except OSError:
+            return False
+
+    def _all_notes(self) -> dict[str, list[str]]:
+        """Unit → the processes that left a note at it. Files that are called otherwise are nobody's notes."""
+        found: dict[str, list[str]] = {}
         with suppress(OSError):
-            return {path.name.partition(".")[0] for path in self._notes.iterdir()}
-        return set()
+            for entry in os.scandir(self._notes):
+                if match := re.fullmatch(rf"([0-9a-f]{{32}})\.({_NAME})", entry.name):
+                    found.setdefault(match[1], []).append(match[2])
+        return found
+
+    def _now(self) -> float:
+        """The time by the file server's clock, to which all signs of life belong."""
+        with suppress(OSError):
+            self._beat_once()
+            return self._sign.stat().st_mtime
+        return time.time()
+
+    def _start_heart(self) -> None:
+        with self._lock:
+            if self._heart or self._closed:
+                return
+            self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        with suppress(OSError):
+            self._beat_once()
+        self._heart.start()
+
+    def _beat(self) -> None:
+        while not self._closed:
+            time.sleep(HEARTBEAT_S)
+            with suppress(OSError):
+                self._beat_once()
+
+    def _beat_once(self) -> None:
+        with self._lock:
+            if not self._closed:
+                self._processes.mkdir(parents=True, exist_ok=True)
+                self._sign.touch()
+
+    @property
+    def _sign(self) -> Path:
+        return self._processes / f"{self._me}.json"
 
     def _path(self, unit: Unit) -> Path:
         return self._given_up / f"{unit.id}.json"
@@ -186,44 +271,20 @@ class Attempts:
     def _note(self, unit_id: str) -> Path:
         return self._notes / f"{unit_id}.{self._me}"
 
-    def _beat(self) -> None:
-        while True:
-            time.sleep(HEARTBEAT_S)
-            for unit_id in tuple(self._mine):
-                with suppress(OSError):
-                    os.utime(self._note(unit_id))
 
-    def _others(self, unit: Unit) -> list[Path]:
-        """The notes of other processes at `unit`."""
-        with suppress(OSError):
-            return [path for path in self._notes.glob(f"{unit.id}.*") if path != self._note(unit.id)]
-        return []
-
-    def _look(self, unit: Unit) -> _Notes:
-        """What is known of the others at `unit`.
-
-        A process of this machine is there or not. One of another machine, or one that is frozen, is known by its
-        heart, which must be watched for a while; one that does not beat counts as dead, but a frozen one for nothing.
-        """
-        found = _Notes()
-        for note in self._others(unit):
-            found.names.append(name := note.name.partition(".")[2])
-            machine, process, start = name.split("-")
-            here = machine == self._machine
-            if here and started(int(process)) != start:
-                found.dead += 1
-                continue
-            with suppress(OSError):
-                beat, now = note.stat().st_mtime, time.monotonic()
-                first, since = self._first_seen.setdefault(note.name, (beat, now))
-                if beat != first:
-                    found.alive += 1
-                elif now - since < 2.5 * HEARTBEAT_S:
-                    found.alive += here
-                    found.unknown += not here
-                elif not here:
-                    found.dead += 1
-        return found
+def _refuse_unlike(mine: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    for backbone, facts in mine["facts"].items():
+        theirs = other["facts"].get(backbone, facts)
+        if theirs == facts:
+            continue
+        names = [name for name in facts if facts[name] != theirs.get(name)]
+        apart = "; ".join(f"{name}: {theirs.get(name)} there, {facts[name]} here" for name in names)
+        raise UserError(
+            f"Process {mine['rank'] + 1} on {mine['host']} would embed {backbone} under another recipe than process "
+            f"{other['rank'] + 1} on {other['host']} ({apart}).",
+            fix="Give one run to machines of one kind. Either finish with one kind alone (a store read by every kind), "
+            "or give each kind a run of its own, with another number of processes or another --store.",
+        )
 
 
 def _this_machine() -> str:

@@ -1,8 +1,8 @@
 """The inner loop: for each batch decode once, for each tower embed, hand over to the store.
 
 Every worker thread decodes and embeds whole batches; torch and the decoders release the GIL. On a CPU that uses all
-cores with one intra-op thread each. On a GPU a worker only has one thread told what is to be computed and copied back,
-and goes on to decode its next batch; who publishes waits for the copies, after several batches more were handed over.
+cores with one intra-op thread each. On a GPU a worker hands its batch to the one thread that launches work, and goes on
+to decode the next; the publishing thread waits for the results several batches later.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from fastclip.data.shards.manifest import Unreadable
 from fastclip.data.shards.reader import OpenShard
 from fastclip.embed.attempts import Attempts
 from fastclip.embed.plan import Unit
-from fastclip.embed.store import Part, PartStore, part_identity
 from fastclip.errors import FastclipError, IntegrityError, UserError
 from fastclip.models.numerics import fix_numerics
-from fastclip.models.tower import ImageTower
+from fastclip.models.tower import Embedded, ImageTower
 from fastclip.pixels.decoder import Decoder, EncodedImage
+from fastclip.store.parts import Part
+from fastclip.store.store import Store
 
 
 @dataclass
@@ -43,9 +44,9 @@ class StageSeconds:
 
 @dataclass(frozen=True)
 class _EmbeddedBatch:
-    """What a worker hands over: embeddings by backbone, a row a real image, on the CPU or on their way there."""
+    """A batch that a worker hands over: by backbone, a row a real image, on the CPU or on its way there."""
 
-    vectors: Mapping[str, Tensor]
+    embedded: Mapping[str, Embedded]
     unreadable: Sequence[Unreadable]
     decode_s: float
     arrive: Callable[[], float]
@@ -67,10 +68,8 @@ class EmbeddingLoop:
     """Embeds units with `towers` (by backbone) and publishes their parts."""
 
     towers: Mapping[str, ImageTower]
-    recipes: Mapping[str, Mapping[str, Any]]
-    """Backbone → all of its parts' identity but the shard."""
     make_decoder: Callable[[], Decoder]
-    store: PartStore
+    store: Store
     attempts: Attempts
     batch_size: int
     workers: int
@@ -79,7 +78,7 @@ class EmbeddingLoop:
     seconds: StageSeconds = field(default_factory=StageSeconds)
     on_images: Callable[[int], None] = lambda images: None
     """Called with the number of images whenever a batch is embedded."""
-    launch: Callable[[Callable[[], dict[str, Tensor]]], dict[str, Tensor]] = lambda embed: embed()
+    launch: Callable[[Callable[[], Any]], Any] = lambda embed: embed()
     """Calls its argument, on a GPU in the one thread that hands it work."""
 
     def __post_init__(self) -> None:
@@ -89,11 +88,11 @@ class EmbeddingLoop:
         self._ahead: Future[_OpenUnit | None] = Future()
 
     def run(self, units: Iterable[Unit]) -> None:
-        """Embed what is not published when its turn comes. Batches never span shards; work in flight does.
+        """Embed every unit that is not published when its turn comes. Batches never span shards; work in flight does.
 
-        A shard that cannot be read costs the others nothing: why stands in `failures` afterwards.
+        A shard that cannot be read costs the others nothing: its error stands in `failures` afterwards.
         """
-        # What a device is, and how many threads it gets, each thread is told anew: else it works on the first GPU.
+        # Each thread is told anew which device it uses and how many threads it has: else it works on the first GPU.
         pool = ThreadPoolExecutor(self.workers, "embed", fix_numerics, (self.device,))
         in_flight = self._in_flight
         stopped = False
@@ -108,7 +107,7 @@ class EmbeddingLoop:
             stopped = not isinstance(error, Exception)
             raise
         finally:
-            # Who is stopped does not wait for a batch; an error leaves nothing behind that still computes.
+            # After a stop signal nobody waits for a batch; after an error nothing is left that still computes.
             pool.shutdown(wait=not stopped, cancel_futures=True)
             if not stopped:
                 wait([self._ahead], timeout=60)
@@ -130,7 +129,7 @@ class EmbeddingLoop:
             yield opened
 
     def _next_opened(self) -> _OpenUnit | None:
-        """The unit that is being opened. Meanwhile what is embedded is published: somebody may wait for it."""
+        """The unit that is being opened. Meanwhile finished units are published: somebody may wait for them."""
         while self._in_flight and not self._ahead.done():
             oldest = self._in_flight[0][1]
             either: list[Future[Any]] = [self._ahead, oldest]
@@ -155,7 +154,11 @@ class EmbeddingLoop:
         return None
 
     def _owed(self, unit: Unit, towers: Mapping[str, ImageTower]) -> dict[str, ImageTower]:
-        return {name: tower for name, tower in towers.items() if not self.store.has(unit.keys[name])}
+        return {
+            name: tower
+            for name, tower in towers.items()
+            if name in unit.recipes and not self.store.has(unit.recipes[name].id, unit.part)
+        }
 
     def _embed(self, opened: _OpenUnit, first_row: int) -> _EmbeddedBatch:
         """Decode one batch, once, and embed it with every tower that is owed. Runs in a worker thread."""
@@ -167,51 +170,46 @@ class EmbeddingLoop:
         if not hasattr(self._local, "decoder"):
             self._local.decoder = self.make_decoder()
         started = time.perf_counter()
-        decoded = self._local.decoder.decode(images)
-        decode_s = time.perf_counter() - started
-        crops = decoded.crops
+        crops, failed = self._local.decoder.decode(images)
+        decoded = time.perf_counter()
+        unreadable = [Unreadable(first_row + row, reason) for row, reason in failed]
+        if self.device.type == "cuda":
+            embedded, arrive = self.launch(lambda: self._launch(opened.towers, crops, len(images)))
+            return _EmbeddedBatch(embedded, unreadable, decoded - started, arrive)
+        embedded = {name: self._stored(tower(crops[tower.side]), len(images)) for name, tower in opened.towers.items()}
+        embed_s = time.perf_counter() - decoded
+        return _EmbeddedBatch(embedded, unreadable, decoded - started, lambda: embed_s)
 
-        def embed() -> dict[str, Tensor]:
-            return {
-                name: tower(crops[tower.side]).vectors[: len(images)].to(self.storage).to("cpu", non_blocking=True)
-                for name, tower in opened.towers.items()
-            }
+    def _launch(
+        self, towers: Mapping[str, ImageTower], crops: Mapping[int, Tensor], images: int
+    ) -> tuple[dict[str, Embedded], Callable[[], float]]:
+        """Embeddings on their way from a GPU, and a function that waits for them and returns the seconds they took.
 
-        vectors, arrive = self._timed(embed)
-        unreadable = [Unreadable(first_row + row, reason) for row, reason in decoded.unreadable]
-        return _EmbeddedBatch(vectors, unreadable, decode_s, arrive)
-
-    def _timed(self, embed: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], Callable[[], float]]:
-        """What `embed` returns, and a function that waits until it is there and says how many seconds it took.
-
-        On a GPU by its own clock: nothing here waits for it, and each batch has its turn as a whole.
+        The seconds are the GPU's own: nothing here waits for it, and each batch has its turn as a whole.
         """
-        if self.device.type != "cuda":
-            started = time.perf_counter()
-            vectors = embed()
-            seconds = time.perf_counter() - started
-            return vectors, lambda: seconds
         begun, there = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-
-        def between_events() -> dict[str, Tensor]:
-            stream = torch.cuda.current_stream(self.device)  # an event of another GPU would be there at once
-            begun.record(stream)
-            vectors = embed()
-            there.record(stream)
-            return vectors
+        stream = torch.cuda.current_stream(self.device)  # an event of another GPU would be there at once
+        begun.record(stream)
+        embedded = {name: self._stored(tower(crops[tower.side]), images) for name, tower in towers.items()}
+        there.record(stream)
 
         def arrive() -> float:
             there.synchronize()
             return begun.elapsed_time(there) / 1000
 
-        return self.launch(between_events), arrive
+        return embedded, arrive
+
+    def _stored(self, embedded: Embedded, images: int) -> Embedded:
+        """The first `images` rows as parts store them, on the CPU or on their way there."""
+        vectors = embedded.vectors[:images].to(self.storage).to("cpu", non_blocking=True)
+        return Embedded(vectors, embedded.norms[:images].to("cpu", non_blocking=True))
 
     def _collect(self, opened: _OpenUnit, future: Future[_EmbeddedBatch]) -> None:
         """Take the oldest batch; with the last one of its unit, publish the unit's parts."""
         batch = future.result()
         opened.done.append(batch)
         embed_s = batch.arrive()
-        images = len(next(iter(batch.vectors.values())))
+        images = len(next(iter(batch.embedded.values())).norms)
         self.on_images(images)
         self.seconds.images += images
         self.seconds.decode += batch.decode_s
@@ -224,15 +222,19 @@ class EmbeddingLoop:
                 self.failures.append(error)
             else:
                 for name in opened.towers:
-                    self.store.publish(self._part(opened, name))
+                    self.store.publish(opened.unit.recipes[name], opened.unit.part, self._part(opened, name))
             self.attempts.end(opened.unit)
             self.seconds.write += time.perf_counter() - started
 
     def _part(self, opened: _OpenUnit, name: str) -> Part:
-        embeddings = torch.cat([batch.vectors[name] for batch in opened.done]).numpy()
+        embeddings = torch.cat([batch.embedded[name].vectors for batch in opened.done]).numpy()
+        norms = torch.cat([batch.embedded[name].norms for batch in opened.done]).numpy()
         unreadable = tuple(row for batch in opened.done for row in batch.unreadable)
-        embeddings[[row for row, _ in unreadable]] = 0
-        bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+        rows = [row for row, _ in unreadable]
+        embeddings[rows], norms[rows] = 0, 0
+        good = np.isfinite(embeddings).all(axis=1) & np.isfinite(norms) & (norms > 0)
+        good[rows] = True
+        bad = np.flatnonzero(~good)
         if len(bad):
             record = opened.shard.records[bad[0]]
             raise IntegrityError(
@@ -240,7 +242,7 @@ class EmbeddingLoop:
                 f"{record.key} ({record.path}).",
                 fix="Try --precision fp32; if that fails too, the weights are damaged.",
             )
-        return Part(part_identity(self.recipes[name], opened.unit.shard), embeddings, unreadable)
+        return Part(embeddings, norms, unreadable)
 
 
 def _start(function: Callable[[Iterator[Unit]], _OpenUnit | None], units: Iterator[Unit]) -> Future[_OpenUnit | None]:

@@ -1,4 +1,4 @@
-"""Who does what: a pure function of the units and the number of processes. No torch, no files, no clock."""
+"""The division of work: a pure function of the units and the number of processes. No torch, no files, no clock."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ from pathlib import Path
 from fastclip.data.shards.manifest import Shard
 from fastclip.files import digest
 from fastclip.storage.folders import Folder
+from fastclip.store.recipes import Recipe
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One shard and its part's key for each backbone: the grain of work, failure and resume."""
+    """One shard and the recipes under which it is to be embedded: the grain of work, failure and resume."""
 
     folder: Folder | Path
     """The dataset's folder."""
     shard: Shard
-    keys: Mapping[str, str]
-    """Backbone's name → key of the part."""
+    part: str
+    """The name of the shard's part, the same under every recipe."""
+    recipes: Mapping[str, Recipe]
+    """Backbone's name → recipe."""
 
     @cached_property
     def id(self) -> str:
-        """A name for it that any process would give it: 32 hexadecimal digits."""
-        return digest(" ".join(sorted(self.keys.values())).encode())[:32]
+        """The unit's name, the same in every process: 32 hexadecimal digits."""
+        return digest(" ".join([self.part, *sorted(recipe.id for recipe in self.recipes.values())]).encode())[:32]
 
 
 def shares(units: Sequence[Unit], world_size: int) -> list[list[Unit]]:
-    """The units of every process, largest first, each unit in one share, shares as equal as that allows.
+    """The share of each process, largest units first. Every unit is in one share; shares are about equally large.
 
-    Made from all units, not from those that are left: when each process looked for itself which were finished, a
-    resumed run lost 43 of 203 images. And not from where the shards lie: a process may have a copy.
+    Shares are made from all units, not from those that are left: when each process looked for itself which ones were
+    finished, a resumed run lost 43 of 203 images. The place of the shards plays no part: a process may have a copy.
     """
     result: list[list[Unit]] = [[] for _ in range(world_size)]
     least_loaded = [(0, rank) for rank in range(world_size)]  # a heap
@@ -45,9 +48,9 @@ def shares(units: Sequence[Unit], world_size: int) -> list[list[Unit]]:
 
 
 def work_order(units: Sequence[Unit], rank: int, world_size: int) -> Iterator[Unit]:
-    """All units in the order in which process `rank` takes them: its own share, then the others' from their far ends.
+    """All units in the order in which process `rank` takes them: its own share, then each other share from its far end.
 
-    What is published by then is skipped by the caller, so a unit is done twice only while nobody has published it.
+    The caller skips units that are published by then. So two processes do the same unit only at the same time.
     """
     parts = shares(units, world_size)
     yield from parts[rank]

@@ -1,4 +1,4 @@
-"""Which of how many processes this one is. Read from the environment; nothing is connected and nobody is waited for."""
+"""The place of this process among all of a run, read from the environment. Nothing connects, nothing waits."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fastclip.machine import available_cores
 
 @dataclass(frozen=True)
 class Process:
-    """This process among those that share the work: ranks count from 0, `local` within this machine."""
+    """This process among those that share the work. Ranks count from 0, local ones within this machine."""
 
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
     local_world_size: int = 1
     leads_share: bool = False
-    """Whether it speaks for a share that `--share` gave."""
+    """Whether this process speaks for a share that `--share` gave."""
 
     @property
     def reports(self) -> bool:
@@ -28,14 +28,14 @@ class Process:
 
     @property
     def cores(self) -> int:
-        """CPU cores for this process: an equal share of those that the machine's processes may use."""
+        """CPU cores for this process: an equal part of those that the processes of this machine may use."""
         return max(1, available_cores() // self.local_world_size)
 
 
 def find_process(environment: Mapping[str, str], share: str | None = None) -> Process:
     """The process that `accelerate launch` or `torchrun` describes in the environment; alone without them.
 
-    `share`, I/N with I from 1, is what several launchers, or processes without any, share: this one's part of all.
+    `share` is I/N with I from 1: the part of the work that this launcher takes, or this process without a launcher.
     """
     try:
         process = Process(
@@ -45,7 +45,7 @@ def find_process(environment: Mapping[str, str], share: str | None = None) -> Pr
             local_world_size=int(environment.get("LOCAL_WORLD_SIZE", environment.get("WORLD_SIZE", 1))),
         )
     except ValueError as error:
-        raise UserError(f"RANK, WORLD_SIZE or LOCAL_RANK is no number: {error}.", fix="Unset them.") from None
+        raise UserError(f"RANK, WORLD_SIZE or LOCAL_RANK is not a number: {error}.", fix="Unset them.") from None
     if not 0 <= process.rank < process.world_size:
         raise UserError(
             f"RANK is {process.rank} and WORLD_SIZE {process.world_size}.", fix="Let the launcher set both, or neither."
@@ -54,7 +54,7 @@ def find_process(environment: Mapping[str, str], share: str | None = None) -> Pr
     if wanted != str(process.world_size):
         raise UserError(
             f"{process.world_size} processes were started, FASTCLIP_PROCESSES says {wanted}.",
-            fix="A launcher with distributed_type: MULTI_GPU and --num_processes N starts N; or unset the variable.",
+            fix="Launch with distributed_type: MULTI_GPU and --num_processes N, or unset FASTCLIP_PROCESSES.",
         )
     return process if share is None else _with_share(process, share)
 

@@ -1,16 +1,17 @@
-"""What of an evaluation is there, what is missing, and why a part that is there does not count. Embeds nothing."""
+"""The state of an evaluation: what is there, what is missing, and why a part does not count. Embeds nothing."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fastclip.data.shards.manifest import Shard
-from fastclip.embed.store import part_identity
-from fastclip.evaluate.run import Candidate, Run
-from fastclip.evaluate.targets import Target
+from fastclip.data.shards.targets import Target
+from fastclip.embed.attempts import Attempts
+from fastclip.evaluate.setup import Setup
+from fastclip.store.parts import part_name
+from fastclip.store.recipes import Recipe, differences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,8 @@ class CellStatus:
     dataset: str
     domain: str
     backbone: str
+    recipe: Recipe | None
+    """The recipe that `fastclip eval` would read or embed under; None if this machine cannot embed."""
     images: int
     missing_images: int
     shards: int
@@ -35,96 +38,68 @@ class CellStatus:
         return not self.missing_shards
 
 
-def status(run: Run) -> list[CellStatus]:
+def status(setup: Setup) -> list[CellStatus]:
     """The status of every backbone in every domain, and the reasons."""
-    found = None
-    cells = []
-    for target in run.targets:
-        for candidate in run.candidates:
-            for domain in target.domains:
-                shards = target.manifest.shards_of(domain)
-                missing = [shard for shard in shards if not run.store.has(candidate.key(shard))]
-                if missing and found is None:
-                    found = _identities_by_shard(run)
-                reasons = Counter(_reason(run, target, candidate, shard, found or {}) for shard in missing)
-                cells.append(_cell(run, target, candidate, domain, shards, missing, reasons))
-    return cells
+    look = _Look(setup)
+    return [
+        look.cell(target, backbone, domain)
+        for target in setup.targets
+        for backbone in setup.backbones
+        for domain in target.domains
+    ]
 
 
-def _cell(
-    run: Run,
-    target: Target,
-    candidate: Candidate,
-    domain: str,
-    shards: Sequence[Shard],
-    missing: Sequence[Shard],
-    reasons: Mapping[str, int],
-) -> CellStatus:
-    rejected = next(each.unreadable for each in target.manifest.domains if each.name == domain)
-    keys = {candidate.key(shard) for shard in shards} - {candidate.key(shard) for shard in missing}
-    return CellStatus(
-        dataset=target.folder.name,
-        domain=domain,
-        backbone=candidate.backbone.name,
-        images=rejected + sum(shard.images for shard in shards),
-        missing_images=sum(shard.images for shard in missing),
-        shards=len(shards),
-        missing_shards=len(missing),
-        unreadable=rejected + sum(len((run.store.facts(key) or {}).get("unreadable", ())) for key in keys),
-        reasons=reasons,
-    )
+class _Look:
+    """One look at a store."""
 
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._attempts = Attempts(setup.store.folder)
+        self._given_up = self._attempts.all_given_up()
+        self._units = {(unit.folder, unit.shard): unit for unit in setup.units} if self._given_up else {}
+        self._recipes = setup.store.recipes()
+        ids = {recipe.id for recipe in (*self._recipes, *setup.recipes.values())}
+        self._known = {each: setup.store.parts(each) for each in ids}
+        shards = (shard for target in setup.targets for shard in target.manifest.shards if shard.images_sha256)
+        self._names = set(map(part_name, shards))
 
-def _identities_by_shard(run: Run) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """What the store's parts say that they were made from, by the digests of their shards."""
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for key in run.store:
-        if identity := (run.store.facts(key) or {}).get("identity"):
-            found.setdefault((identity.get("shard_sha256"), identity.get("index_sha256")), []).append(identity)
-    return found
+    def cell(self, target: Target, backbone: str, domain: str) -> CellStatus:
+        recipe = self._setup.recipes.get((target.name, backbone))
+        parts = self._known.get(recipe.id, set()) if recipe else set()
+        shards = target.manifest.shards_of(domain)
+        missing = [shard for shard in shards if part_name(shard) not in parts]
+        rejected = next(each.unreadable for each in target.manifest.domains if each.name == domain)
+        return CellStatus(
+            dataset=target.name,
+            domain=domain,
+            backbone=backbone,
+            recipe=recipe,
+            images=rejected + sum(shard.images for shard in shards),
+            missing_images=sum(shard.images for shard in missing),
+            shards=len(shards),
+            missing_shards=len(missing),
+            unreadable=rejected + self._unreadable(recipe, shards, parts),
+            reasons=Counter(self._reason(target, backbone, recipe, shard) for shard in missing),
+        )
 
+    def _unreadable(self, recipe: Recipe | None, shards: Sequence[Shard], parts: set[str]) -> int:
+        names = {part_name(shard) for shard in shards} & parts
+        facts = [self._setup.store.facts(recipe.id, name) for name in names] if recipe else []
+        return sum(len((each or {}).get("unreadable", ())) for each in facts)
 
-def _reason(
-    run: Run,
-    target: Target,
-    candidate: Candidate,
-    shard: Shard,
-    found: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]],
-) -> str:
-    key = candidate.key(shard)
-    if path := run.attempts.given_up(run.unit(target, shard)):
-        return f"it kills the process that embeds it; delete {path} to try again"
-    if (run.store.folder / "damaged" / f"{key}.safetensors").exists():
-        return "its part was damaged and is moved aside"
-    identities = found.get((shard.sha256, shard.index_sha256), ())
-    wanted = part_identity(candidate.recipe, shard)
-    nearest = min(
-        (each for each in identities if each.get("architecture") == wanted["architecture"]),
-        key=lambda each: len(list(differences(each, wanted))),
-        default=None,
-    )
-    if nearest is None:
-        return "not embedded yet" if identities or not found else "not embedded yet, or its shard is another one now"
-    return "; ".join(differences(nearest, wanted)) or "not embedded yet"
-
-
-def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
-    """How a part that is there differs from the one that is wanted, a phrase a field."""
-    for name in sorted(there.keys() | wanted.keys()):
-        old, new = there.get(name), wanted.get(name)
-        if isinstance(new, Sequence) and not isinstance(new, str):
-            new = _plain(new)
-        if old == new:
-            continue
-        if name == "numerics":
-            olds, news = (str(value).split(", ") for value in (old, new))
-            old = ", ".join(each for each in olds if each not in news)
-            new = ", ".join(each for each in news if each not in olds)
-        elif name == "weights":
-            old, new = str(old)[:12], str(new)[:12]
-        yield f"{name.replace('_', ' ')} {'differ' if name == 'weights' else 'differs'}: {old} there, {new} now"
-
-
-def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+    def _reason(self, target: Target, backbone: str, recipe: Recipe | None, shard: Shard) -> str:
+        name = part_name(shard)
+        unit = self._units.get((target.folder, shard))
+        if unit and (path := self._attempts.given_up(unit)):
+            return f"it kills the process that embeds it; delete {path} to try again"
+        if recipe and self._setup.store.damaged_path(recipe.id, name).exists():
+            return "its part was damaged and is moved aside"
+        there = [each for each in self._recipes if each.backbone == backbone and name in self._known[each.id]]
+        if self._setup.no_engine:
+            return f"not embedded yet, and cannot be embedded here: {self._setup.no_engine.rstrip('.')}"
+        assert recipe, "a machine that can embed has a recipe"
+        if not there:
+            others = self._known.get(recipe.id, set()) - self._names
+            return "not embedded yet, or its shard is another one now" if others else "not embedded yet"
+        nearest = min(there, key=lambda each: len(differences(each, recipe)))
+        return f"embedded under another recipe, {nearest.id[:12]}: {'; '.join(differences(nearest, recipe))}"

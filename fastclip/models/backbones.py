@@ -93,9 +93,9 @@ def find_backbone(name: str) -> Backbone:
 
 def known_backbone(name: str) -> Backbone | None:
     """The backbone called `name` if it is `tiny` or one of OpenAI's nine, else None. Does not load open_clip."""
-    known = {_plain(backbone.name): backbone for backbone in (*_NINE, TINY)}
+    known = {plain(backbone.name): backbone for backbone in (*_NINE, TINY)}
     known["vitl14336"] = OPENAI_BACKBONES["ViT-L/14@336px"]  # open_clip's ViT-L-14-336
-    return known.get(_plain(name))
+    return known.get(plain(name))
 
 
 def embedding_dim(backbone: Backbone) -> int:
@@ -108,7 +108,8 @@ def embedding_dim(backbone: Backbone) -> int:
     return int(config["embed_dim"])
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A name as names are compared: without case and punctuation."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 

@@ -1,4 +1,4 @@
-"""The table: a row a backbone, a column a domain, percent right at top 1. No torch."""
+"""The table of accuracies at top 1 in percent: a row a backbone, a column a domain. No torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.text import Text
 
 from fastclip.errors import printable
 from fastclip.report.style import plain_table
-from fastclip.results.cells import BackboneFacts, Cell, Evaluation, mean
+from fastclip.results.cells import Cell, Evaluation, mean
 
 NO_NUMBER = "—"
 
@@ -24,7 +24,7 @@ def tables(evaluation: Evaluation) -> Iterator[Group]:
 
 def _table(dataset: str, cells: list[Cell], evaluation: Evaluation) -> Group:
     domains = _unique(cell.domain for cell in cells)
-    random = any(facts.random_weights for facts in evaluation.backbones)
+    random = any(used.recipe.random_weights for used in evaluation.recipes)
     title = f"{dataset}: accuracy, %" + (" — RANDOM WEIGHTS, NOT A RESULT" if random else "")
     table = plain_table("backbone", *domains, *(["average"] if len(domains) > 1 else []))
     if len(domains) > 1:
@@ -49,20 +49,24 @@ def _percent(accuracy: Fraction | None) -> str:
     return NO_NUMBER if accuracy is None else f"{float(accuracy * 100):.2f}"
 
 
-def _how(facts: BackboneFacts) -> str:
-    compiled = ", compiled" if facts.numerics.endswith(", compiled") else ""
-    return f"{facts.precision}{compiled}, decoded by {facts.decoder.split(',')[0]}, batches of {facts.batch_size}"
+def _made(evaluation: Evaluation) -> Iterator[str]:
+    """How and where embeddings were made: a phrase for each way, with its backbones if there are several ways."""
+    ways: dict[str, list[str]] = {}
+    for used in evaluation.recipes:
+        way = f"{used.recipe.how}, on {used.recipe.machine}"
+        place = used.backbone if len(evaluation.datasets) == 1 else f"{used.dataset} {used.backbone}"
+        ways.setdefault(way, []).append(place)
+    for way in sorted(ways):
+        yield way if len(ways) == 1 else f"{', '.join(ways[way])}: {way}"
 
 
 def footnotes(evaluation: Evaluation, *, can_go_on: bool = True) -> list[str]:
-    """What a reader must know beside the numbers, a sentence a line.
+    """The notes that a reader needs beside the numbers, a sentence a line.
 
     `can_go_on`: whether running the same command again would embed what is missing.
     """
-    facts = evaluation.backbones
-    how = sorted({_how(each) for each in facts})
     images = {(cell.dataset, cell.domain): cell.images for cell in evaluation.cells}
-    lines = [f"{sum(images.values()):,} images; {'; '.join(how)}."]
+    lines = [f"{sum(images.values()):,} images; {'; '.join(_made(evaluation))}."]
     for dataset in evaluation.datasets:
         if dataset.protocol != "full":
             lines.append(f"{dataset.name}: only the images of the protocol {dataset.protocol}.")
@@ -80,9 +84,10 @@ def footnotes(evaluation: Evaluation, *, can_go_on: bool = True) -> list[str]:
         }[evaluation.unreadable_policy]
         first = evaluation.unreadable[0]
         lines.append(f"{count:,} unreadable: {meaning}. The first: {first.path}: {first.reason}.")
-    missing = {(cell.domain, cell.backbone): cell for cell in evaluation.cells if cell.missing_shards}
+    missing = {(cell.dataset, cell.domain, cell.backbone): cell for cell in evaluation.cells if cell.missing_shards}
     for cell in missing.values():
-        lines.append(f"{cell.domain}, {cell.backbone}: {cell.missing_shards} of {cell.shards} shards are missing.")
+        domain = cell.domain if len(evaluation.datasets) == 1 else f"{cell.dataset}/{cell.domain}"
+        lines.append(f"{domain}, {cell.backbone}: {cell.missing_shards} of {cell.shards} shards are missing.")
     if missing and can_go_on:
         lines.append("Incomplete: run the same command again to go on.")
     return [printable(line) for line in lines]

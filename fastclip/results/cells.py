@@ -1,4 +1,4 @@
-"""What an evaluation says: integer counts a cell, divided once, at the very end. No torch."""
+"""The result of an evaluation: integer counts for each cell, divided once, at the very end. No torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+
+from fastclip.store.recipes import Recipe
 
 POLICIES = ("stop", "wrong", "exclude")
 
@@ -27,9 +29,9 @@ class Cell:
     missing_shards: int
 
     def accuracy(self, unreadable: str) -> Fraction | None:
-        """Share of right answers, exact; None while a shard is missing, or unreadable images await a decision.
+        """The exact share of right answers; None while a shard is missing or unreadable images await a decision.
 
-        `unreadable` says what such an image counts as: `stop` (no number), `wrong` or `exclude`.
+        `unreadable` is the policy for unreadable images: `stop` (no number), `wrong` or `exclude`.
         """
         if self.missing_shards or (self.unreadable and unreadable == "stop"):
             return None
@@ -39,7 +41,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class UnreadableImage:
-    """An image that counts as the policy says, never as a guess."""
+    """An image that cannot be used. The policy decides what it counts as."""
 
     dataset: str
     domain: str
@@ -48,21 +50,18 @@ class UnreadableImage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackboneFacts:
-    """What made a backbone's numbers: any of it changed, the embeddings are other ones."""
+class UsedRecipe:
+    """The recipe whose embeddings made the numbers of one backbone on one dataset."""
 
-    name: str
-    weights: str
-    random_weights: bool
-    precision: str
-    decoder: str
-    batch_size: int
-    numerics: str
+    dataset: str
+    backbone: str
+    id: str
+    recipe: Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFacts:
-    """Which images a dataset's numbers are of. Only numbers of the same fingerprints may be compared."""
+    """The images that a dataset's numbers are about. Only numbers of equal fingerprints may be compared."""
 
     name: str
     title: str
@@ -72,16 +71,16 @@ class DatasetFacts:
     fingerprints: Mapping[str, str]
     """Domain → fingerprint of its images in shards."""
     has_variants: bool
-    """Whether the dataset's card knows sets of images that it could have been."""
+    """Whether the dataset's card lists known variants."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """All cells of one run and what they were made with. Equal work gives equal bytes, by any number of processes."""
+    """All cells of one run and how they were made. Equal work gives equal bytes, on any machine that reads it."""
 
     unreadable_policy: str
     datasets: tuple[DatasetFacts, ...]
-    backbones: tuple[BackboneFacts, ...]
+    recipes: tuple[UsedRecipe, ...]
     prompts: Mapping[str, tuple[str, ...]]
     """Prompt set → templates."""
     cells: tuple[Cell, ...]
@@ -98,8 +97,10 @@ class Evaluation:
         return self.unreadable_policy == "stop" and any(cell.unreadable for cell in self.cells)
 
     def to_json(self) -> bytes:
-        """The record of the run: counts, and the accuracies made of them (a fraction of 1, null without a number)."""
+        """The result file: counts, and the accuracies made of them as fractions of 1 (null: no number)."""
         document = asdict(self)
+        for row, used in zip(document["recipes"], self.recipes, strict=True):
+            row["recipe"] = used.recipe.to_document()
         for row, cell in zip(document["cells"], self.cells, strict=True):
             accuracy = cell.accuracy(self.unreadable_policy)
             row["accuracy"] = None if accuracy is None else float(accuracy)

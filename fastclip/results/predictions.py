@@ -1,4 +1,4 @@
-"""The answers image by image, as a Parquet file: what every count can be traced back to."""
+"""Predictions as a Parquet file, a row an image: every count can be traced back to them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fastclip.storage.folders import Folder
 
 @dataclass(frozen=True)
 class ShardPredictions:
-    """The answers for one shard of the dataset in `folder`. `rows` of its index have one; the others are unreadable."""
+    """The answers for one shard of the dataset in `folder`. Index rows that are not in `rows` are unreadable images."""
 
     folder: Folder
     shard: Shard
@@ -30,8 +30,8 @@ class ShardPredictions:
 
 
 def write_predictions(path: Path, answers: Iterable[ShardPredictions]) -> None:
-    """Write a row per image, backbone and prompt set to a Parquet file, replacing it."""
-    import pyarrow as pa  # a tenth of a second, which few runs need
+    """Write a row an image, backbone and prompt set to a Parquet file, replacing it."""
+    import pyarrow as pa  # its import takes a tenth of a second, and few runs need it
     import pyarrow.parquet as pq
 
     schema = pa.schema(

@@ -1,77 +1,152 @@
-"""Prototypes: one unit text vector a class, computed once and kept under a digest of all that they depend on."""
+"""Prototypes: one unit text vector a class, computed once and kept for all machines.
+
+    STORE/prototypes/QUESTION/RECIPE.safetensors
+
+QUESTION is a digest of weights, architecture, templates and classes. RECIPE is a digest of the machine and libraries
+that answered it. Two answers differ in last bits at most, and every reader takes the same one.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32
-from torch import Tensor
 
-from fastclip.errors import IncompleteError, IntegrityError
+from fastclip.errors import GO_ON, IncompleteError, IntegrityError
 from fastclip.files import canonical_json, digest, patiently, write_new, write_whole
-from fastclip.models.backbones import Backbone
-from fastclip.models.tower import TextTower
-from fastclip.models.weights import Weights
-from fastclip.sealed import seal, unseal
+from fastclip.sealed import read_facts, seal, unseal
+from fastclip.store.recipes import WITHDRAWN_NUMERICS
 from fastclip.text.prompts import PromptSet
 
+if TYPE_CHECKING:
+    from fastclip.models.tower import TextTower
 
-def prototype_identity(
-    backbone: Backbone, weights: Weights, numerics: str, prompts: PromptSet, classes: Sequence[tuple[str, str]]
-) -> dict[str, Any]:
-    """What the prototypes depend on. `classes` are (folder, readable name) pairs in label order.
 
-    The architecture stands for the tokenizer, which open_clip, whose version `numerics` names, chooses by it.
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """Everything that defines the wanted prototypes. `classes` are (folder, readable name) pairs in label order.
+
+    The architecture is there for the tokenizer, which open_clip chooses by it.
     """
-    return {
-        "weights": weights.digest,
-        "architecture": backbone.architecture,
-        "numerics": numerics,
-        "templates": list(prompts.templates),
-        "classes": [list(names) for names in classes],
-    }
+
+    weights: str
+    architecture: str
+    templates: tuple[str, ...]
+    classes: tuple[tuple[str, str], ...]
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of the question: the name of its folder."""
+        return digest(canonical_json(asdict(self)))
 
 
-def cached_prototypes(
-    folder: Path, identity: dict[str, Any], compute: Callable[[], Float32[np.ndarray, "classes dim"]]
-) -> Float32[np.ndarray, "classes dim"]:
-    """The prototypes kept in `folder` under `identity`, or `compute()`, which is then kept.
+@dataclass(frozen=True, kw_only=True)
+class TextRecipe:
+    """Everything but the question that can move a bit of a prototype. Text towers always compute in fp32."""
 
-    Where nothing can be kept, a full disk or somebody else's store, they are used all the same: a cache saves time and
-    answers nothing by itself, and the embeddings there may be asked anything.
+    libraries: str
+    machine: str
+    switches: tuple[str, ...]
+    numerics: int
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of the recipe: the name of its file."""
+        return digest(canonical_json(asdict(self)))
+
+
+def find_prototypes(folder: Path, question: Question) -> Float32[np.ndarray, "classes dim"] | None:
+    """The kept answer to `question`, the same for every reader; None if there is none that can be read.
+
+    `folder` is the prototypes' folder of a store.
     """
-    path = folder / f"{digest(canonical_json(identity))}.safetensors"
-    keep: Callable[[Path, bytes], object] = write_new
+    found = []
     try:
-        tensors, facts = unseal(patiently(path.read_bytes), str(path))
-        if facts == identity:
-            return tensors["prototypes"]
-        keep = write_whole
-    except (OSError, IntegrityError):
-        if os.path.lexists(path):
-            keep = write_whole  # what is damaged is made again
-    prototypes = compute()
+        for path in (folder / question.id).glob("*.safetensors"):
+            with suppress(IntegrityError, FileNotFoundError, KeyError, TypeError):
+                numerics = read_facts(path)["recipe"]["numerics"]
+                if numerics not in WITHDRAWN_NUMERICS:
+                    found.append((-numerics, path.name, path))
+        for _, _, path in sorted(found):
+            with suppress(IntegrityError, FileNotFoundError):
+                return _read(path, question)
+    except OSError as error:
+        if error.errno not in (errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENOTDIR):
+            raise IncompleteError(f"Cannot read the prototypes in {folder}: {error}.", fix=GO_ON) from error
+    return None
+
+
+def keep_prototypes(
+    folder: Path, question: Question, recipe: TextRecipe, prototypes: Float32[np.ndarray, "classes dim"]
+) -> None:
+    """Keep an answer for later. It replaces a damaged one.
+
+    A store that cannot be written to, such as a full disk, is no error: the answer can be computed again.
+    """
+    path = folder / question.id / f"{recipe.id}.safetensors"
+    data = seal({"prototypes": prototypes}, _facts(question, recipe))
     with suppress(IncompleteError):
-        keep(path, seal({"prototypes": prototypes}, identity))
-    return prototypes
+        if os.path.lexists(path) and not _is_whole(path, question):
+            write_whole(path, data)
+        else:
+            write_new(path, data)
+
+
+def copy_prototypes(source: Path, target: Path, weights: str) -> int:
+    """Copy every answer by `weights` from one store's folder of prototypes to another's, and prove each on the way.
+
+    Returns how many of them the target has now. A damaged one is left out: it can be computed again.
+    """
+    copied = 0
+    for path in sorted(source.glob("*/*.safetensors")):
+        with suppress(IntegrityError):
+            data = path.read_bytes()
+            _, facts = unseal(data, str(path))
+            if facts.get("question", {}).get("weights") == weights:
+                there = target / path.parent.name / path.name
+                write_whole(there, data) if there.exists() else write_new(there, data)
+                copied += 1
+    return copied
 
 
 def compute_prototypes(
     tower: TextTower, prompts: PromptSet, classes: Sequence[tuple[str, str]], workers: int
 ) -> Float32[np.ndarray, "classes dim"]:
-    """Mean of each class's unit prompt vectors, normalised again. `workers` threads; they change no bit."""
+    """Mean of each class's unit prompt vectors, normalised again. The number of threads, `workers`, changes no bit."""
     texts = [prompt for folder, readable in classes for prompt in prompts.prompts(folder, readable)]
     vectors = tower(texts, workers)
-    means: Tensor = vectors.view(len(classes), len(prompts.templates), -1).mean(dim=1)
-    prototypes = (means / means.norm(dim=-1, keepdim=True)).numpy()
+    means = vectors.view(len(classes), len(prompts.templates), -1).mean(dim=1)
+    prototypes: np.ndarray = (means / means.norm(dim=-1, keepdim=True)).numpy()
     if not np.isfinite(prototypes).all():
         bad = [classes[row][0] for row in np.flatnonzero(~np.isfinite(prototypes).all(axis=1)).tolist()]
         raise IntegrityError(
             f"The text tower gives no finite prototype for {', '.join(bad[:5])}.", fix="Check the weights file."
         )
     return prototypes
+
+
+def _facts(question: Question, recipe: TextRecipe) -> Mapping[str, Any]:
+    return {"question": asdict(question), "recipe": asdict(recipe)}
+
+
+def _read(path: Path, question: Question) -> Float32[np.ndarray, "classes dim"]:
+    tensors, facts = unseal(patiently(path.read_bytes), str(path))
+    prototypes = tensors.get("prototypes")
+    if canonical_json(facts.get("question")) != canonical_json(asdict(question)) or prototypes is None:
+        raise IntegrityError(f"{path} holds prototypes of other classes, prompts or weights.", fix="Delete it.")
+    return prototypes
+
+
+def _is_whole(path: Path, question: Question) -> bool:
+    try:
+        _read(path, question)
+    except (IntegrityError, OSError):
+        return False
+    return True

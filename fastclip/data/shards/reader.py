@@ -12,9 +12,9 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Int64
 
-from fastclip.data.shards.manifest import ImageRecord, Shard, rewrite
+from fastclip.data.shards.manifest import ImageRecord, Shard, images_sha256, rewrite
 from fastclip.errors import UserError
-from fastclip.files import patiently
+from fastclip.files import canonical_json, digest, patiently
 from fastclip.storage.folders import Folder, Location, differs, open_folder
 
 
@@ -43,6 +43,8 @@ class OpenShard:
         except ValueError:  # mmap of an empty file
             raise differs(f"{folder}/{shard.name}", folder.name, "the file is empty") from None
         self.records = read_index(folder, shard)
+        if shard.images_sha256 and images_sha256(self.records) != shard.images_sha256:
+            raise differs(f"{folder}/{shard.index_name}", folder.name, "its images are not those of the manifest")
 
     def image_bytes(self, row: int) -> memoryview:
         """The encoded image of `row`, as it was in the source: a view, not a copy."""
@@ -77,13 +79,20 @@ def read_index(location: Location, shard: Shard) -> list[ImageRecord]:
 
 
 def read_labels(location: Location, shard: Shard) -> Int64[np.ndarray, " images"]:
-    """The labels of a shard's images, in the order of its index; several times as fast as `read_index`."""
+    """The labels of a shard's images, in the order of its index; several times as fast as `read_index`.
+
+    Raises `IntegrityError` unless the rows are of the images that `shard.images_sha256` names, in that order.
+    """
     folder = open_folder(location)
     rows = _index_rows(folder, shard)
     try:
-        labels = [row["label"] for row in json.loads(b"[" + b",".join(rows) + b"]")]
+        values = json.loads(b"[" + b",".join(rows) + b"]")
+        labels = [row["label"] for row in values]
         if len(labels) != shard.images or set(map(type, labels)) - {int}:
             raise ValueError("a label is not a number")
+        images = [[row["offset"], row["size"], row["height"], row["width"], row["sha256"]] for row in values]
+        if shard.images_sha256 and digest(canonical_json(images)) != shard.images_sha256:
+            raise ValueError("its images are not those of the manifest")
         return np.array(labels, np.int64)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise differs(f"{folder}/{shard.index_name}", folder.name, f"its labels cannot be read, {error}") from error

@@ -1,0 +1,108 @@
+"""The prototypes of a target's classes: kept ones, or computed by a text tower with the weights of the embeddings."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastclip.data.shards.targets import Target
+from fastclip.errors import UserError, needs_torch
+from fastclip.evaluate.setup import Setup
+from fastclip.store.recipes import Recipe
+from fastclip.text.prompts import PromptSet
+from fastclip.text.prototypes import Question, TextRecipe, compute_prototypes, find_prototypes, keep_prototypes
+from fastclip.threads import threads
+
+if TYPE_CHECKING:
+    import torch
+
+    from fastclip.models.backbones import Backbone
+    from fastclip.models.weights import Weights
+
+
+def find_all_prototypes(setup: Setup, target: Target) -> dict[str, dict[str, np.ndarray]]:
+    """Backbone → prompt set → prototypes. Text towers are loaded only for what no machine has computed yet.
+
+    Raises `UserError` if one is needed and its weights are not here.
+    """
+    found: dict[str, dict[str, np.ndarray]] = {}
+    owed: dict[str, list[PromptSet]] = {}
+    for backbone in setup.backbones:
+        found[backbone] = {}
+        for prompts in setup.prompts:
+            question = _question(setup.recipes[target.name, backbone], target, prompts)
+            kept = find_prototypes(setup.store.folder / "prototypes", question)
+            if kept is None:
+                owed.setdefault(backbone, []).append(prompts)
+            else:
+                found[backbone][prompts.name] = kept
+    if owed:
+        _compute(setup, target, owed, found)
+    return {
+        backbone: {prompts.name: of_backbone[prompts.name] for prompts in setup.prompts}
+        for backbone, of_backbone in found.items()
+    }
+
+
+def _compute(
+    setup: Setup, target: Target, owed: dict[str, list[PromptSet]], found: dict[str, dict[str, np.ndarray]]
+) -> None:
+    towers = {}
+    for backbone, prompts in owed.items():
+        recipe = setup.recipes[target.name, backbone]
+        try:
+            with needs_torch():
+                from fastclip.evaluate.engine import find_text_weights
+
+                towers[backbone] = find_text_weights(recipe, setup.engine, setup.weights.get(backbone))
+        except UserError as error:
+            raise UserError(
+                f"{setup.store.folder} has no prototypes of {target.name} by {backbone} under the prompts "
+                f"{prompts[0].name!r}, and its text tower cannot be had here. {error}",
+                fix=f"--weights {backbone}=FILE, or run this once where the weights are",
+            ) from error
+    from fastclip.models.numerics import find_device, fix_numerics, fixed_numerics
+
+    # `--device cuda` asks for embeddings that a GPU made; their prototypes may be computed anywhere.
+    wanted = "cpu" if setup.device == "cpu" else None
+    device = setup.engine.device if setup.engine else find_device(wanted, setup.process.local_rank)
+    answer = partial(_answer, setup, target, device)
+    # One tower is loaded while another computes.
+    with fixed_numerics(device), threads(2, "prototypes", fix_numerics, (device,)) as two:
+        computed = two.map(answer, owed.values(), towers.values())
+        for backbone, prototypes in zip(owed, computed, strict=True):
+            found[backbone] |= prototypes
+
+
+def _answer(
+    setup: Setup, target: Target, device: torch.device, prompts: list[PromptSet], tower: tuple[Backbone, Weights]
+) -> dict[str, np.ndarray]:
+    from fastclip.models.numerics import NUMERICS_VERSION, describe_libraries, describe_machine, find_switches
+    from fastclip.models.tower import load_text_tower
+
+    text = load_text_tower(*tower, device)
+    made_by = TextRecipe(
+        libraries=describe_libraries(),
+        machine=describe_machine(device),
+        switches=find_switches(),
+        numerics=NUMERICS_VERSION,
+    )
+    folder = setup.store.folder / "prototypes"
+    result = {}
+    for each in prompts:
+        question = _question(setup.recipes[target.name, tower[0].name], target, each)
+        computed = compute_prototypes(text, each, question.classes, setup.process.cores)
+        keep_prototypes(folder, question, made_by, computed)
+        # Another machine may have answered meanwhile: every reader takes the same one.
+        kept = find_prototypes(folder, question)
+        result[each.name] = computed if kept is None else kept
+    return result
+
+
+def _question(recipe: Recipe, target: Target, prompts: PromptSet) -> Question:
+    classes = tuple(zip(target.manifest.classes, target.manifest.names, strict=True))
+    return Question(
+        weights=recipe.weights, architecture=recipe.architecture, templates=prompts.templates, classes=classes
+    )
