@@ -1,4 +1,4 @@
-"""What the programs here share: photos, whole processes, records."""
+"""The common tools of the benchmarks: photos, whole processes, records."""
 
 from __future__ import annotations
 

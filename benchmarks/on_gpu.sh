@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Everything that only a GPU can show: checks, times and prints, one step after the other; records go to results/.
+# Checks and measurements that need a GPU, one step after the other. Records go to results/.
 #
 #   benchmarks/on_gpu.sh DIR [STEP …]       DIR holds photos of ImageNet size. Steps: tests decoders bench precisions
 #                                           compile peers peers_resnet five cold scale waterfall nine. Default: all, an
 #                                           hour or two.
 #
-# A step that fails is named at the end, and the others run all the same. PYTHON: the interpreter, default .venv's.
-# IMAGES (12800) and DEVICE (cuda): fewer, and cpu, to try this script where there is no GPU.
+# A step that fails is named at the end, and the others run all the same. PYTHON: the interpreter, by default .venv's.
+# To try this script without a GPU: DEVICE=cpu IMAGES=16 (by default cuda and 12800).
 set -uo pipefail
 photos=$(realpath "${1:?the folder of photos}")
 shift
 cd "$(dirname "$0")/.."
 python=${PYTHON:-$PWD/.venv/bin/python}
-export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=
 images=${IMAGES:-12800} device=${DEVICE:-cuda}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -43,12 +43,12 @@ fi
 
 step() {
     case $1 in
-    tests) "$python" -m pytest -q -rs -m gpu ;;
+    tests) "$python" -m pytest -q -rs -m gpu tests/test_pixels.py tests/test_embed.py tests/test_evaluate.py ;;
     decoders) program decoders --images $((images * 2)) ;;
     bench)
         for name in ViT-B/32 RN50 ViT-B/16 ViT-L/14; do bench -b "$name" || return; done
         bench -b ViT-B/32 --workers 2 && bench -b ViT-B/32 --workers 5 && bench -b ViT-B/32 --batch-size 512 &&
-            bench --all-backbones --rounds 1
+            bench --all-backbones --rounds 2
         ;;
     precisions) program precisions --batch-size 32 --backbones RN50 ViT-B/32 RN50x16 RN50x64 ViT-L/14 ViT-L/14@336px ;;
     compile) for name in ViT-B/32 RN50 ViT-L/14 RN50x64; do bench -b "$name" --compile on || return; done ;;

@@ -248,7 +248,7 @@ def others(work: Work, backbones: Sequence[str], shards: int) -> list[list[Peer]
 
 
 def fastest(settings: Sequence[Peer], work: Work) -> int | None:
-    """Which setting takes the least time, by one run each, of those that work here; None if none does."""
+    """The index of the setting that takes the least time, by one run each; None if none of them works here."""
     seconds = []
     for peer in (settings[0], *settings):  # at first nobody has read the files yet
         name = f"{peer.program} {peer.settings['options']}"

@@ -40,7 +40,7 @@ HEAVY = ("RN50x16", "RN50x64", "ViT-L/14", "ViT-L/14@336px")
 
 
 class Autocast:
-    """open_clip's tower as it is, by torch's autocast: what other programs mean by 16 bits."""
+    """open_clip's unchanged tower under torch's autocast: other programs mean this by 16 bits."""
 
     def __init__(self, backbone: Backbone, weights: Weights, device: torch.device) -> None:
         self._visual = load_model(backbone, weights).visual.to(device).float()
@@ -200,7 +200,7 @@ def main() -> None:
 
 
 def answers(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Which of the first half each of the second half is most like, and by which margin."""
+    """The one of the first half that each of the second half is most like, and by which margin."""
     half = len(vectors) // 2
     best = (vectors[half:] @ vectors[:half].T).topk(2)
     return best.indices[:, 0], best.values[:, 0] - best.values[:, 1]

@@ -1,27 +1,41 @@
-"""How long a dataset as large as DomainNet takes to score from stored embeddings, and in how much memory.
+"""Time and memory of scoring a dataset as large as DomainNet from stored embeddings.
 
     .venv/bin/python benchmarks/scoring.py [--images 586575] [--classes 345] [--rounds 3]
 
-Embeddings, prototypes and labels are drawn, 1,024 numbers wide as RN50's are; of the shards there are only the index
-files. The rest is what `fastclip eval` does for a finished set under three prompt sets, as a whole process.
+Embeddings, prototypes and labels are drawn, 1,024 numbers wide as RN50's are. The dataset has index files and no tars.
+Measured are whole processes of `fastclip eval`, which finds everything embedded, under three prompt sets; and
+`classify` alone, in as many threads as there are cores, on the embeddings of a few shards over and over.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from common import keep, of_whole_processes, parser, whole_process
 
-from fastclip.data.shards.manifest import MANIFEST, REJECTED, Domain, ImageRecord, Manifest, Shard, json_lines
-from fastclip.embed.store import Part, part_identity
+from fastclip.bench.records import Measurement, measurement
+from fastclip.data.shards.manifest import (
+    MANIFEST,
+    REJECTED,
+    Domain,
+    ImageRecord,
+    Manifest,
+    Shard,
+    images_sha256,
+    json_lines,
+)
 from fastclip.evaluate.options import EvalOptions
-from fastclip.evaluate.run import Run
-from fastclip.files import canonical_json, digest, write_whole
-from fastclip.sealed import seal
-from fastclip.text.prototypes import prototype_identity
+from fastclip.evaluate.setup import Setup, resolve
+from fastclip.files import digest, write_whole
+from fastclip.heads.zero_shot import ZeroShotHead, classify
+from fastclip.machine import available_cores
+from fastclip.store.parts import Part, part_name
+from fastclip.text.prototypes import Question, TextRecipe, keep_prototypes
 
 DATASET, DIM, SHARD_IMAGES = "many", 1024, 1000
 PROMPTS = ("transferlearning", "photo", "openai80")
@@ -56,6 +70,7 @@ def write_index_files(images: int, classes: int, folder: Path) -> None:
             bytes=512 + len(records) * 1024,
             sha256=digest(name.encode()),
             index_sha256=digest(data),
+            images_sha256=images_sha256(records),
         )
         shards.append(shard)
         write_whole(folder / DATASET / shard.index_name, data)
@@ -82,19 +97,41 @@ def unit_rows(rng: np.random.Generator, rows: int) -> np.ndarray:
     return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
 
 
-def publish_drawn(run: Run) -> None:
+def publish_drawn(setup: Setup) -> None:
     """A part for every shard, and prototypes for every prompt set."""
     rng = np.random.default_rng(1)
-    (candidate,) = run.candidates
-    (target,) = run.targets
-    classes = list(zip(target.manifest.classes, target.manifest.names, strict=True))
+    (target,) = setup.targets
+    (recipe,) = setup.recipes.values()
     for shard in target.shards:
         embeddings = unit_rows(rng, shard.images).astype(np.float16)
-        run.store.publish(Part(part_identity(candidate.recipe, shard), embeddings, ()))
-    for prompts in run.prompts:
-        identity = prototype_identity(candidate.backbone, candidate.weights, run.numerics, prompts, classes)
-        path = run.store.folder / "prototypes" / f"{digest(canonical_json(identity))}.safetensors"
-        write_whole(path, seal({"prototypes": unit_rows(rng, len(classes))}, identity))
+        setup.store.publish(recipe, part_name(shard), Part(embeddings, np.ones(shard.images, np.float32), ()))
+    drawn = TextRecipe(libraries="drawn", machine="drawn", switches=(), numerics=recipe.numerics)
+    classes = tuple(zip(target.manifest.classes, target.manifest.names, strict=True))
+    for prompts in setup.prompts:
+        question = Question(
+            weights=recipe.weights, architecture=recipe.architecture, templates=prompts.templates, classes=classes
+        )
+        keep_prototypes(setup.store.folder / "prototypes", question, drawn, unit_rows(rng, len(classes)))
+
+
+def classify_alone(images: int, classes: int, rounds: int) -> Measurement:
+    """Seconds of `classify` without files, shard by shard in threads."""
+    rng = np.random.default_rng(2)
+    heads = {name: ZeroShotHead(unit_rows(rng, classes)) for name in PROMPTS}
+    few = [(unit_rows(rng, SHARD_IMAGES).astype(np.float16), rng.integers(0, classes, SHARD_IMAGES)) for _ in range(8)]
+    shards = -(-images // SHARD_IMAGES)
+    seconds = []
+    with ThreadPoolExecutor(available_cores()) as pool:
+        for _ in range(rounds):
+            started = time.perf_counter()
+            for _ in pool.map(lambda number: classify(few[number % 8][0], heads, few[number % 8][1]), range(shards)):
+                pass
+            seconds.append(time.perf_counter() - started)
+    return measurement("score, classify alone", shards * SHARD_IMAGES, seconds, settings_of(classes))
+
+
+def settings_of(classes: int) -> dict[str, str]:
+    return {"classes": f"{classes}", "dim": f"{DIM}", "prompt sets": f"{len(PROMPTS)}"}
 
 
 def main() -> None:
@@ -106,13 +143,13 @@ def main() -> None:
         work = Path(name)
         write_index_files(arguments.images, arguments.classes, work / "shards")
         places = {"shards": work / "shards", "store": work / "store", "device": "cpu", "precision": "bf16"}
-        publish_drawn(Run(EvalOptions(backbones=("RN50",), random_weights=True, prompts=PROMPTS, **places)))
+        publish_drawn(resolve(EvalOptions(backbones=("RN50",), random_weights=True, prompts=PROMPTS, **places)))
         command = [sys.executable, "-m", "fastclip", "eval", "-b", "RN50", "--random-weights"]
         command += [word for name, value in places.items() for word in (f"--{name}", value)]
         command += [word for prompts in PROMPTS for word in ("--prompts", prompts)]
         runs = [whole_process(command, work) for _ in range(arguments.rounds)]
-    settings = {"classes": f"{arguments.classes}", "dim": f"{DIM}", "prompt sets": f"{len(PROMPTS)}"}
-    keep([of_whole_processes("score, whole process", arguments.images, runs, settings)])
+    whole = of_whole_processes("score, whole process", arguments.images, runs, settings_of(arguments.classes))
+    keep([whole, classify_alone(arguments.images, arguments.classes, arguments.rounds)])
 
 
 if __name__ == "__main__":

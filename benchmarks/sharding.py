@@ -1,9 +1,9 @@
-"""How fast `fastclip shard` is, verified and not, and how fast the disk below it.
+"""The speed of `fastclip shard`, verified and not, and of the disk below it.
 
     .venv/bin/python benchmarks/sharding.py --photos DIR [--images 20000] [--rounds 3]
 
-Two spans of each run are recorded: the whole command, and from the first image on, without the two to three seconds in
-which Python imports what the writing processes need.
+Two spans of each run are recorded: the whole command, and from the first image on. The second leaves out the two to
+three seconds of Python's imports.
 """
 
 from __future__ import annotations

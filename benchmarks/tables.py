@@ -103,7 +103,7 @@ def precisions(records: Sequence[Measurement]) -> str:
 
 
 def stages(records: Sequence[Measurement]) -> str:
-    """What `fastclip bench` measured of one backbone: every stage, and what its tower makes of the products."""
+    """Runs of `fastclip bench` with one backbone: every stage, and its tower as a share of the products."""
     runs: list[dict[str, Measurement]] = []
     for each in (each for each in records if each.settings.get("program") == "fastclip bench"):
         if each.what == "decode":  # with which it begins
@@ -177,7 +177,7 @@ def _machine(record: Measurement) -> str:
 
 
 def _on(records: Iterable[Measurement]) -> str:
-    """What the rows of a table were measured on, as a line below it, and which rows if there is more than one line."""
+    """The machines that the rows of a table were measured on, a line each, with the rows if there are several lines."""
     rows: dict[tuple[str, ...], list[str]] = {}
     for number, each in enumerate(records, 1):
         on = _machine(each), each.machine["torch"], each.machine.get("commit", "?")
