@@ -197,7 +197,10 @@ def test_the_exit_code_does_not_depend_on_who_reads(
     assert outcome.code == code and "Traceback" not in outcome.err, outcome
 
 
-@pytest.mark.parametrize("streams", [">&-", "2>&1 | true", "2>/dev/full"])
+@pytest.mark.parametrize(
+    "streams",
+    [pytest.param(">&-", marks=pytest.mark.slow), "2>&1 | true", pytest.param("2>/dev/full", marks=pytest.mark.slow)],
+)
 def test_no_reader_no_stderr_and_still_a_result(streams: str, shapes: Sharded, fastclip: Program):
     evaluate = ("eval", "shapes/flat", "-b", "tiny", "--shards", shapes.shards, "--json", "result.json")
     outcome = fastclip(*evaluate, prefix=(*BASH, f'"$@" {streams}', "bash"))

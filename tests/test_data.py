@@ -202,7 +202,7 @@ def test_no_name_of_a_domain_can_leave_the_folder():
 
 
 def test_pacs_takes_its_card_and_says_how_the_copy_differs(pacs_mini: Path, fastclip: Program):
-    outcome = fastclip("shard", "pacs", "--source", pacs_mini)
+    outcome = fastclip.here("shard", "pacs", "--source", pacs_mini)
     assert outcome.code == 0, outcome.err
     assert max(map(len, outcome.out.splitlines())) <= 80
     unwrapped = re.sub(r"\s*\n {6}", " ", outcome.out)
@@ -214,19 +214,19 @@ def test_pacs_takes_its_card_and_says_how_the_copy_differs(pacs_mini: Path, fast
         assert line.startswith(f"{domain}: {published:,} expected, 112 found dog ")
         fewer = [int(number.replace(",", "")) for number in re.findall(r"([\d,]+) fewer", line)]
         assert len(fewer) == 7 and sum(fewer) == published - 112
-    again = fastclip("shard", "pacs", "--source", pacs_mini)
+    again = fastclip.here("shard", "pacs", "--source", pacs_mini)
     assert (again.code, again.err.count("\n")) == (2, 2) and "--overwrite" in again.err
 
 
 def test_a_folder_unknown_to_the_card_is_named(tmp_path: Path, fastclip: Program):
     write(tmp_path, {"copy/sketch/dog/1.png": image_bytes(), "copy/sketch/zebra/1.png": image_bytes()})
-    outcome = fastclip("shard", "pacs", "--source", tmp_path / "copy")
+    outcome = fastclip.here("shard", "pacs", "--source", tmp_path / "copy")
     assert (outcome.code, outcome.err.count("\n")) == (2, 2) and "zebra" in outcome.err
 
 
 def test_an_unreadable_image_ends_sharding_with_exit_code_3(tmp_path: Path, fastclip: Program):
     write(tmp_path, {"copy/dog/1.png": image_bytes(), "copy/dog/2.png": b"\x1b[31mred"})
-    outcome = fastclip("shard", "dogs", "--source", tmp_path / "copy")
+    outcome = fastclip.here("shard", "dogs", "--source", tmp_path / "copy")
     assert outcome.code == 3 and "dog/2.png: not JPEG, PNG or WebP" in outcome.out
     assert "\x1b" not in outcome.out, "the terminal must not see bytes of a file"
 

@@ -403,7 +403,7 @@ def test_the_program_says_what_comes_from_where_and_what_to_type_next(
 def test_what_was_downloaded_is_sharded_without_saying_where_it_is(
     site: Server, pets: Callable[..., Outcome], fastclip: Program, tmp_path: Path
 ):
-    missing = fastclip("shard", "pets")
+    missing = fastclip.here("shard", "pets")
     assert missing.code == 2 and "no downloads/pets" in error_lines(missing)[0]
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as images:
@@ -412,9 +412,9 @@ def test_what_was_downloaded_is_sharded_without_saying_where_it_is(
         images.writestr("cat/1.png", image.getvalue())
     site.routes["/pets.zip"] = file_route(archive.getvalue())
     assert pets(f'url = "{site.url("/pets.zip")}"', arguments=("--to", "elsewhere")).code == 0
-    assert "fastclip download pets" in error_lines(fastclip("shard", "pets"))[1]
+    assert "fastclip download pets" in error_lines(fastclip.here("shard", "pets"))[1]
     assert pets(f'url = "{site.url("/pets.zip")}"').code == 0
-    outcome = fastclip("shard", "pets")
+    outcome = fastclip.here("shard", "pets")
     assert "Found as" in outcome.out and (tmp_path / "shards" / "pets" / "manifest.json").is_file(), outcome
 
 

@@ -232,7 +232,7 @@ photo = [1, 1]
 def test_a_users_own_card_is_a_full_citizen(tmp_path: Path, fastclip: Program):
     write(tmp_path, {"shards/mine.toml": CARD.encode()})
     write(tmp_path, {"in/FOTOS/cat/1.png": image_bytes(), "in/FOTOS/hund/2.png": image_bytes(size=(9, 9))})
-    outcome = fastclip("shard", "mine", "--source", tmp_path / "in")
+    outcome = fastclip.here("shard", "mine", "--source", tmp_path / "in")
     assert outcome.code == 0 and "This is Mine, 2, all, by its counts." in outcome.out, outcome
     assert read_manifest(tmp_path / "shards" / "mine").names == ("a house cat", "dog")
     listed = fastclip("datasets")
@@ -289,11 +289,11 @@ def test_shard_says_which_variant_it_found_and_how_a_copy_differs(tmp_path: Path
     rows += ["[variants.class_images]", *(f"{name} = {counts}" for name, counts in own.items())]
     write(tmp_path, {"shards/tiny.toml": "\n".join(rows).encode()})
     write(tmp_path / "in", tree(items))
-    whole = fastclip("shard", "tiny", "--source", tmp_path / "in")
+    whole = fastclip.here("shard", "tiny", "--source", tmp_path / "in")
     assert f"This is Tiny, {len(items)}, mini, by its counts." in whole.out, whole
     for item in items[:2]:
         (tmp_path / "in" / item.domain / item.folder / item.file).unlink()
-    less = fastclip("shard", "tiny", "--source", tmp_path / "in", "--overwrite")
+    less = fastclip.here("shard", "tiny", "--source", tmp_path / "in", "--overwrite")
     images = domains[items[0].domain]
     assert f"Art: {images} expected, {images - 2} found; {items[0].folder} 2 fewer" in less.out, less.out
 
@@ -328,7 +328,7 @@ def test_a_users_list_takes_its_images_and_is_named_in_the_manifest(tmp_path: Pa
     files = {f"in/photo/{name}.png": image_bytes(size=(5, n + 4)) for n, name in enumerate(("cat/1", "cat/2", "dog/1"))}
     files["in/sketch/cat/9.png"] = image_bytes(size=(9, 9))
     write(tmp_path, files | {"list.txt": b"photo/cat/2.png\nphoto/dog/1.png\n"})
-    outcome = fastclip("shard", "pets", "--source", tmp_path / "in", "--protocol", tmp_path / "list.txt")
+    outcome = fastclip.here("shard", "pets", "--source", tmp_path / "in", "--protocol", tmp_path / "list.txt")
     assert outcome.code == 0, outcome
     manifest = read_manifest(tmp_path / "shards" / "pets")
     text = digest((tmp_path / "list.txt").read_bytes())[:16]
@@ -339,7 +339,7 @@ def test_a_users_list_takes_its_images_and_is_named_in_the_manifest(tmp_path: Pa
         arguments = ("shard", "pets", "--source", tmp_path / "in", "--overwrite")
         refused = fastclip(*arguments, "--protocol", tmp_path / "list.txt")
         assert (refused.code, refused.err.count("\n")) == (2, 2) and message in refused.err
-    assert fastclip("shard", "pets", "--source", tmp_path / "in", "--overwrite", "--protocol", "x").code == 2
+    assert fastclip.here("shard", "pets", "--source", tmp_path / "in", "--overwrite", "--protocol", "x").code == 2
     assert read_manifest(tmp_path / "shards" / "pets") == manifest, "what was refused changed nothing"
 
 

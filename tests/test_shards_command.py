@@ -233,7 +233,7 @@ def test_shards_of_clip_benchmark_give_the_counts_of_the_same_images_sharded_by_
     folder = export(shapes, tmp_path / "shards" / "exported", images_first=True)
     tars = {path: path.read_bytes() for path in folder.rglob("*.tar")}
     assert len(tars) == 12
-    refused = fastclip("eval", "exported", "-b", "tiny")
+    refused = fastclip.here("eval", "exported", "-b", "tiny")
     assert refused.code == 2 and refused.err.splitlines()[1].endswith("fastclip shards index exported")
     outcome = fastclip("shards", "index", "exported")
     assert outcome.code == 0, outcome.err
@@ -246,7 +246,7 @@ def test_shards_of_clip_benchmark_give_the_counts_of_the_same_images_sharded_by_
     for name, shards in (("exported", tmp_path / "shards"), ("shapes", shapes.shards)):
         # These prompts have the readable names; of folders called otherwise, classnames.txt says nothing.
         prompts = ("--prompts", "photo", "--shards", shards)
-        outcome = fastclip("eval", name, "-b", "tiny", *prompts, "--json", tmp_path / f"{name}.json")
+        outcome = fastclip.here("eval", name, "-b", "tiny", *prompts, "--json", tmp_path / f"{name}.json")
         assert outcome.code == 0, outcome.err
         cells = json.loads((tmp_path / f"{name}.json").read_bytes())["cells"]
         counts.append([[cell[key] for key in ("domain", "images", "classified", "top1", "top5")] for cell in cells])
@@ -271,7 +271,7 @@ def test_every_image_of_foreign_shards_is_embedded_or_named_as_unreadable(tmp_pa
     (folder / "classnames.txt").write_text("circle\nsquare\n")
     outcome = fastclip("shards", "index", "bad")
     assert outcome.code == 3 and "2 images in 1 domains, 5 unreadable." in outcome.out
-    outcome = fastclip("eval", "bad", "-b", "tiny", "--unreadable", "wrong", "--json", tmp_path / "x.json")
+    outcome = fastclip.here("eval", "bad", "-b", "tiny", "--unreadable", "wrong", "--json", tmp_path / "x.json")
     assert outcome.code == 0, outcome.err
     found = json.loads((tmp_path / "x.json").read_bytes())
     (cell,) = found["cells"]
@@ -348,6 +348,6 @@ def test_what_clip_benchmark_exported_itself_is_evaluated_unchanged(
     assert fastclip("shards", "index", "exported").code == 0
     ours, theirs = (read_manifest(each).domains for each in (shapes.folder, folder))
     assert ours == theirs, "the same images under the same labels"
-    outcome = fastclip("eval", "exported", "-b", "tiny", "--prompts", "photo")
+    outcome = fastclip.here("eval", "exported", "-b", "tiny", "--prompts", "photo")
     assert outcome.code == 0 and "240 images" in outcome.out, outcome
     assert tars == {path: path.read_bytes() for path in folder.rglob("*.tar")}, "not a byte of a tar is touched"

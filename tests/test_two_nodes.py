@@ -216,6 +216,7 @@ def test_when_both_nodes_die_the_same_commands_go_on_to_the_same_bytes(
     assert left.items() <= stored_files(tmp_path / "store").items()
 
 
+@pytest.mark.slow
 def test_workers_without_a_launcher_finish_everything_when_one_of_them_is_killed(
     plain: Plain, fastclip: Program, tmp_path: Path
 ):

@@ -212,7 +212,7 @@ def workers_of(process: int) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_stopped_command_leaves_no_process_and_where_it_can_no_file(
     number: signal.Signals, shapes: Sharded, program: Program
 ):

@@ -269,7 +269,7 @@ def test_hostile_keys_become_shards_whose_files_lie_where_they_must(tmp_path: Pa
     members = [(f"{key}.{ext}", data) for key in HOSTILE for ext, data in (("jpg", JPG), ("cls", b"1"))]
     write_shard(tmp_path / "in" / "test" / "0.tar", [*members, ("evil.pkl", b"cos\nsystem\n(S'touch x'\ntR.")])
     (tmp_path / "in" / "classnames.txt").write_text("cat\ndog\n")
-    outcome = fastclip("shard", "hostile", "--source", tmp_path / "in")
+    outcome = fastclip.here("shard", "hostile", "--source", tmp_path / "in")
     assert outcome.code == 0, outcome.err
     assert "\x1b" not in outcome.out and "\u202e" not in outcome.out
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
@@ -288,7 +288,7 @@ def test_hostile_keys_become_shards_whose_files_lie_where_they_must(tmp_path: Pa
 def test_a_truncated_tar_gz_ends_as_two_lines_and_exit_code_5(tmp_path: Path, fastclip: Program):
     whole = packed(tar_bytes([(f"cat/{n}.png", PNG) for n in range(30)]))
     write(tmp_path / "in", {"photos.tar.gz": whole[:-20]})
-    outcome = fastclip("shard", "pets", "--source", tmp_path / "in")
+    outcome = fastclip.here("shard", "pets", "--source", tmp_path / "in")
     assert (outcome.code, outcome.out) == (5, "")
     what, how = outcome.err.splitlines()
     assert "photos.tar.gz" in what and "at byte" in what and how.startswith("Fix:   ")

@@ -229,11 +229,11 @@ def test_without_verification_eval_finds_what_does_not_decode(tmp_path: Path, fa
     cut = image_bytes("JPEG", (640, 640))[:-2000]
     write(tmp_path / "in", {"dog/1.png": image_bytes(), "dog/2.jpg": cut, "cat/3.png": image_bytes(size=(6, 6))})
     write(tmp_path / "in", {"cat/4.png": b"not an image at all"})
-    outcome = fastclip("shard", "pets", "--source", tmp_path / "in", "--no-verify")
+    outcome = fastclip.here("shard", "pets", "--source", tmp_path / "in", "--no-verify")
     assert outcome.code == 3, "a header that cannot be read is noticed all the same"
     manifest = read_manifest(tmp_path / "shards" / "pets")
     assert not manifest.verified and manifest.domains[0].images == 3 and manifest.domains[0].unreadable == 1
-    outcome = fastclip("eval", "pets", "-b", "tiny", "--unreadable", "wrong", "--json", "counts.json")
+    outcome = fastclip.here("eval", "pets", "-b", "tiny", "--unreadable", "wrong", "--json", "counts.json")
     assert outcome.code == 0, outcome
     (cell,) = json.loads((tmp_path / "counts.json").read_text())["cells"]
     assert (cell["images"], cell["classified"], cell["unreadable"]) == (4, 2, 2)
@@ -243,7 +243,7 @@ def test_images_with_the_same_bytes_are_reported(tmp_path: Path, fastclip: Progr
     same, other = image_bytes(size=(8, 8)), image_bytes(size=(9, 9))
     files = {"in/a/cat/1.png": same, "in/a/cat/2.png": other, "in/a/dog/3.png": same, "in/b/cat/4.png": other}
     write(tmp_path, files)
-    outcome = fastclip("shard", "pets", "--source", tmp_path / "in")
+    outcome = fastclip.here("shard", "pets", "--source", tmp_path / "in")
     assert (
         "2 images have the bytes of another one, 1 of them in another class; a/dog/3.png is a/cat/1.png." in outcome.out
     )
