@@ -19,13 +19,6 @@ from fastclip.errors import UserError
 from fastclip.files import digest
 from fastclip.models.numerics import describe_numerics, is_out_of_memory
 
-COMPILE = ("auto", "on", "off")
-"""Values of `--compile`; `auto` is another word for `off`.
-
-On a CPU compiling takes 12 to 40 seconds a backbone. It saves a twentieth of the time of some towers and nothing of
-others (`benchmarks/log.md`). It moves bits, so the user decides, and nothing that was measured does.
-"""
-
 _CACHE_DIR = "TORCHINDUCTOR_CACHE_DIR"
 
 _BUILDING = threading.Lock()
