@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,10 +33,11 @@ from fastclip.evaluate.score import score
 from fastclip.evaluate.setup import Setup, resolve
 from fastclip.evaluate.status import status
 from fastclip.features import choose
-from fastclip.files import canonical_json, digest
+from fastclip.files import canonical_json, digest, write_whole
 from fastclip.models import numerics
 from fastclip.report.terminal import footnotes, tables
 from fastclip.results.cells import Evaluation, UsedRecipe
+from fastclip.store import recipes as recipes_module
 from fastclip.store.copying import copy_recipe
 from fastclip.store.recipes import Preprocessing, Recipe, differences, parse_recipe
 from fastclip.store.store import Store
@@ -415,11 +417,50 @@ def test_a_withdrawn_numerics_version_is_never_chosen(
     shapes: Sharded, stores: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     old = recipe_of(stores["bf16"])
-    monkeypatch.setattr(choose, "WITHDRAWN_NUMERICS", frozenset({old.numerics}))
+    monkeypatch.setattr(recipes_module, "WITHDRAWN_NUMERICS", frozenset({old.numerics}))
     monkeypatch.setattr(engine_module, "NUMERICS_VERSION", old.numerics + 1)
     shutil.copytree(stores["bf16"], tmp_path / "store")
     setup = resolve(flat(shapes, tmp_path / "store", precision="bf16"))
     assert setup.recipes["shapes", "tiny"].numerics == old.numerics + 1 and len(setup.units) == 3
+    with pytest.raises(UserError, match=r"its numerics are withdrawn.* is excluded"):
+        resolve(flat(shapes, tmp_path / "store", recipes=(old.id[:12],)))
+
+
+def test_a_recipe_that_another_option_excludes_is_refused_before_any_model_is_loaded(
+    shapes: Sharded, stores: dict[str, Path]
+):
+    recipe = recipe_of(stores["bf16"])
+    with pytest.raises(UserError, match=rf"{recipe.id[:12]} of tiny .*bf16.* is excluded by another option"):
+        resolve(flat(shapes, stores["bf16"], recipes=(recipe.id[:12],), precision="fp32"))
+
+
+@pytest.mark.parametrize("removed", (0, 1, 2))
+def test_a_removal_that_is_killed_leaves_nothing_that_is_read_and_is_finished_by_the_next(
+    removed: int, shapes: Sharded, stores: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(stores["bf16"], tmp_path / "store")
+    store, recipe = Store(tmp_path / "store"), recipe_of(stores["bf16"])
+    unlink, calls = Path.unlink, iter(range(4))
+
+    def unlink_or_die(path: Path, missing_ok: bool = False) -> None:
+        if next(calls) > removed:
+            raise KeyboardInterrupt
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", unlink_or_die)
+        store.remove(recipe.id)
+    assert store.recipes() == [] and len(store.parts(recipe.id)) == 3 - removed
+    assert Store(store.folder).remove(recipe.id) == 3 - removed and not (store.folder / recipe.id).exists()
+
+
+def test_signs_of_life_of_dead_processes_go_after_a_day(shapes: Sharded, tmp_path: Path):
+    signs = [tmp_path / "processes" / f"{'0' * 12}-{number}-1.json" for number in (1, 2)]
+    for sign in signs:
+        write_whole(sign, b"{}")
+    os.utime(signs[0], (time.time() - 2 * 86_400,) * 2)
+    embedded(flat(shapes, tmp_path))
+    assert [sign.exists() for sign in signs] == [False, True]
 
 
 def relabel(sharded: Sharded, folder: Path) -> Path:

@@ -159,6 +159,8 @@ def _reported(setup: Setup, messages: Console) -> Iterator[_Report]:
     if not images or not (process.reports or process.leads_share):
         yield _Report(lambda images: None, Embedding())  # nothing of its own, but others may need help
         return
+    for line in _of_other_shards(setup):
+        messages.print(line, soft_wrap=True)
     if line := _memory(engine, owed_passes(setup, missing)):
         messages.print(line)
     started = time.perf_counter()
@@ -168,6 +170,25 @@ def _reported(setup: Setup, messages: Console) -> Iterator[_Report]:
         yield report
     if report.done.seconds.images:
         _print_speed(setup, report.done.seconds, time.perf_counter() - started, messages)
+
+
+def _of_other_shards(setup: Setup) -> Iterator[str]:
+    """A line for each recipe that has parts which no dataset in the shards folder asks for."""
+    wanted = {unit.part for unit in setup.units}
+    recipes = {recipe.id for unit in setup.units for recipe in unit.recipes.values()}
+    if all(setup.store.listed(recipe) <= wanted for recipe in recipes):
+        return
+    from fastclip.cli.console import counted
+    from fastclip.cli.store import known_targets
+    from fastclip.features.holdings import list_holdings
+
+    for each in list_holdings(setup.store, known_targets(str(setup.shards))[0]):
+        if each.recipe.id in recipes and each.unknown_parts:
+            parts = counted(each.unknown_parts, "part")
+            yield (
+                f"{setup.store.folder} holds {parts} of {each.recipe.backbone} for no shards in {setup.shards}. If "
+                "shards were written anew, their images are embedded again."
+            )
 
 
 def _is_complete(setup: Setup) -> bool:

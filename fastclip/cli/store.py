@@ -39,7 +39,7 @@ def list_all(context: typer.Context, store: Folder = DEFAULT, shards: Shards = "
 
     opened = Store(store)
     opened.check_layout()
-    targets, unusable = _targets(shards)
+    targets, unusable = known_targets(shards)
     holdings = list_holdings(opened, targets)
     console = out()
     table = plain_table("recipe", "backbone", "dataset", "shards", "images", "MB", left=3)
@@ -139,7 +139,7 @@ def _find(store: Store, beginning: str) -> str:
     )
 
 
-def _targets(shards: str) -> tuple[list[Target], list[str]]:
+def known_targets(shards: str) -> tuple[list[Target], list[str]]:
     """The datasets that can be used, and a sentence for each that cannot."""
     from fastclip.data.shards.manifest import list_datasets
     from fastclip.data.shards.targets import find_targets
@@ -173,7 +173,9 @@ def _facts(holding: Holding) -> str:
     recipe = holding.recipe
     weights = "RANDOM WEIGHTS" if recipe.random_weights else f"weights {recipe.weights[:12]}"
     switches = "".join(f", {switch}" for switch in recipe.switches)
-    return f"{recipe.id[:12]}: {weights}, {recipe.how}, on {recipe.machine}, {recipe.libraries}{switches}."
+    numerics = f"numerics {recipe.numerics}" + (" WITHDRAWN: never read" if recipe.withdrawn else "")
+    where = f"on {recipe.machine}, {recipe.libraries}{switches}, {numerics}"
+    return f"{recipe.id[:12]}: {weights}, {recipe.how}, {where}."
 
 
 def _bare(store: Store, name: str) -> str:

@@ -81,14 +81,18 @@ class Attempts:
         self._start_heart()
         now = self._now()
         for path in self._processes.glob("*.json"):
-            if path == self._sign or not re.fullmatch(_NAME, path.stem):
+            if path == self._sign or not re.fullmatch(_NAME, path.stem) or not self._lives(path.stem, now):
                 continue
             with suppress(OSError, ValueError, KeyError, TypeError):
-                if not self._lives(path.stem, now):
-                    if now - path.stat().st_mtime > DAY_S:
-                        path.unlink()
-                elif (other := json.loads(path.read_text()))["run"] == run:
+                if (other := json.loads(path.read_text()))["run"] == run:
                     _refuse_unlike(sign, other)
+
+    def tidy(self) -> None:
+        """Remove signs that nobody has touched for a day: their processes are dead."""
+        for path in self._processes.glob("*.json"):
+            with suppress(OSError):
+                if re.fullmatch(_NAME, path.stem) and time.time() - path.stat().st_mtime > DAY_S:
+                    path.unlink()
 
     def begin(self, unit: Unit) -> None:
         """Say that this process is at `unit`."""

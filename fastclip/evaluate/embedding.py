@@ -89,6 +89,7 @@ def embed(setup: Setup, on_images: Callable[[int], None] = lambda images: None) 
         return done
     prepare_store(setup, missing)
     attempts = Attempts(setup.store.folder)
+    attempts.tidy()
     deadly: dict[str, Unit] = {}
     try:
         _join_run(setup, attempts)

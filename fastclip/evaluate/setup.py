@@ -69,6 +69,7 @@ def resolve(options: EvalOptions, environment: Mapping[str, str] = os.environ, *
     _check_names(options, backbones, given, known)
     precision = options.precision or _of_accelerate(environment)
     wanted = {name: _wanted(options, name, given.get(name), precision, known) for name in backbones}
+    _check_filters(wanted, known)
     shelf = Shelf(store, known, wanted, {t.name: [part_name(shard) for shard in t.shards] for t in targets})
     pairs = [(target.name, name) for target in targets for name in backbones]
     recipes = {} if options.here else {pair: found for pair in pairs if (found := shelf.complete(*pair))}
@@ -168,6 +169,21 @@ def _wanted(
         device=options.device,
         recipes=tuple(each for each in options.recipes if any(name.startswith(each) for name in of_it)),
     )
+
+
+def _check_filters(wanted: Mapping[str, Wanted], known: Iterable[Recipe]) -> None:
+    """Raise `UserError` if a recipe that is asked for by name is excluded by another option."""
+    for name, each in wanted.items():
+        named = [recipe for recipe in known if each.recipes and recipe.id.startswith(each.recipes)]
+        if named and not any(map(each.admits, named)):
+            first = named[0]
+            weights = "random weights" if first.random_weights else f"weights {first.weights[:12]}"
+            withdrawn = ", and its numerics are withdrawn" if first.withdrawn else ""
+            raise UserError(
+                f"The recipe {first.id[:12]} of {name} ({weights}, {first.how}, on {first.machine}{withdrawn}) is "
+                "excluded by another option.",
+                fix="Leave out --recipe, or the option that says something else.",
+            )
 
 
 def _check_own(wanted: Mapping[str, Wanted], engine: Engine, shelf: Shelf, given: Mapping[str, Path]) -> None:

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from fastclip.errors import FastclipError, UserError
-from fastclip.store.recipes import WITHDRAWN_NUMERICS, Recipe
+from fastclip.store.recipes import Recipe
 from fastclip.store.store import Store
 
 
@@ -42,7 +42,7 @@ class Wanted:
         ]
         return (
             all(wanted is None or wanted == found for wanted, found in pairs)
-            and recipe.numerics not in WITHDRAWN_NUMERICS
+            and not recipe.withdrawn
             and (not self.recipes or recipe.id.startswith(self.recipes))
         )
 

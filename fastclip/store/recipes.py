@@ -66,6 +66,11 @@ class Recipe:
         return re.fullmatch("[0-9a-f]{64}", self.weights) is None
 
     @property
+    def withdrawn(self) -> bool:
+        """Whether its numerics turned out to be wrong, so that it is never read."""
+        return self.numerics in WITHDRAWN_NUMERICS
+
+    @property
     def compiled(self) -> bool:
         """Whether the image tower went through a compiler."""
         return self.engine != "eager"
