@@ -120,10 +120,13 @@ class Sharded:
         return self.shards / self.name
 
 
-def shard(source: Path, shards: Path, name: str, *, shard_images: int = 50, verify: bool = True) -> Sharded:
+def shard(
+    source: Path, shards: Path, name: str, *, shard_images: int = 50, verify: bool = True, layout: str | None = None
+) -> Sharded:
     card = find_card(name)
     options = WriteOptions(shard_images=shard_images, verify=verify, processes=1)
-    write_shards(list_source(source, card), open_folder(shards / name), dataset=name, card=card, options=options)
+    listing = list_source(source, card, layout=layout)
+    write_shards(listing, open_folder(shards / name), dataset=name, card=card, options=options)
     return Sharded(name, source, shards)
 
 

@@ -23,7 +23,7 @@ from fastclip.data.shards.manifest import read_manifest, read_rejected
 
 PNG = image_bytes()
 JPEG = image_bytes("JPEG", (64, 64))
-GOOD = {"in/cat/good.png": image_bytes(size=(6, 6))}
+GOOD = {"in/cat/good.png": image_bytes(size=(6, 6)), "in/dog/good.png": image_bytes(size=(7, 7))}
 
 
 def png_bomb() -> bytes:
@@ -51,10 +51,10 @@ UNREADABLE: dict[str, tuple[Callable[[], bytes], str]] = {
 def test_an_image_that_cannot_be_used_is_listed_with_its_reason(case: str, tmp_path: Path, capsys):
     make, reason = UNREADABLE[case]
     write(tmp_path, GOOD | {"in/cat/bad.jpg": make()})
-    assert run(tmp_path, "shard", "pets", "--source", "in") == 3
+    assert run(tmp_path, "shard", "pets", "--source", "in") == 0
     assert f"cat/bad.jpg: {reason}" in capsys.readouterr().out
     manifest = read_manifest(tmp_path / "shards" / "pets")
-    assert (manifest.domains[0].images, manifest.domains[0].unreadable) == (1, 1)
+    assert (manifest.domains[0].images, manifest.domains[0].unreadable) == (2, 1)
     (row,) = read_rejected(tmp_path / "shards" / "pets", manifest)
     assert reason in row.reason and row.label == 0
 
@@ -91,7 +91,9 @@ BAD = {
     "no such source": Bad({}, 2, ("in is not a folder or an archive", "--source DIR")),
     "no images": Bad({"in/readme.txt": b""}, 2, ("in holds no images",)),
     "two layouts": Bad({"in/cat/1.png": PNG, "in/a/cat/2.png": PNG}, 2, ("mixes layouts", "Move the odd ones")),
-    "nothing usable": Bad({"in/cat/1.png": b"x"}, 2, ("None of the 1 images can be used", "not JPEG, PNG or WebP")),
+    "nothing usable": Bad(
+        {"in/cat/1.png": b"x", "in/dog/2.png": b"x"}, 2, ("None of the 2 images can be used", "not JPEG, PNG or WebP")
+    ),
     "I1 cut tar": Bad({"in/a.tar": tar_bytes([("cat/1.png", PNG)])[:600]}, 5, ("a.tar",)),
     "I2 flipped header": Bad(
         {"in/a.tar": (lambda data: data[:3] + b"X" + data[4:])(tar_bytes([("cat/1.png", PNG)]))}, 5, ("a.tar",)
@@ -108,9 +110,7 @@ BAD = {
     "I19 empty shard": Bad(foreign([]), 2, ("in holds no images",)),
     "I20 class twice": Bad(foreign(pair("a", b"0"), b"cat\ncat\n"), 2, ("'cat'", "classnames.txt")),
     "I20 blank class": Bad(foreign(pair("a", b"0"), b"cat\n\ndog\n"), 2, ("classnames.txt",)),
-    "unknown protocol": Bad(
-        {"in/cat/1.png": PNG}, 2, ("no protocol 'half'", "domainbed"), (*SHARD, "--protocol", "half")
-    ),
+    "unknown protocol": Bad(GOOD, 2, ("no protocol 'half'", "domainbed"), (*SHARD, "--protocol", "half")),
     "hostile name": Bad(
         {"in/cat/1.png": PNG}, 2, ("'../x' cannot be a dataset's name",), ("shard", "../x", "--source", "in")
     ),
@@ -163,12 +163,12 @@ GOOD_ANYWAY = {
     "I16 images first, labels later": foreign([("a.png", PNG), ("b.png", PNG), ("a.cls", b"0"), ("b.cls", b"1")]),
     "I16 extension in capitals": foreign([("a.PNG", PNG), ("a.cls", b"0")]),
     "I16 folders in keys": foreign(pair("d/a", b"0")),
-    "I17 right to left and four bytes": {"in/cat/\u202egnp.\U0001f600.png": PNG},
-    "I17 300 bytes": {"in/a.tar": tar_bytes([(f"cat/{'x' * 300}.png", PNG)])},
+    "I17 right to left and four bytes": {"in/dog/1.png": PNG, "in/cat/\u202egnp.\U0001f600.png": PNG},
+    "I17 300 bytes": {"in/a.tar": tar_bytes([(f"cat/{'x' * 300}.png", PNG), ("dog/1.png", PNG)])},
     "I20 CRLF, BOM, trailing blanks": foreign(pair("a", b"1\n"), b"\xef\xbb\xbfcat\r\ndog\r\n\r\n"),
-    "I10 one pixel": {"in/cat/1.png": image_bytes(size=(1, 1))},
+    "I10 one pixel": {"in/dog/1.png": PNG, "in/cat/1.png": image_bytes(size=(1, 1))},
     "I7 palette, alpha, grey, CMYK": {
-        "in/cat/1.png": image_bytes(mode="P"),
+        "in/dog/1.png": image_bytes(mode="P"),
         "in/cat/2.png": image_bytes(mode="RGBA"),
         "in/cat/3.png": image_bytes(mode="LA"),
         "in/cat/4.jpg": image_bytes("JPEG", mode="CMYK"),
@@ -188,6 +188,7 @@ def test_what_is_odd_but_whole_is_taken(case: str, tmp_path: Path, capsys):
 def test_names_that_would_leave_the_folder_never_become_paths(tmp_path: Path, capsys):
     """I17: zip and tar entries, domains, and a hub's parquet names are text, never places."""
     evil = {f"cat/{name}": PNG for name in ("..png", "a\nb.png", "a;rm -rf.png", "$(id).png", "pipe:x.png")}
+    evil["dog/1.png"] = PNG
     for make, name in ((to_zip, "a.zip"), (to_tar, "a.tar")):
         make(evil, tmp_path / "in" / name)
         assert run(tmp_path, "shard", "pets", "--source", f"in/{name}", "--overwrite") == 0

@@ -222,14 +222,14 @@ def test_a_full_disk_below_standard_output_is_an_error(fastclip: Program):
 
 
 def test_a_character_that_a_terminal_cannot_show_is_written_as_its_number(fastclip: Program, tmp_path: Path):
-    write(tmp_path, {"in/Kunst-é/cat/1.png": image_bytes()})
+    write(tmp_path, {"in/Kunst-é/cat/1.png": image_bytes(), "in/Kunst-é/dog/2.png": image_bytes()})
     fastclip.environment["PYTHONIOENCODING"] = "ascii"
     outcome = fastclip("shard", "pets", "--source", "in")
     assert outcome.code == 0 and "Kunst-\\xe9" in outcome.out, outcome
 
 
 def test_a_path_in_brackets_is_no_markup(fastclip: Program, tmp_path: Path):
-    write(tmp_path, {"in[/b]/cat/1.png": image_bytes()})
+    write(tmp_path, {"in[/b]/cat/1.png": image_bytes(), "in[/b]/dog/2.png": image_bytes()})
     assert fastclip("shard", "pets", "--source", "in[/b]").code == 0
 
 

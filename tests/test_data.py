@@ -74,7 +74,9 @@ def test_the_manifest_counts_what_the_tars_hold(shapes: Sharded):
 
 
 def test_every_cut_and_a_flip_in_every_block_of_a_shard_is_noticed(tmp_path: Path):
-    source = write(tmp_path / "source", {f"cat/{number}.png": image_bytes() for number in range(10)})
+    source = write(
+        tmp_path / "source", {f"{'dog' if number else 'cat'}/{number}.png": image_bytes() for number in range(10)}
+    )
     sharded = shard(source, tmp_path / "shards", "cats")
     (each,) = read_manifest(sharded.folder).shards
     path = sharded.folder / each.name
@@ -109,7 +111,9 @@ def test_a_changed_index_or_manifest_is_noticed(tmp_path: Path):
 
 
 def test_no_manifest_can_name_a_file_outside_its_folder(tmp_path: Path):
-    sharded = shard(write(tmp_path / "source", {"cat/a.png": image_bytes()}), tmp_path / "shards", "cats")
+    sharded = shard(
+        write(tmp_path / "source", {"cat/a.png": image_bytes(), "dog/b.png": b""}), tmp_path / "shards", "cats"
+    )
     (tmp_path / "victim.tar").write_bytes(b"")
     manifest = sharded.folder / "manifest.json"
     for name in ("../../victim.tar", str(tmp_path / "victim.tar"), "all/../../../victim.tar"):
@@ -123,7 +127,9 @@ def test_no_manifest_can_name_a_file_outside_its_folder(tmp_path: Path):
 
 
 def test_writing_again_leaves_no_shard_of_an_earlier_run(tmp_path: Path):
-    source = write(tmp_path / "source", {f"cat/{number}.png": image_bytes() for number in range(6)})
+    source = write(
+        tmp_path / "source", {f"{'dog' if number else 'cat'}/{number}.png": image_bytes() for number in range(6)}
+    )
     shard(source, tmp_path / "shards", "cats", shard_images=2)
     (tmp_path / "shards" / "cats" / "manifest.json").unlink()  # as an interrupted run leaves it
     write(tmp_path / "shards" / "cats" / "all", {"0.idx": b"", "2.idx": b""})  # of a version that wrote them
@@ -134,16 +140,17 @@ def test_writing_again_leaves_no_shard_of_an_earlier_run(tmp_path: Path):
 
 
 def test_a_link_that_leads_in_a_circle_and_a_name_that_is_not_utf8_are_refused(tmp_path: Path):
-    write(tmp_path, {"photo/cat/1.png": image_bytes(), "other/dog/2.png": image_bytes()})
-    (tmp_path / "photo" / "dog").symlink_to(tmp_path / "other" / "dog")
-    assert len(list_source(tmp_path, None).images) == 3, "a link to elsewhere is a folder like any other"
-    (tmp_path / "photo" / "cat" / "loop").symlink_to(tmp_path)
+    source = write(tmp_path / "in", {"photo/cat/1.png": image_bytes()})
+    write(tmp_path / "pool", {"dog/2.png": image_bytes(), "dog/3.png": image_bytes()})
+    (source / "photo" / "dog").symlink_to(tmp_path / "pool" / "dog")
+    assert len(list_source(source, None).images) == 3, "a link to elsewhere is a folder like any other"
+    (source / "photo" / "cat" / "loop").symlink_to(source)
     with pytest.raises(UserError, match="loop links to a folder that holds it"):
-        list_source(tmp_path, None)
-    (tmp_path / "photo" / "cat" / "loop").unlink()
-    (tmp_path / "photo" / "cat" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
+        list_source(source, None)
+    (source / "photo" / "cat" / "loop").unlink()
+    (source / "photo" / "cat" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
     with pytest.raises(UserError, match="not UTF-8"):
-        list_source(tmp_path, None)
+        list_source(source, None)
 
 
 BAD = {
@@ -160,17 +167,25 @@ BAD = {
 @pytest.mark.parametrize("workers", [1, 3])
 def test_what_cannot_be_used_is_listed_with_its_reason_and_the_rest_is_sharded(tmp_path: Path, workers: int):
     files = {f"sketch/cat/{name}": data for name, (data, _) in BAD.items()}
-    files |= {"sketch/cat/good.jpeg": image_bytes("WEBP"), "sketch/notes\u2028.txt": b"", "sketch/cat/Thumbs.db": b""}
+    files |= {"sketch/dog/good.png": image_bytes(), "sketch/cat/what": b"ever", "sketch/dog/.hidden.png": image_bytes()}
+    files |= {
+        "sketch/cat/good.jpeg": image_bytes("WEBP"),
+        "sketch/cat/also good": image_bytes("JPEG"),
+        "sketch/notes\u2028.txt": b"",
+        "sketch/cat/Thumbs.db": b"",
+    }
     sharded = shard(write(tmp_path / "source", files), tmp_path / "shards", "pets")
     (domain,) = read_manifest(sharded.folder).domains
-    assert (domain.images, domain.unreadable) == (1, len(BAD))
+    assert (domain.images, domain.unreadable) == (3, len(BAD) + 1)
+    assert domain.class_images == (2, 1)
     rejected = {row.path: row for row in read_rejected(sharded.folder, read_manifest(sharded.folder))}
     for name, (_, reason) in BAD.items():
         row = rejected[f"sketch/cat/{name}"]
         assert reason in row.reason and (row.domain, row.label) == ("sketch", 0)
         assert "0x7" not in row.reason, "a memory address would differ from run to run"
     others = {path for path, row in rejected.items() if row.label is None}
-    assert others == {"sketch/notes\u2028.txt", "sketch/cat/Thumbs.db"}
+    assert others == {"sketch/notes\u2028.txt", "sketch/cat/Thumbs.db", "sketch/dog/.hidden.png"}
+    assert rejected["sketch/cat/Thumbs.db"].reason == "left by Windows"
     (sharded.folder / "rejected.jsonl").write_bytes(b"")
     with pytest.raises(IntegrityError, match=r"rejected\.jsonl"):
         read_rejected(sharded.folder, read_manifest(sharded.folder))
@@ -224,10 +239,13 @@ def test_a_folder_unknown_to_the_card_is_named(tmp_path: Path, fastclip: Program
     assert (outcome.code, outcome.err.count("\n")) == (2, 2) and "zebra" in outcome.err
 
 
-def test_an_unreadable_image_ends_sharding_with_exit_code_3(tmp_path: Path, fastclip: Program):
-    write(tmp_path, {"copy/dog/1.png": image_bytes(), "copy/dog/2.png": b"\x1b[31mred"})
+def test_an_unreadable_image_is_named_and_counted(tmp_path: Path, fastclip: Program):
+    write(
+        tmp_path, {"copy/dog/1.png": image_bytes(), "copy/dog/2.png": b"\x1b[31mred", "copy/cat/3.png": image_bytes()}
+    )
     outcome = fastclip.here("shard", "dogs", "--source", tmp_path / "copy")
-    assert outcome.code == 3 and "dog/2.png: not JPEG, PNG or WebP" in outcome.out
+    assert outcome.code == 0 and "2 images in shards, 1 unreadable, 0 left over." in outcome.out
+    assert "dog/2.png: not JPEG, PNG or WebP" in outcome.out
     assert "\x1b" not in outcome.out, "the terminal must not see bytes of a file"
 
 

@@ -31,7 +31,7 @@ def numbered_images(folder: Path, count: int) -> Path:
     """`count` different images in two domains of three classes."""
     image = image_bytes()
     for number in range(count):
-        path = folder / "ab"[number % 2] / f"c{number % 3}" / f"{number:05d}.png"
+        path = folder / "ab"[number % 2] / f"class {'xyz'[number % 3]}" / f"{number:05d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(image + number.to_bytes(4, "big"))
     return folder
@@ -155,7 +155,7 @@ def test_a_source_that_changed_is_written_anew(tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
         write_shards(list_source(source, None), folder, dataset="set", options=options, on_progress=stop_after_eight)
     assert len(folder.list("*/.*.receipt.json")) == 2
-    first = sorted(source.glob("a/c0/*.png"))[0]
+    first = sorted(source.glob("a/class x/*.png"))[0]
     first.write_bytes(image_bytes(size=(9, 9)))
     write_shards(list_source(source, None), folder, dataset="set", options=options)
     fresh = open_folder(tmp_path / "fresh" / "set")
@@ -202,7 +202,9 @@ def sized(listing: Listing, sizes: list[int]) -> Listing:
 
 
 def test_a_shard_ends_before_it_has_too_many_images_or_bytes(tmp_path: Path):
-    listing = list_source(write(tmp_path, {f"c/{number}.png": b"" for number in range(8)}), None)
+    listing = list_source(
+        write(tmp_path, {f"{'dog' if number else 'cat'}/{number}.png": b"" for number in range(8)}), None
+    )
     options = WriteOptions(shard_images=3, shard_bytes=100)
     plans = plan_shards(sized(listing, [10, 20, 30, 40, 61, 500, 1, 1]), options)
     sizes = [[image.blob.size for image in plan.images] for plan in plans]
@@ -211,7 +213,9 @@ def test_a_shard_ends_before_it_has_too_many_images_or_bytes(tmp_path: Path):
 
 
 def test_a_shard_without_a_usable_image_leaves_no_gap(tmp_path: Path):
-    files = {f"c/{n}.png": b"broken" if 3 <= n < 6 else image_bytes(size=(5, 5 + n)) for n in range(9)}
+    files = {
+        f"{'dog' if n else 'cat'}/{n}.png": b"broken" if 3 <= n < 6 else image_bytes(size=(5, 5 + n)) for n in range(9)
+    }
     folder = shard(write(tmp_path / "in", files), tmp_path / "out", "set", shard_images=3).folder
     manifest = read_manifest(folder)
     assert [each.name for each in manifest.shards] == ["all/0.tar", "all/1.tar"]
@@ -230,7 +234,7 @@ def test_without_verification_eval_finds_what_does_not_decode(tmp_path: Path, fa
     write(tmp_path / "in", {"dog/1.png": image_bytes(), "dog/2.jpg": cut, "cat/3.png": image_bytes(size=(6, 6))})
     write(tmp_path / "in", {"cat/4.png": b"not an image at all"})
     outcome = fastclip.here("shard", "pets", "--source", tmp_path / "in", "--no-verify")
-    assert outcome.code == 3, "a header that cannot be read is noticed all the same"
+    assert outcome.code == 0 and "1 unreadable" in outcome.out, "a header that cannot be read is noticed all the same"
     manifest = read_manifest(tmp_path / "shards" / "pets")
     assert not manifest.verified and manifest.domains[0].images == 3 and manifest.domains[0].unreadable == 1
     outcome = fastclip.here("eval", "pets", "-b", "tiny", "--unreadable", "wrong", "--json", "counts.json")
@@ -242,6 +246,7 @@ def test_without_verification_eval_finds_what_does_not_decode(tmp_path: Path, fa
 def test_images_with_the_same_bytes_are_reported(tmp_path: Path, fastclip: Program):
     same, other = image_bytes(size=(8, 8)), image_bytes(size=(9, 9))
     files = {"in/a/cat/1.png": same, "in/a/cat/2.png": other, "in/a/dog/3.png": same, "in/b/cat/4.png": other}
+    files["in/a/cow/5.png"] = image_bytes(size=(7, 7))
     write(tmp_path, files)
     outcome = fastclip.here("shard", "pets", "--source", tmp_path / "in")
     assert (

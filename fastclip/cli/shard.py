@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastclip.cli.download import DOWNLOADS
-from fastclip.errors import EXIT_UNREADABLE
 
 if TYPE_CHECKING:
     from fastclip.data.shards.writer import WriteOptions
@@ -40,6 +39,17 @@ def command(
             "lists them.",
         ),
     ] = "full",
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROLES",
+            help="What folders mean, where they can be read in two ways: domain/class, class, split/class, path …",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The one split to take. Default: each is a domain of its own."),
+    ] = None,
     shard_images: Annotated[int, typer.Option(metavar="N", min=1, help="Most images in one shard.")] = 1000,
     shard_mb: Annotated[
         int, typer.Option("--shard-mb", metavar="N", min=1, help="Most megabytes in one shard.")
@@ -69,11 +79,9 @@ def command(
     options = WriteOptions(
         shard_images=shard_images, shard_bytes=shard_mb * 10**6, verify=not no_verify, processes=processes
     )
-    if write_and_print(name, source, out, options, protocol=protocol, overwrite=overwrite):
-        elsewhere = f" --shards {out}" if out != "shards" else ""
-        console.out().print(f"Next: fastclip eval {name} -b ViT-B/32{elsewhere}", soft_wrap=True)
-    else:
-        raise typer.Exit(EXIT_UNREADABLE)
+    write_and_print(name, source, out, options, protocol=protocol, overwrite=overwrite, layout=layout, split=split)
+    elsewhere = f" --shards {out}" if out != "shards" else ""
+    console.out().print(f"Next: fastclip eval {name} -b ViT-B/32{elsewhere}", soft_wrap=True)
 
 
 def _downloaded(name: str, out: str) -> Path:
@@ -92,12 +100,17 @@ def _downloaded(name: str, out: str) -> Path:
 
 
 def write_and_print(
-    name: str, source: Path, out: str, options: WriteOptions, *, protocol: str = "full", overwrite: bool = False
-) -> bool:
-    """Shard `source` into `out`/`name` under a progress bar and print a summary.
-
-    Returns whether every image can be used.
-    """
+    name: str,
+    source: Path,
+    out: str,
+    options: WriteOptions,
+    *,
+    protocol: str = "full",
+    overwrite: bool = False,
+    layout: str | None = None,
+    split: str | None = None,
+) -> None:
+    """Shard `source` into `out`/`name` under a progress bar and print a summary."""
     from fastclip.cli.console import err
     from fastclip.cli.progress import progress_bar, waiting
     from fastclip.cli.shard_summary import print_summary
@@ -121,7 +134,8 @@ def write_and_print(
             )
     console = err()
     with waiting(console, f"looking at {source}"):
-        listing, protocol_name = apply_protocol(list_source(source, card), protocol, card)
+        listing = list_source(source, card, layout=layout, split=split)
+        listing, protocol_name = apply_protocol(listing, protocol, card)
     with progress_bar(console, f"sharding {name}", len(listing.images)) as advance:
         written = write_shards(
             listing,
@@ -133,4 +147,3 @@ def write_and_print(
             on_progress=advance,
         )
     print_summary(written, listing, card, str(folder))
-    return not any(domain.unreadable for domain in written.manifest.domains)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastclip.data.sources.listing import Listing
 
 SHOWN_REJECTED = 5
-"""Files that are in no shard and are named with the reason."""
+"""Unreadable images that are named, and reasons of other files."""
 
 
 def print_summary(written: Written, listing: Listing, card: DatasetCard | None, folder: str) -> None:
@@ -33,7 +33,7 @@ def print_summary(written: Written, listing: Listing, card: DatasetCard | None, 
     for line in variant_lines(written, card):
         _print_variant_line(console, printable(line))
     _print_duplicates(console, written)
-    _print_rejected(console, written, folder)
+    _print_counts(console, written, folder)
 
 
 def _print_domains(console: Console, manifest: Manifest) -> None:
@@ -88,14 +88,27 @@ def _print_duplicates(console: Console, written: Written) -> None:
     )
 
 
-def _print_rejected(console: Console, written: Written, folder: str) -> None:
+def _print_counts(console: Console, written: Written, folder: str) -> None:
+    """Three counts that add up to everything in the source, and examples of what is in no shard, with the reasons."""
+    from collections import Counter
+
     from fastclip.cli.console import counted
     from fastclip.data.shards.manifest import REJECTED
 
+    unreadable = [row for row in written.rejected if row.domain is not None]
+    left = [row for row in written.rejected if row.domain is None]
+    images = counted(sum(domain.images for domain in written.manifest.domains), "image")
+    console.print(f"{images} in shards, {len(unreadable):,} unreadable, {len(left):,} left over.")
     if not written.rejected:
         return
-    count, verb = counted(len(written.rejected), "file"), "is" if len(written.rejected) == 1 else "are"
-    console.print(printable(f"{count} {verb} in no shard. All with their reasons: {folder}/{REJECTED}. The first:"))
-    images_first = sorted(written.rejected, key=lambda row: row.label is None)
-    for row in images_first[:SHOWN_REJECTED]:
+    console.print(printable(f"What is in no shard is listed in {folder}/{REJECTED}:"), soft_wrap=True)
+    for row in unreadable[:SHOWN_REJECTED]:
         console.print(f"  {printable(row.path)}: {printable(row.reason)}", soft_wrap=True)
+    reasons = Counter(row.reason for row in left)
+    example = {row.reason: row.path for row in reversed(left)}
+    for reason, count in reasons.most_common(SHOWN_REJECTED):
+        console.print(
+            f"  {counted(count, 'file')}: {printable(reason)}, such as {printable(example[reason])}", soft_wrap=True
+        )
+    if unreadable:
+        console.print("fastclip eval asks what unreadable images mean for the accuracy (docs/numbers.md).")

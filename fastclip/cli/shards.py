@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastclip.cli.help import Command, Group
-from fastclip.errors import EXIT_INTEGRITY, EXIT_UNREADABLE
+from fastclip.errors import EXIT_INTEGRITY
 
 if TYPE_CHECKING:
     from fastclip.storage.folders import Folder
@@ -108,5 +108,3 @@ def index(
     if len(rejected) > 5:
         console.print(printable(f"  … {len(rejected):,} in all: {shards / name / REJECTED}"), soft_wrap=True)
     console.print(f"Next: fastclip eval {name} -b ViT-B/32", soft_wrap=True)
-    if unreadable:
-        raise typer.Exit(EXIT_UNREADABLE)

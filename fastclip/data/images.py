@@ -60,6 +60,13 @@ def sniff_extension(data: bytes | memoryview) -> str:
     raise ValueError(f"not JPEG, PNG or WebP: it starts with {bytes(data[:8])!r}" if data else "empty file")
 
 
+def sniff(data: bytes | memoryview) -> str | None:
+    try:
+        return sniff_extension(data)
+    except ValueError:
+        return None
+
+
 def open_image(data: bytes | memoryview) -> Image.Image:
     """The decoded image, not yet converted to RGB.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastclip.data.catalogue import DatasetCard, same_name
@@ -12,16 +12,16 @@ from fastclip.data.classes import ClassFinder
 from fastclip.data.shards.manifest import Rejected
 from fastclip.data.sources.blobs import Blob
 from fastclip.data.sources.containers import BlobReader
+from fastclip.data.sources.leftovers import reason_of
 from fastclip.data.sources.listing import Listing, SourceImage, in_order
-from fastclip.data.sources.trees import is_image
 from fastclip.errors import UserError
 
 KEYS = ("images", "annotations", "categories")
 """The keys of a COCO-style file."""
 
 
-def list_camera_traps(files: Mapping[str, Blob], card: DatasetCard) -> Listing | None:
-    """The images that an annotations file among `files` places in the card's domains; None without such a file.
+def list_camera_traps(files: Mapping[str, Blob], images: Iterable[str], card: DatasetCard) -> Listing | None:
+    """Those of `images` that an annotations file among `files` places in the card's domains; None without such a file.
 
     A domain is a location, called `location_N` on the card. Each pair of image and category counts once, as in
     DomainBed's copy: an image with two animals is in two classes, an image with two boxes of one animal in one.
@@ -43,7 +43,7 @@ def list_camera_traps(files: Mapping[str, Blob], card: DatasetCard) -> Listing |
     category = {row["id"]: row["name"] for row in document["categories"]}
     location = {row["id"]: (row["file_name"], f"location_{row['location']}") for row in document["images"]}
     paths_of: dict[str, list[str]] = {}
-    for path in filter(is_image, files):
+    for path in images:
         paths_of.setdefault(posixpath.basename(path), []).append(path)
     found: dict[tuple[str, int, str], SourceImage] = {}
     absent: dict[tuple[str, int, str], Rejected] = {}
@@ -70,8 +70,8 @@ def list_camera_traps(files: Mapping[str, Blob], card: DatasetCard) -> Listing |
     if not domains:
         return None
     used = {image.found_at for image in found.values()}
-    reason = f"not an image, or its location or category is not in {card.title}"
-    others = [Rejected(path=path, reason=reason) for path in files if path not in used]
+    elsewhere = dict.fromkeys(images, f"its location or category is not in {card.title}")
+    others = [Rejected(path=path, reason=elsewhere.get(path) or reason_of(path)) for path in files if path not in used]
     return Listing(
         layout=f"camera-trap annotations ({name})",
         classes=card.classes,

@@ -36,6 +36,13 @@ class BlobReader:
             raise ValueError(f"has {len(data):,} bytes, {blob.size:,} were listed: it changed meanwhile")
         return data
 
+    def head(self, blob: Blob, count: int = 64) -> bytes:
+        """The first bytes of `blob`. Raises as `read` does."""
+        if blob.kind != "file":
+            return self.read(blob)[:count]
+        with blob.container.open("rb") as file:
+            return file.read(count)
+
 
 @runtime_checkable  # the tests check annotations
 class _Container(Protocol):

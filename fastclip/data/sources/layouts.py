@@ -3,92 +3,183 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fastclip.data.catalogue import DatasetCard, DomainCard, readable_name, same_name
-from fastclip.data.classes import ClassFinder
+from fastclip.data.classes import ClassFinder, one_form
 from fastclip.data.shards.manifest import Rejected
+from fastclip.data.sources.archives import unread_archive
 from fastclip.data.sources.blobs import Blob
 from fastclip.data.sources.camera_traps import list_camera_traps
 from fastclip.data.sources.containers import BlobReader
-from fastclip.data.sources.listing import ONLY_DOMAIN, Listing, SourceImage, in_order, with_distinct_paths
+from fastclip.data.sources.leftovers import NO_IMAGE, leftover, reason_of
+from fastclip.data.sources.listing import Listing, SourceImage, in_order, of_split, with_distinct_paths
 from fastclip.data.sources.parquet import list_parquet
+from fastclip.data.sources.pieces import check_whole, grouped, pieces
+from fastclip.data.sources.readings import Reading, read_tree
 from fastclip.data.sources.split_lists import find_split_lists, read_split_lists
-from fastclip.data.sources.trees import is_image, list_tree
+from fastclip.data.sources.trees import Tree, find_images, list_tree
 from fastclip.data.sources.webdataset import list_webdataset
+from fastclip.data.twins import check_twins
 from fastclip.errors import UserError
 from fastclip.files import digest
 
 SPLITS = frozenset(("train", "val", "crossval", "test", "full"))
-"""Folders between a domain and its classes that divide its images."""
+"""Folders between a domain and its classes that divide its images, in copies of known datasets."""
 
 WRAPPERS = SPLITS | {"images"}
-"""All folders that may stand between a domain and its classes."""
+"""All folders that may stand between a domain and its classes there."""
 
 
-def list_source(source: Path, card: DatasetCard | None) -> Listing:
+def list_source(
+    source: Path, card: DatasetCard | None, *, layout: str | None = None, split: str | None = None
+) -> Listing:
     """List the images in `source`: a folder or archive of images, Parquet files, or WebDataset shards.
 
-    With a card, its domains and class order are taken, and any layout that copies of the dataset have. Raises
-    `UserError` when there is no image, when layouts are mixed, or when folders contradict the card.
+    With a card, its domains and class order are taken, and any layout that copies of the dataset have. Without one,
+    `layout` says what folders mean (see `fastclip.data.sources.readings`), and `split` which one of several is taken.
+    Raises `UserError` when there is no image, when it can be read in two ways, or when folders contradict the card.
     """
     source = source.resolve()  # archives are remembered by their paths
-    return list_webdataset(source, card) or list_parquet(source, card) or list_images(source, card)
+    listing = list_webdataset(source, card) or list_parquet(source, card)
+    if listing is None:
+        return list_images(source, card, layout=layout, split=split)
+    if layout:
+        raise UserError(
+            f"{source} is read as {listing.layout}: there is no layout to choose.", fix="Leave out --layout."
+        )
+    return of_split(listing, split, str(source)) if split else listing
 
 
-def list_images(source: Path, card: DatasetCard | None) -> Listing:
-    """List the image files in the folder or archive `source`."""
-    files = list_tree(source)
-    if not any(map(is_image, files)):
-        raise UserError(f"{source} holds no images.", fix="Expected DOMAIN/CLASS/IMAGE or CLASS/IMAGE under --source.")
+def list_images(
+    source: Path, card: DatasetCard | None, *, layout: str | None = None, split: str | None = None
+) -> Listing:
+    """List the image files in the folder or archive `source`, as `list_source` does."""
+    tree = list_tree(source)
+    _check_archives(tree)
     if card is None:
-        return _plain_tree(source, files)
-    return _Copy(source, files, card).listing() or list_camera_traps(files, card) or _no_domain(source, card)
+        listing = _plain_tree(tree, layout, split)
+    elif layout or split:
+        option = "--layout" if layout else "--split"
+        raise UserError(f"{card.title}'s card says what its folders mean.", fix=f"Leave out {option}.")
+    else:
+        listing = _known(tree, card)
+    return replace(listing, rejected=(*listing.rejected, *_of_archives(tree)))
 
 
-def _no_domain(source: Path, card: DatasetCard) -> Listing:
-    names = ", ".join(domain.name for domain in card.domains)
-    raise UserError(
-        f"{source} holds no domain of {card.title} (looked for {names}).",
+def _known(tree: Tree, card: DatasetCard) -> Listing:
+    """The listing of a copy of a dataset that has a card."""
+    error = UserError(
+        f"{tree.source} holds no domain of {card.title} (looked for {', '.join(each.name for each in card.domains)}).",
         fix=f"fastclip datasets show {card.name} lists the layouts; or shard under another NAME.",
     )
+    for number, unpacked in enumerate((tree.in_place, tree.apart) if tree.packed else (tree.in_place,)):
+        try:
+            files = unpacked()
+            images = _images(tree, files)
+            copy = _Copy(tree.source, files, images, card)
+            if listing := copy.listing() or list_camera_traps(files, images, card):
+                return listing
+        except UserError as found:
+            error = error if number else found
+    raise error
 
 
-def _plain_tree(source: Path, files: Mapping[str, Blob]) -> Listing:
-    """Images at depth 2 make one domain, at depth 3 and more one a top folder; class folders in sorted order."""
-    images = [path for path in files if is_image(path)]
-    shallow = [path for path in images if path.count("/") <= 1]
-    deep = [path for path in images if path.count("/") >= 2]
-    if (deep and shallow) or any("/" not in path for path in shallow):
+def _images(tree: Tree, files: Mapping[str, Blob]) -> list[str]:
+    images = find_images(files)
+    if not images:
         raise UserError(
-            f"{source} mixes layouts: {shallow[0]}" + (f" lies beside {deep[0]}." if deep else " has no class folder."),
-            fix="Move the odd ones away, so that every image is DOMAIN/CLASS/IMAGE, or every one CLASS/IMAGE.",
+            f"{tree.source} holds no images.", fix="Expected DOMAIN/CLASS/IMAGE or CLASS/IMAGE under --source."
         )
-    placed = [path.split("/", 2) if deep else [ONLY_DOMAIN, *path.split("/", 1)] for path in images]
-    classes = sorted({class_folder for _, class_folder, _ in placed})
-    if all(folder.casefold() in WRAPPERS for folder in classes):
+    if labels := next((path for path in files if path.endswith(".cls") and not leftover(path)), None):
         raise UserError(
-            f"{source} has no class folders below its domains, only {', '.join(classes)} ({images[0]}).",
-            fix="Move the class folders up, or write a card (shards/README.md), which looks into such folders.",
+            f"{tree.source} holds labels in files such as {labels}, but no WebDataset shards that can be read.",
+            fix="Give the folder of the shards (SPLIT/0.tar), or make a folder for each class.",
         )
-    domains = sorted({domain for domain, _, _ in placed})
-    label = {folder: index for index, folder in enumerate(classes)}
+    return images
+
+
+def _check_archives(tree: Tree) -> None:
+    """Raise `UserError` for an archive of a kind that is not read, unless it lies there unpacked."""
+    folders = {"/".join(path.split("/")[: depth + 1]) for path in tree.loose for depth in range(path.count("/"))}
+    for path in tree.loose:
+        if (kind := unread_archive(path)) and not leftover(path) and path.partition(".")[0] not in folders:
+            raise UserError(
+                f"{tree.source} holds {path}, an archive that is not read ({kind}): images in it would be missed.",
+                fix="Unpack it and move it out of --source, or pack it as zip, tar or tar.gz.",
+            )
+
+
+def _of_archives(tree: Tree) -> Iterator[Rejected]:
+    """A row for each archive that lies there unpacked, and for each member that a loose file hides."""
+    for path in sorted(tree.unpacked):
+        yield Rejected(path=path, reason="an archive that lies there unpacked")
+    for archive in tree.packed:
+        for member in tree.archives[archive]:
+            if posixpath.join(posixpath.dirname(archive), member) in tree.loose:
+                yield Rejected(path=f"{archive}/{member}", reason="lies there unpacked")
+
+
+def _plain_tree(tree: Tree, layout: str | None, split: str | None) -> Listing:
+    """The listing of a tree without a card: class folders in sorted order."""
+    files, reading = _read(tree, layout, split)
+    names = tuple(sorted(set(map(one_form, reading.classes))))
+    label = {name: number for number, name in enumerate(names)}
+    places = {**reading.places, **reading.of_other_files(path for path in files if not leftover(path))}
     found = [
-        SourceImage(domain, label[class_folder], f"{class_folder}/{rest}", path, files[path])
-        for path, (domain, class_folder, rest) in zip(images, placed, strict=True)
+        SourceImage(place.domain, label[name], f"{name}/{place.rest}", path, files[path])
+        for path, place in places.items()
+        for name in [one_form(place.class_folder)]
     ]
-    return Listing(
-        layout="domain/class/image" if deep else "class/image",
-        classes=tuple(classes),
-        names=tuple(map(readable_name, classes)),
-        domains=tuple(domains),
-        images=in_order(found, domains),
+    listing = Listing(
+        layout=f"{reading.layout}/image",
+        classes=names,
+        names=tuple(map(readable_name, names)),
+        domains=tuple(reading.domains),
+        images=in_order(with_distinct_paths(found), reading.domains),
         rejected=tuple(
-            Rejected(path=path, reason="not an image in a class folder") for path in sorted(files.keys() - set(images))
+            Rejected(path=path, reason=reading.left.get(path) or reason_of(path))
+            for path in sorted(files.keys() - places.keys())
         ),
     )
+    check_twins(listing)
+    return listing
+
+
+def _read(tree: Tree, layout: str | None, split: str | None) -> tuple[dict[str, Blob], Reading]:
+    """The files, with archives unpacked in place or each into a folder of its name, and the reading that fits."""
+
+    def read(unpacked: Callable[[], dict[str, Blob]]) -> tuple[dict[str, Blob], Reading]:
+        files = unpacked()
+        return files, read_tree(str(tree.source), _images(tree, files), layout, split)
+
+    if not tree.packed:
+        return read(tree.in_place)
+    share = () if layout else tree.with_equal_folders
+    numbered = [
+        group for group in grouped(pieces(tree.source, [tree.source / each for each in tree.packed])) if group[1:]
+    ]
+    try:
+        found = read(tree.apart if share else tree.in_place)
+    except UserError as error:
+        if share and not numbered:
+            raise
+        try:
+            found = read(tree.in_place if share else tree.apart)
+        except UserError:
+            raise error from None
+    else:
+        if share and numbered:
+            raise UserError(
+                f"{tree.source} can be read in two ways: {share[0]} and {share[1]} as pieces, or each as a domain.",
+                fix="--layout class for pieces, --layout domain/class for domains",
+            )
+    for group in numbered:
+        if all(len(piece.number) < 4 or piece.number.startswith("0") for piece in group):  # no years
+            check_whole(group)
+    return found
 
 
 @dataclass
@@ -114,6 +205,7 @@ class _Copy:
 
     source: Path
     files: Mapping[str, Blob]
+    image_paths: list[str]
     card: DatasetCard
     rejected: list[Rejected] = field(default_factory=list)
 
@@ -128,7 +220,7 @@ class _Copy:
         """The images of the card's domains; None if the source holds none of them."""
         places: dict[str, list[_Place]] = {}
         lost = []
-        for path in filter(is_image, self.files):
+        for path in self.image_paths:
             found = self._place(path)
             if found is None:
                 lost.append(path)
@@ -145,9 +237,8 @@ class _Copy:
                 f"Lists say which images of {self._with_lists[0]} count, but there are none for {unlisted[0]}.",
                 fix="Get its lists too, or move the others away: two releases would be mixed.",
             )
-        others = [path for path in self.files if not is_image(path)]
         self.rejected += [Rejected(path=path, reason=f"in no domain of {self.card.title}") for path in lost]
-        self.rejected += [Rejected(path=path, reason="not an image in a class folder") for path in others]
+        images += self._other_files()
         return Listing(
             layout=", ".join(["domain/class/image", *sorted(self._layouts)]),
             classes=self.card.classes,
@@ -156,6 +247,18 @@ class _Copy:
             images=in_order(images, [domain.name for domain in domains]),
             rejected=tuple(sorted(self.rejected, key=lambda row: row.path)),
         )
+
+    def _other_files(self) -> Iterator[SourceImage]:
+        """Files that are no images: in a class folder they count as unreadable, unless a rule knows their names."""
+        for path in sorted(self.files.keys() - set(self.image_paths)):
+            reason = reason_of(path)
+            found = self._place(path) if reason == NO_IMAGE else None
+            label = found[1].label if found else None
+            if not found or label is None:
+                self.rejected.append(Rejected(path=path, reason=reason))
+            else:
+                member = f"{self.card.classes[label]}/{found[1].rest}"
+                yield SourceImage(found[0], label, member, path, self.files[path])
 
     def _place(self, path: str) -> tuple[str, _Place] | None:
         """The domain that the image lies in and where, by the names of the folders above it."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from fastclip.data.shards.manifest import Rejected
 from fastclip.data.sources.blobs import Blob
+from fastclip.data.sources.splits import is_split
+from fastclip.errors import UserError
 
 ONLY_DOMAIN = "all"
 """The name of the one domain of a source without domain folders."""
@@ -44,6 +46,22 @@ class Listing:
     """How images were chosen when the source was made: `full` for every source but our own shards."""
     rejected: tuple[Rejected, ...] = ()
     """Files that go into no shard: no images, or images that are known to be unusable before they are read."""
+
+
+def of_split(listing: Listing, split: str, where: str) -> Listing:
+    """The part of a listing whose domains are one split. Raises `UserError` if it has no such split."""
+    taken = [name for name in listing.domains if is_split(name, split) or is_split(name.rpartition("-")[2], split)]
+    if not taken:
+        raise UserError(f"{where} has no split {split!r}; it has {', '.join(listing.domains)}.", fix="--split NAME")
+    others = [image for image in listing.images if image.domain not in taken]
+    left = [Rejected(path=image.found_at, reason=f"of {image.domain}, which is not asked for") for image in others]
+    kept = [row if row.domain in (None, *taken) else replace(row, domain=None, label=None) for row in listing.rejected]
+    return replace(
+        listing,
+        domains=tuple(taken),
+        images=tuple(image for image in listing.images if image.domain in taken),
+        rejected=(*kept, *left),
+    )
 
 
 def other_files(source: Path, used: Collection[Path], reason: str) -> list[Rejected]:

@@ -1,0 +1,322 @@
+"""Reads a tree of folders in the one way that fits, or refuses: which folders are splits, domains and classes.
+
+A layout is a word a folder, such as `split/domain/class`. Folders below the class belong to the file's name, as in
+torchvision's ImageFolder.
+
+    class     the class
+    path      the class, together with all folders below it: `animals/dog` is the class `animals_dog`
+    domain    the domain
+    split     a split, which is a domain of its own: `photo-train`, or `train` where there are no domains
+    skip      a folder that says nothing
+
+Folders that say nothing are skipped before: `images/` or a repeated name where a folder holds nothing else.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fastclip.data.catalogue import same_name
+from fastclip.data.sources.leftovers import NO_IMAGE, reason_of
+from fastclip.data.sources.listing import ONLY_DOMAIN
+from fastclip.data.sources.splits import is_split, split_of
+from fastclip.errors import UserError
+
+WRAPPERS = frozenset(
+    ("images", "image", "imgs", "img", "jpg", "jpeg", "jpegs", "jpegimages", "png", "pictures", "data")
+)
+"""Folders, in lower case, that say nothing where a folder holds nothing else."""
+
+ROLES = ("skip", "split", "domain", "class", "path")
+
+EXPECTED = (
+    "Expected DOMAIN/CLASS/IMAGE or CLASS/IMAGE. Labels in a table are not read: make a folder for "
+    "each class, or a card (shards/README.md)."
+)
+
+ID = re.compile(
+    r"(?!n\d{8}$)"  # WordNet's numbers are classes
+    r"(.|[a-z]{0,4}[-_ ]?\d[\d_.-]*|[0-9a-f]{8,}|[0-9a-f]{8}-[0-9a-f-]+|"
+    r"(part|video|vid|clip|seq|sequence|session|burst|batch|instance|object|obj|item|take|shot|frames?|group|fold|scene|"
+    r"subject|person|camera|chunk|folder|subdir|dir|set)s?[-_ ]?[a-z]?\d*)",
+    re.IGNORECASE,
+)
+"""Names that tell things of one class apart: a letter, numbers, `video_12`."""
+
+
+DOMAINS = frozenset(
+    "photo photos art artpainting painting cartoon sketch clipart infograph quickdraw real realworld product amazon webcam "
+    "dslr caltech caltech101 labelme sun09 voc2007 day night indoor outdoor synthetic source target foggy rainy snowy "
+    "summer winter".split()
+)
+"""Names, as `same_name` has them, that are of domains and hardly of classes."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the folders above an image say."""
+
+    domain: str
+    class_folder: str
+    rest: str
+    """The path below the class folder."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to read a tree."""
+
+    layout: str
+    places: Mapping[str, Place]
+    """By path: the images that have a class."""
+    left: Mapping[str, str]
+    """Path → why an image is left over."""
+
+    @property
+    def domains(self) -> list[str]:
+        """The domains, sorted."""
+        return sorted({place.domain for place in self.places.values()})
+
+    @property
+    def classes(self) -> list[str]:
+        """The class folders, sorted."""
+        return sorted({place.class_folder for place in self.places.values()})
+
+    def of_other_files(self, paths: Iterable[str]) -> dict[str, Place]:
+        """The places of those files that are no images, that no rule knows, and that lie in a class folder."""
+        folders = {path.removesuffix(f"/{place.rest}"): place for path, place in self.places.items()}
+        found = {}
+        for path in paths:
+            if path in self.places or path in self.left or reason_of(path) != NO_IMAGE:
+                continue
+            above = path.split("/")[:-1]
+            for depth in range(len(above), 0, -1):
+                if place := folders.get("/".join(above[:depth])):
+                    found[path] = Place(place.domain, place.class_folder, "/".join(path.split("/")[depth:]))
+                    break
+        return found
+
+    def __str__(self) -> str:
+        return f"{self.layout} (domains {_few(self.domains)}; classes {_few(self.classes)})"
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image and the folders above it that say something, as positions in its path."""
+
+    path: str
+    parts: tuple[str, ...]
+    kept: tuple[int, ...]
+
+    @property
+    def names(self) -> list[str]:
+        return [self.parts[index] for index in self.kept]
+
+
+def read_tree(where: str, paths: Iterable[str], layout: str | None, split: str | None) -> Reading:
+    """The reading of the image files `paths` by `layout`, or by the only one that fits.
+
+    Of the splits, `split` is taken; None takes each as a domain of its own. Raises `UserError`, with two readings and
+    the option that chooses, if several fit.
+    """
+    images, left = _without_unlabelled(_without_wrappers(paths))
+    if layout is None:
+        layout = _only_layout(where, images)
+    else:
+        images = _at_the_right_depth(where, images, parse_layout(layout))
+    reading = _read(images, layout, left)
+    if split is not None:
+        reading = _of_split(where, reading, images, layout, split)
+    if len(reading.classes) < 2:
+        raise UserError(
+            f"{where} has one class, {reading.classes[0]!r} (read as {layout}/image): its accuracy means nothing.",
+            fix=EXPECTED,
+        )
+    return reading
+
+
+def parse_layout(layout: str) -> str:
+    """`layout`, checked. Raises `UserError`."""
+    roles = layout.split("/")
+    named = [role for role in roles if role != "skip"]
+    one_class = ("class" in roles) != (roles[-1] == "path")
+    if set(roles) - set(ROLES) or len(set(named)) != len(named) or "path" in roles[:-1] or not one_class:
+        raise UserError(
+            f"{layout!r} is no layout.",
+            fix="--layout takes a word a folder, such as domain/class: skip, split, domain, class; path at the end",
+        )
+    return layout
+
+
+def _without_wrappers(paths: Iterable[str]) -> list[_Image]:
+    parts = {path: tuple(path.split("/")) for path in paths}
+    children: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for each in parts.values():
+        for depth in range(len(each)):
+            children[each[:depth]].add(each[depth] if depth < len(each) - 1 else "")  # "": images lie right here
+    silent = {
+        (*folder, *names)
+        for folder, names in children.items()
+        if len(names) == 1 and folder and "" not in names and _says_nothing(folder[-1], *names)
+    }
+    return [
+        _Image(path, each, tuple(i for i in range(len(each) - 1) if each[: i + 1] not in silent))
+        for path, each in parts.items()
+    ]
+
+
+def _says_nothing(parent: str, name: str) -> bool:
+    return name.casefold() in WRAPPERS or same_name(name) == same_name(parent)
+
+
+def _without_unlabelled(images: list[_Image]) -> tuple[list[_Image], dict[str, str]]:
+    """The images without those that lie right in a split's folder, beside others in class folders."""
+    depth = max(len(image.kept) for image in images)
+    flat = {
+        image.path: f"in {image.names[-1]}, a split without class folders"
+        for image in images
+        if image.kept and len(image.kept) < depth and split_of(image.names[-1])
+    }
+    return [image for image in images if image.path not in flat], flat
+
+
+def _at_the_right_depth(where: str, images: list[_Image], layout: str) -> list[_Image]:
+    """The images without as many folders around all of them as the layout does not name."""
+    wanted = layout.count("/") + 1
+    while min(len(image.kept) for image in images) > wanted and len({image.names[0] for image in images}) == 1:
+        images = [_Image(image.path, image.parts, image.kept[1:]) for image in images]
+    if odd := next((image for image in images if len(image.kept) < wanted), None):
+        raise UserError(
+            f"{where}: {odd.path} has too few folders above it for --layout {layout}.",
+            fix="Move it away, or choose another --layout.",
+        )
+    return images
+
+
+def _only_layout(where: str, images: list[_Image]) -> str:
+    """The only layout that fits. Raises `UserError` if there is none, or more than one."""
+    by_depth = {len(image.kept): image for image in images}
+    if len(by_depth) > 1:
+        shallow, deep = by_depth[min(by_depth)], by_depth[max(by_depth)]
+        ways = "--layout class takes the first folder as the class; --layout path every folder that holds images"
+        raise UserError(
+            f"{where} mixes layouts: {shallow.path} lies beside {deep.path}.",
+            fix=f"Move the odd ones away, or choose: {ways}." if shallow.kept else "Move the odd ones away.",
+        )
+    levels = [sorted(set(names)) for names in zip(*(image.names for image in images), strict=True)]
+    if not levels:
+        raise _no_classes(where, images[0].path)
+    split = next((number for number, names in enumerate(levels) if all(map(split_of, names))), None)
+    others = [number for number in range(len(levels)) if number != split]
+    while len(others) > 1 and (silent := _silent(levels, others, of_splits=split is not None)) is not None:
+        others.remove(silent)
+    if not others:
+        raise _no_classes(where, images[0].path)
+    if len(others) == 1:
+        return _layout(split, domain=None, classes=others[0])
+    as_domains = _layout(split, domain=others[0], classes=others[1])
+    if len(others) > 2 or not _are_domains(images, *others):
+        raise _ambiguous(where, images, as_domains, _layout(split, domain=None, classes=others[0]))
+    return as_domains
+
+
+def _layout(split: int | None, *, domain: int | None, classes: int) -> str:
+    """The layout in which the folders of these numbers are splits, domains and classes."""
+    roles = {split: "split", domain: "domain", classes: "class"}
+    last = max(number for number in roles if number is not None)
+    return "/".join(roles.get(number, "skip") for number in range(last + 1))
+
+
+def _silent(levels: Sequence[Sequence[str]], others: Sequence[int], *, of_splits: bool) -> int | None:
+    """The first of the folders `others` that is the same for all images, and so says nothing.
+
+    The upper one of two names the only domain, and the last one the only class, unless it is called `images` or so.
+    """
+    for number in others:
+        (name, *more) = levels[number]
+        names_domain = number == others[0] and len(others) == 2 and not of_splits
+        if not more and (name.casefold() in WRAPPERS or not (names_domain or number == others[-1])):
+            return number
+    return None
+
+
+def _are_domains(images: Iterable[_Image], first: int, second: int) -> bool:
+    """Whether the folders `first` are domains and `second` their classes, and it cannot be otherwise.
+
+    Each domain shares classes with another, at least half of what the smaller one has; there are more classes than
+    domains; and the names of most classes are not such as tell videos, objects or domains apart.
+    """
+    classes: dict[str, set[str]] = defaultdict(set)
+    for image in images:
+        classes[image.names[first]].add(same_name(image.names[second]))
+    names = {image.names[second] for image in images}
+    if 2 * sum(ID.fullmatch(name) is not None or same_name(name) in DOMAINS for name in names) > len(names):
+        return False
+    overlap = all(
+        any(2 * len(own & other) >= min(len(own), len(other)) for name, other in classes.items() if name != domain)
+        for domain, own in classes.items()
+    )
+    return len(classes) == 1 or (overlap and len(classes) < len(set().union(*classes.values())))
+
+
+def _read(images: Iterable[_Image], layout: str, left: Mapping[str, str]) -> Reading:
+    roles = layout.split("/")
+    places = {}
+    for image in images:
+        said = dict(zip(roles, image.names, strict=False))
+        last = image.kept[len(roles) - 1]
+        if roles[-1] == "path":
+            first, last = last, len(image.parts) - 2
+            said["class"] = "_".join(image.parts[first : last + 1])
+        places[image.path] = Place(_domain(said), said["class"], "/".join(image.parts[last + 1 :]))
+    return Reading(layout, places, left)
+
+
+def _domain(said: Mapping[str, str]) -> str:
+    return "-".join(said[role] for role in ("domain", "split") if role in said) or ONLY_DOMAIN
+
+
+def _of_split(where: str, reading: Reading, images: Iterable[_Image], layout: str, split: str) -> Reading:
+    """The images of one split; the others are left over."""
+    roles = layout.split("/")
+    if "split" not in roles:
+        raise UserError(f"{where} has no splits; it is read as {layout}/image.", fix="Leave out --split.")
+    at = roles.index("split")
+    names = {image.path: image.names[at] for image in images}
+    asked = {path for path, name in names.items() if is_split(name, split)}
+    if not asked:
+        raise UserError(
+            f"{where} has no split {split!r}; it has {_few(sorted(set(names.values())))}.", fix="--split NAME"
+        )
+    others = {path: f"of the split {name}, which is not asked for" for path, name in names.items() if path not in asked}
+    places = {path: reading.places[path] for path in asked}
+    if "domain" in roles:
+        places = {
+            path: Place(place.domain.removesuffix(f"-{names[path]}"), place.class_folder, place.rest)
+            for path, place in places.items()
+        }
+    return Reading(layout, places, {**reading.left, **others})
+
+
+def _ambiguous(where: str, images: Sequence[_Image], *layouts: str) -> UserError:
+    readings = [_read(images, layout, {}) for layout in layouts]
+    return UserError(
+        f"{where} can be read in two ways: as {readings[0]}, or as {readings[1]}.",
+        fix=" or ".join(f"--layout {layout}" for layout in layouts),
+    )
+
+
+def _no_classes(where: str, path: str) -> UserError:
+    folder = posixpath.dirname(path)
+    return UserError(
+        f"{where} has no class folders: {path} lies {f'in {folder}, which is a split' if folder else 'in none'}.",
+        fix=EXPECTED,
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f", … {len(names):,} in all" if len(names) > 5 else "")

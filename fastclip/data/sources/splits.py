@@ -1,0 +1,31 @@
+"""Names of splits: the training, validation and test part of one set, whatever they are called."""
+
+from __future__ import annotations
+
+import re
+
+WORDS = {
+    **dict.fromkeys(("train", "training", "trn", "trainset"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "crossval", "dev", "devel", "valset"), "validation"),
+    **dict.fromkeys(("test", "testing", "tst", "testset", "eval", "evaluation", "holdout"), "test"),
+    **dict.fromkeys(("trainval", "unlabeled", "unlabelled", "query", "gallery"), ""),
+}
+"""Word → the split that it means; an empty text for one that means itself."""
+
+
+def split_of(name: str) -> str | None:
+    """The split that a name speaks of, such as `train` of `seg_train`; None for a name without such a word.
+
+    >>> split_of("TestImages"), split_of("val2017"), split_of("trainer")
+    ('test', 'validation', None)
+    """
+    for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name):
+        lower = word.casefold()
+        if lower in WORDS:
+            return WORDS[lower] or lower
+    return None
+
+
+def is_split(name: str, wanted: str) -> bool:
+    """Whether a split called `name` is the `wanted` one: `val` is `validation`."""
+    return name.casefold() == wanted.casefold() or (split_of(name) or name) == (split_of(wanted) or wanted)
