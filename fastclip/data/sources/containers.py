@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import lzma
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from fastclip.data.sources.blobs import MAX_BYTES, Blob
 from fastclip.data.sources.seek_indexes import open_seekable
 from fastclip.data.sources.tars import is_gzip
+from fastclip.data.sources.zips import ZipContainer
 
 
 class BlobReader:
@@ -48,19 +46,7 @@ def _open(blob: Blob) -> _Container:
         from fastclip.data.sources.parquet import ParquetContainer  # loads pyarrow
 
         return ParquetContainer(blob.container)
-    return _Zip(blob.container) if blob.kind == "zip" else _Tar(blob.container)
-
-
-class _Zip:
-    def __init__(self, path: Path) -> None:
-        self._zip = zipfile.ZipFile(path)
-
-    def read(self, blob: Blob) -> bytes:
-        try:
-            with self._zip.open(blob.member) as member:
-                return member.read(blob.size + 1)  # never more than was listed, whatever the stream expands to
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, KeyError) as error:
-            raise ValueError(f"damaged in the archive: {error}") from error
+    return ZipContainer(blob.container) if blob.kind == "zip" else _Tar(blob.container)
 
 
 class _Tar:

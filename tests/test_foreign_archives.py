@@ -1,0 +1,235 @@
+"""Archives of many writers: each lists to exactly what went into it, or is refused in two lines that say why."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import zipfile
+import zlib
+from pathlib import Path
+from random import Random
+
+import pytest
+from archives import NamedInfo, tar_bytes, with_method, zip_bytes
+from helpers import Program, write
+
+from fastclip.data.sources.archives import unread_archive
+from fastclip.data.sources.containers import BlobReader
+from fastclip.data.sources.members import list_members
+from fastclip.errors import IntegrityError, UserError
+
+Truth = dict[str, bytes]
+FOLDERS = ("photo", "niño", "nin\u0303o", "円", "a b", "-x", "C:", "__MACOSX", "l" * 60, "é" * 40)
+"""One of them in both normal forms: names stay bytes as they are."""
+
+
+def truth(random: Random, most: int = 12) -> Truth:
+    """Files of a few folders, one to three deep, some with long names and some empty."""
+    found = {}
+    for number in range(random.randint(1, most)):
+        folders = [random.choice(FOLDERS) for _ in range(random.randint(1, 3))]
+        if folders[0] == "C:":
+            folders[0] = "D"
+        found["/".join([*folders, f"{number}.jpg"])] = random.randbytes(random.choice((0, 1, 511, 512, 513, 2000)))
+    return found
+
+
+def listed(archive: Path) -> Truth:
+    """Path → bytes of all members, as they would go into shards."""
+    reader = BlobReader()
+    members = list_members(archive, "")
+    return {path: reader.read(blob) for path, blob in members}
+
+
+def saved(folder: Path, data: bytes, name: str) -> Path:
+    return write(folder, {name: data}) / name
+
+
+def tool(name: str, version: str = "") -> str:
+    """The path of a program. The test skips where it is not installed."""
+    path = shutil.which(name)
+    if path is None or (
+        version and version not in subprocess.run([path, "--version"], capture_output=True, text=True).stdout
+    ):
+        pytest.skip(f"{version or name} is not installed here")
+    return path
+
+
+FILES: Truth = {
+    "photo/niño/1.jpg": b"1" * 700,
+    "photo/nin\u0303o/2.jpg": b"",
+    f"photo/{'é' * 60}/{'l' * 99}.jpg": b"3",
+    "night/円/4.jpg": b"4" * 512,
+}
+"""What real writers are given."""
+
+
+def zip_by_any_writer(random: Random, files: Truth) -> bytes:
+    """A zip in one of the ways to say that names are UTF-8, by Unix, macOS or Windows."""
+    members = []
+    windows = random.random() < 0.3
+    for name, data in files.items():
+        spelling = f"{random.choice(('', './'))}{name}"
+        raw = (spelling.replace("/", "\\") if windows else spelling).encode()
+        way = random.choice(("flag", "bare", "extra"))
+        method = random.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
+        extra = b""
+        if way == "extra":
+            other = bytes(byte if byte < 128 else 0x82 for byte in raw)  # as the code page had it
+            extra, raw = unicode_path(other, raw), other
+        info = NamedInfo(raw, flag=way == "flag", method=method, extra=extra, create_system=0 if windows else 3)
+        members.append((info, data))
+    if random.random() < 0.3:
+        folders = {name.rpartition("/")[0] for name in files}
+        members += [(NamedInfo(f"{folder}/".encode(), external_attr=0x10), b"") for folder in sorted(folders)]
+    random.shuffle(members)
+    return zip_bytes(members, random.choice((b"", b"MZ" + random.randbytes(999))), random.choice((b"", b"by hand")))
+
+
+def unicode_path(name: bytes, unicode: bytes) -> bytes:
+    """Info-ZIP's extra field: the name in UTF-8 for another one."""
+    data = b"\1" + zlib.crc32(name).to_bytes(4, "little") + unicode
+    return b"up" + len(data).to_bytes(2, "little") + data
+
+
+def check_zips(folder: Path, seeds: range) -> None:
+    for seed in seeds:
+        random = Random(seed)
+        files = truth(random)
+        assert listed(saved(folder, zip_by_any_writer(random, files), "a.zip")) == files, seed
+
+
+def test_a_zip_in_any_spelling_lists_to_what_went_into_it(tmp_path: Path):
+    check_zips(tmp_path, range(200))
+
+
+@pytest.mark.slow
+def test_five_thousand_zips_in_any_spelling_list_to_what_went_into_them(tmp_path: Path):
+    check_zips(tmp_path, range(1000, 6000))
+
+
+ZIPS = {
+    "Info-ZIP": ["zip", "-qr", "../a.zip", "."],
+    "Info-ZIP, zip64": ["zip", "-qr", "-fz", "../a.zip", "."],
+    "Info-ZIP, names as they are": ["zip", "-qr", "-UN=n", "../a.zip", "."],
+    "Info-ZIP, names escaped": ["zip", "-qr", "-UN=e", "../a.zip", "."],
+    "libarchive": ["bsdtar", "--format=zip", "-cf", "../a.zip", "."],
+    "cmake": ["cmake", "-E", "tar", "cf", "../a.zip", "--format=zip", "."],
+    "7-Zip": ["7zz", "a", "-tzip", "-bso0", "../a.zip", "."],
+    "7-Zip, LZMA": ["7zz", "a", "-tzip", "-mm=LZMA", "-bso0", "../a.zip", "."],
+    "Java": ["jar", "-cMf", "../a.zip", "."],
+}
+
+
+@pytest.mark.parametrize("writer", ZIPS)
+def test_a_zip_by_this_program_lists_to_what_went_into_it(writer: str, tmp_path: Path):
+    command = [tool(ZIPS[writer][0]), *ZIPS[writer][1:]]
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    subprocess.run(command, cwd=write(tmp_path / "in", FILES), check=True, env=environment)
+    assert listed(tmp_path / "a.zip") == FILES
+
+
+def two(*names: bytes, **fields: object) -> bytes:
+    return zip_bytes([(NamedInfo(name, **fields), b"bytes") for name in names])
+
+
+def on_disk(data: bytes, disk: int) -> bytes:
+    """A zip whose first member lies on another disk of several."""
+    at = data.index(b"PK\1\2") + 34
+    return data[:at] + bytes([disk]) + data[at + 1 :]
+
+
+def at_one_byte(data: bytes) -> bytes:
+    """A zip whose second member is said to begin where the first does."""
+    at = data.rindex(b"PK\1\2") + 42
+    return data[:at] + bytes(4) + data[at + 4 :]
+
+
+LINK: dict[str, object] = {"external_attr": (stat.S_IFLNK | 0o777) << 16}
+GOOD = two(b"cat/1.jpg", b"cat/2.jpg")
+REFUSED: dict[str, tuple[bytes, str]] = {
+    "Shift-JIS": (two("円/1.jpg".encode("shift_jis")), r"holds a name that is not UTF-8: b'\\x89~/1.jpg'"),
+    "cp437": (two("niño/1.jpg".encode("cp437")), "a name that is not UTF-8"),
+    "not UTF-8 in spite of its flag": (two(b"cat\xff/1.jpg", flag=True), "a name that is not UTF-8: b'cat"),
+    "an extra name for another name": (two(b"\x89/1.jpg", extra=unicode_path(b"other", b"cat/1.jpg")), "not UTF-8"),
+    "NUL": (two(b"cat/1.jpg\0.txt"), "a name with a NUL in it"),
+    "Deflate64": (with_method(GOOD, 9), "uses Deflate64 for 'cat/1.jpg'"),
+    "zstd": (with_method(GOOD, 93), "uses zstd"),
+    "PPMd": (with_method(GOOD, 98), "uses PPMd"),
+    "unknown method": (with_method(GOOD, 77), "uses method 77"),
+    "encrypted": (with_method(GOOD, 0, 1), "is encrypted"),
+    "encrypted with AES": (with_method(GOOD, 99, 1), "is encrypted"),
+    "one name twice": (two(b"cat/1.jpg", b"cat/1.jpg"), "'cat/1.jpg' twice"),
+    "one name in two spellings": (two(b"cat/1.jpg", b"./cat/1.jpg"), "'cat/1.jpg' twice"),
+    "out of it": (two(b"../cat/1.jpg"), "leads out of it"),
+    "out of it and in again": (two(b"x/../../cat/1.jpg"), "leads out of it"),
+    "absolute": (two(b"/cat/1.jpg"), "leads out of it"),
+    "a drive": (two(b"C:\\cat\\1.jpg", create_system=0), "leads out of it"),
+    "a drive with a slash": (two(b"c:/cat/1.jpg"), "leads out of it"),
+    "a share": (two(b"\\\\server\\cat\\1.jpg"), "leads out of it"),
+    "a backslash beside slashes": (two(b"photo/cat\\1.jpg"), "its backslash parts folders, or belongs to a name"),
+    "a link elsewhere": (zip_bytes([(NamedInfo(b"cat/1.jpg", **LINK), b"/etc/passwd")]), "a link to '/etc/passwd'"),
+    "a link to nowhere": (zip_bytes([(NamedInfo(b"cat/1.jpg", **LINK), b"2.jpg")]), "a link to 'cat/2.jpg', which is"),
+    "a link that is long": (zip_bytes([(NamedInfo(b"cat/1.jpg", **LINK), b"x" * 5000)]), "a link of 5,000 bytes"),
+    "a folder with bytes": (two(b"cat/"), "'cat/' is a folder of 5 bytes"),
+    "a zip behind a zip": (GOOD + two(b"cat/3.jpg"), "bytes that its list of members leaves out"),
+    "the last of two disks": (GOOD[:-18] + b"\1\0\1\0" + GOOD[-14:], "the last part of a split zip"),
+    "members on another disk": (on_disk(GOOD, 1), "the last part of a split zip"),
+    "two members at one byte": (at_one_byte(GOOD), "two members begin at one byte"),
+    "a lower count": (GOOD[:-12] + b"\1\0" + GOOD[-10:], "its end counts 1"),
+    "cut": (GOOD[:-9], "is not a whole zip archive"),
+    "a tar": (tar_bytes([("cat/1.jpg", b"1")]), "is no zip archive but a tar one"),
+    "RAR": (b"Rar!\x1a\x07\1\0" + bytes(600), "is no zip archive but a RAR one"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_zip_that_cannot_be_read_rightly_is_refused_in_two_lines(case: str, tmp_path: Path, fastclip: Program):
+    data, message = REFUSED[case]
+    path = saved(tmp_path, data, "in/a.zip")
+    with pytest.raises((UserError, IntegrityError), match=message):
+        list_members(path, "")
+    outcome = fastclip.here("shard", "pets", "--source", "in")
+    assert outcome.code in (2, 5) and "\nFix:" in outcome.err, outcome
+
+
+def test_links_in_a_zip_are_the_files_that_they_lead_to(tmp_path: Path):
+    members = [("cat/1.jpg", b"one"), ("cat/2.jpg", b"1.jpg"), ("dog/3.jpg", b"../cat/./2.jpg")]
+    infos = [NamedInfo(name.encode(), **({} if name == "cat/1.jpg" else LINK)) for name, _ in members]
+    path = saved(tmp_path, zip_bytes([(info, data) for info, (_, data) in zip(infos, members, strict=True)]), "a.zip")
+    assert listed(path) == {"cat/1.jpg": b"one", "cat/2.jpg": b"one", "dog/3.jpg": b"one"}
+
+
+def test_two_names_that_are_one_in_another_encoding_are_two(tmp_path: Path):
+    extra = unicode_path(b"\x82.jpg", b"other.jpg")
+    members = [(NamedInfo("é.jpg".encode(), flag=True), b"one"), (NamedInfo(b"\x82.jpg", extra=extra), b"two")]
+    assert listed(saved(tmp_path, zip_bytes(members), "a.zip")) == {"é.jpg": b"one", "other.jpg": b"two"}
+
+
+UNREAD = {
+    "RAR": ".rar",
+    "7-Zip": ".7z",
+    "bzip2": ".tar.bz2 .tbz2 .bz2",
+    "xz": ".tar.xz .TXZ .xz",
+    "zstd": ".tar.zst .tzst",
+    "gzip": ".gz",
+    "lz4": ".tar.lz4",
+    "compress": ".tar.Z",
+    "ISO 9660": ".iso",
+    "split": ".z01 .r00 .zip.001 .7z.002 .part1.rar .part02.zip .tar.aa .tar.ba .tgz_ab .tar.gz.00 .tar.gz.partaa "
+    ".tar.gz-part-1 .zip.part",
+}
+READ = (
+    "a.zip a.tar a.tar.gz a.TGZ a.jpg a.part1.jpg rar .rar zip.001 iso a.gz.txt a.zip.txt tar.aa.jpg photos.001 "
+    "a.tar.json a.zip.md5 xz/1.jpg a.rar/1.jpg"
+)
+
+
+def test_archives_that_are_not_read_are_known_by_their_names():
+    for kind, suffixes in UNREAD.items():
+        for suffix in suffixes.split():
+            assert unread_archive(f"photos{suffix}") == unread_archive(f"a/b.c/PHOTOS{suffix}") == kind, suffix
+    for name in READ.split():
+        assert unread_archive(name) is None, name
