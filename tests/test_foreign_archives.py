@@ -6,17 +6,19 @@ import os
 import shutil
 import stat
 import subprocess
+import tarfile
 import zipfile
 import zlib
 from pathlib import Path
 from random import Random
 
 import pytest
-from archives import NamedInfo, tar_bytes, with_method, zip_bytes
-from helpers import Program, write
+from archives import NamedInfo, header, member, packed, spelt, tar_bytes, tar_of_old, with_method, zip_bytes
+from helpers import Program, image_bytes, write
 
 from fastclip.data.sources.archives import unread_archive
 from fastclip.data.sources.containers import BlobReader
+from fastclip.data.sources.layouts import list_source
 from fastclip.data.sources.members import list_members
 from fastclip.errors import IntegrityError, UserError
 
@@ -47,6 +49,40 @@ def saved(folder: Path, data: bytes, name: str) -> Path:
     return write(folder, {name: data}) / name
 
 
+def by_any_writer(random: Random, files: Truth) -> bytes:
+    """A tar by `tarfile` or by hand, packed or not; names may begin with ./ and folders may be members."""
+    dotted = random.choice(("", "./"))
+    members = [(f"{dotted}{name}", data) for name, data in files.items()]
+    random.shuffle(members)
+    if random.random() < 0.7:
+        data = tar_of_old(members, random)
+    else:
+        data = tar_bytes(members, random.choice((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)))
+    if random.random() < 0.3:
+        folders = sorted({f"{name.rpartition('/')[0]}/" for name in files})
+        data = b"".join(spelt(random, f.encode(), 0, random.choice((b"5", b"0"))) for f in folders) + data
+    if random.random() < 0.2:
+        data = packed(data[:1000]) + packed(data[1000:])  # as pigz and bgzip do
+    return data
+
+
+def check_tars(folder: Path, seeds: range) -> None:
+    for seed in seeds:
+        random = Random(seed)
+        files = truth(random)
+        archive = saved(folder, by_any_writer(random, files), "a.tar")
+        assert listed(archive) == files, seed
+
+
+def test_a_tar_in_any_spelling_lists_to_what_went_into_it(tmp_path: Path):
+    check_tars(tmp_path, range(300))
+
+
+@pytest.mark.slow
+def test_ten_thousand_tars_in_any_spelling_list_to_what_went_into_them(tmp_path: Path):
+    check_tars(tmp_path, range(1000, 11_000))
+
+
 def tool(name: str, version: str = "") -> str:
     """The path of a program. The test skips where it is not installed."""
     path = shutil.which(name)
@@ -64,6 +100,82 @@ FILES: Truth = {
     "night/円/4.jpg": b"4" * 512,
 }
 """What real writers are given."""
+
+GNU = {name: ["tar", f"--format={name}"] for name in ("v7", "oldgnu", "gnu", "ustar", "posix")}
+LIBARCHIVE = {name: ["bsdtar", f"--format={name}"] for name in ("ustar", "gnutar", "pax")}
+TARS = {
+    **{f"GNU {name}": [*words, "-cf", "../a.tar", "."] for name, words in GNU.items()},
+    "GNU in pieces of a record": ["tar", "-b1", "-cf", "../a.tar", "--owner=Jérôme:1", "."],
+    "GNU with a label": ["tar", "--format=posix", "-V", "all", "-cf", "../a.tar", "photo", "night"],
+    "GNU with a label of old": ["tar", "--format=gnu", "-V", "all", "-czf", "../a.tar", "photo", "night"],
+    "GNU with numbers": ["tar", "--format=gnu", "--owner=4294967294", "--mtime=1901-01-01", "-cf", "../a.tar", "."],
+    **{f"libarchive {name}": [*words, "-cf", "../a.tar", "."] for name, words in LIBARCHIVE.items()},
+    "cmake": ["cmake", "-E", "tar", "cf", "../a.tar", "--format=pax", "."],
+    "busybox": ["busybox", "tar", "-cf", "../a.tar", "."],
+    "7-Zip": ["7zz", "a", "-ttar", "-bso0", "../a.tar", "."],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("writer", TARS)
+def test_a_tar_by_this_program_lists_to_what_went_into_it(writer: str, tmp_path: Path):
+    command = [tool(TARS[writer][0], "GNU tar" if writer.startswith("GNU") else ""), *TARS[writer][1:]]
+    short = {name: data for name, data in FILES.items() if len(name.encode()) <= 100}
+    files = short if {"GNU v7", "GNU ustar", "libarchive ustar"} & {writer} else FILES
+    subprocess.run(command, cwd=write(tmp_path / "in", files), check=True)
+    assert listed(tmp_path / "a.tar") == files
+
+
+def test_a_second_name_of_a_file_is_that_file_again(tmp_path: Path):
+    write(tmp_path / "in", FILES)
+    (tmp_path / "in" / "night" / "again.jpg").hardlink_to(tmp_path / "in" / "photo" / "niño" / "1.jpg")
+    (tmp_path / "in" / "photo" / "link.jpg").symlink_to("niño/1.jpg")
+    (tmp_path / "in" / "link to it.jpg").symlink_to("photo/link.jpg")
+    subprocess.run([tool("tar", "GNU tar"), "-czf", "../a.tgz", "."], cwd=tmp_path / "in", check=True)
+    with tarfile.open(tmp_path / "a.tgz") as tar:
+        assert sorted(each.type for each in tar if not each.isreg() and not each.isdir()) == [b"1", b"2", b"2"]
+    once = FILES["photo/niño/1.jpg"]
+    again = {"night/again.jpg": once, "photo/link.jpg": once, "link to it.jpg": once}
+    assert listed(tmp_path / "a.tgz") == FILES | again
+
+
+def test_links_in_an_archive_become_images_and_cannot_be_indexed_in_place(tmp_path: Path, fastclip: Program):
+    names = ("cat/1.png", "dog/2.png")
+    members = [(name, image_bytes(size=(8, 8 + number))) for number, name in enumerate(names)]
+    link = header("dog/3.png", type=tarfile.SYMTYPE, linkname="2.png")
+    write(tmp_path, {"in/pets.tar": link + tar_bytes(members)})
+    assert len(list_source(tmp_path / "in", None).images) == 3
+    labelled = [("1.png", members[0][1]), ("1.cls", b"0"), ("2.png", members[1][1])]
+    shard = header("2.cls", type=tarfile.LNKTYPE, linkname="1.cls") + tar_bytes(labelled)
+    write(tmp_path, {"shards/pets/all/0.tar": shard, "shards/pets/classnames.txt": b"cat\n"})
+    assert len(list_source(tmp_path / "shards" / "pets", None).images) == 2
+    outcome = fastclip.here("shards", "index", "pets")
+    assert outcome.code == 2 and "holds links" in outcome.err
+
+
+def test_the_times_that_gnu_tar_keeps_are_no_folder(tmp_path: Path):
+    write(tmp_path / "in", FILES)
+    command = [
+        tool("tar", "GNU tar"),
+        "--format=gnu",
+        "--listed-incremental=../state",
+        "-cf",
+        "../a.tar",
+        "photo/niño/1.jpg",
+    ]
+    subprocess.run(command, cwd=tmp_path / "in", check=True)
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        assert tar.getnames()[0].partition("/")[0].isdigit(), "tarfile takes them for one"
+    assert list(listed(tmp_path / "a.tar")) == ["photo/niño/1.jpg"]
+
+
+def test_a_member_above_8_gib_has_its_size_in_an_extended_header_only(tmp_path: Path):
+    large = member("film.mp4", 9 << 30).tobuf(tarfile.PAX_FORMAT)
+    path = tmp_path / "a.tar"
+    with path.open("wb") as file:
+        file.write(large)
+        file.seek(9 << 30, os.SEEK_CUR)
+        file.write(tar_bytes([("cat/1.jpg", b"1")]))
+    assert [(name, blob.size) for name, blob in list_members(path, "")] == [("film.mp4", 9 << 30), ("cat/1.jpg", 1)]
 
 
 def zip_by_any_writer(random: Random, files: Truth) -> bytes:
@@ -233,3 +345,9 @@ def test_archives_that_are_not_read_are_known_by_their_names():
             assert unread_archive(f"photos{suffix}") == unread_archive(f"a/b.c/PHOTOS{suffix}") == kind, suffix
     for name in READ.split():
         assert unread_archive(name) is None, name
+
+
+def test_a_tar_that_another_program_packed_is_named_as_what_it_is(tmp_path: Path):
+    for kind, data in (("bzip2", b"BZh91AY&SY"), ("xz", b"\xfd7zXZ\0"), ("zip", GOOD), ("zstd", b"\x28\xb5\x2f\xfd")):
+        with pytest.raises(UserError, match=f"is no tar archive but a {kind} one"):
+            list_members(saved(tmp_path, data.ljust(600, b"\0"), "a.tar"), "")
