@@ -9,6 +9,7 @@ import subprocess
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -351,3 +352,59 @@ def test_a_tar_that_another_program_packed_is_named_as_what_it_is(tmp_path: Path
     for kind, data in (("bzip2", b"BZh91AY&SY"), ("xz", b"\xfd7zXZ\0"), ("zip", GOOD), ("zstd", b"\x28\xb5\x2f\xfd")):
         with pytest.raises(UserError, match=f"is no tar archive but a {kind} one"):
             list_members(saved(tmp_path, data.ljust(600, b"\0"), "a.tar"), "")
+
+
+def small_tree(folder: Path, *names: str) -> Path:
+    return write(folder, {name: image_bytes(size=(8, 8 + number)) for number, name in enumerate(names)})
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("alias", ["alias", "zebra"])
+def test_an_alias_beside_its_folder_is_refused_whatever_the_order(alias: str, first: bool, tmp_path: Path):
+    source = tmp_path / "in"
+    source.mkdir()
+    link: Callable[[], None] = lambda: (source / alias).symlink_to("photo")  # noqa: E731
+    if first:
+        link()
+    small_tree(source, "photo/cat/1.png", "photo/dog/2.png")
+    if not first:
+        link()
+    with pytest.raises(UserError, match=f"{alias} links to photo, which lies in .*in too: its images would be counted"):
+        list_source(source, None)
+
+
+def test_folders_that_two_domains_share_by_links_are_read_in_both(tmp_path: Path):
+    small_tree(tmp_path, "pool/cat/1.png", "pool/dog/2.png")
+    for domain in ("one", "two"):
+        for name in ("cat", "dog"):
+            (tmp_path / "in" / domain).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "in" / domain / name).symlink_to(f"../../pool/{name}")
+    assert [image.found_at for image in list_source(tmp_path / "in", None).images] == [
+        *("one/cat/1.png", "one/dog/2.png", "two/cat/1.png", "two/dog/2.png")
+    ]
+
+
+@pytest.mark.parametrize("target", [".", "..", "photo", "photo/cat", "../outside"])
+def test_a_link_to_a_folder_that_holds_it_is_refused(target: str, tmp_path: Path):
+    source = small_tree(tmp_path / "in", "photo/cat/1.png")
+    small_tree(tmp_path, "outside/2.png")
+    (tmp_path / "outside" / "back").symlink_to(source / "photo" / "cat")
+    (source / "photo" / "cat" / "loop").symlink_to(source / target)
+    name = "photo/cat/loop/back" if target == "../outside" else "photo/cat/loop"
+    with pytest.raises(UserError, match=f"^{name} links to a folder that holds it"):
+        list_source(source, None)
+
+
+def test_links_to_nowhere_pipes_and_devices_are_unreadable_with_a_reason(tmp_path: Path, fastclip: Program):
+    small_tree(tmp_path / "in", "cat/1.png", "dog/2.png")
+    (tmp_path / "in" / "cat" / "3.png").symlink_to("nowhere.png")
+    (tmp_path / "in" / "cat" / "4.png").symlink_to("4.png")
+    (tmp_path / "in" / "cat" / "5.png").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "in" / "cat" / "6.png")
+    outcome = fastclip.here("shard", "pets", "--source", "in")
+    assert outcome.code == 3 and "4 files are in no shard" in outcome.out
+    rejected = (tmp_path / "shards" / "pets" / "rejected.jsonl").read_text()
+    assert rejected.count("a pipe, a socket or a device") == 2 and "No such file" in rejected
+    (tmp_path / "in" / "cat.zip").symlink_to("nowhere.zip")
+    outcome = fastclip.here("shard", "pets", "--source", "in", "--overwrite")
+    assert outcome.code == 2 and "cat.zip is no file, or a link to nowhere" in outcome.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,6 +26,8 @@ class BlobReader:
         if blob.size > MAX_BYTES:
             raise ValueError(f"{blob.size:,} bytes, more than the {MAX_BYTES:,} that an image may have")
         if blob.kind == "file":
+            if not stat.S_ISREG(blob.container.stat().st_mode):
+                raise ValueError("a pipe, a socket or a device")  # whose bytes may never end
             data = blob.container.read_bytes()
         else:
             if blob.container not in self._open:
