@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import stat
@@ -13,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from archives import NamedInfo, header, member, packed, spelt, tar_bytes, tar_of_old, with_method, zip_bytes
 from helpers import Program, image_bytes, write
@@ -408,3 +411,30 @@ def test_links_to_nowhere_pipes_and_devices_are_unreadable_with_a_reason(tmp_pat
     (tmp_path / "in" / "cat.zip").symlink_to("nowhere.zip")
     outcome = fastclip.here("shard", "pets", "--source", "in", "--overwrite")
     assert outcome.code == 2 and "cat.zip is no file, or a link to nowhere" in outcome.err
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar", ".tgz", ".parquet"])
+def test_a_file_has_its_kind_by_the_name_that_was_given(suffix: str, tmp_path: Path):
+    members = [("cat/1.png", image_bytes()), ("dog/2.png", image_bytes(size=(9, 9)))]
+    files = {
+        ".zip": zip_bytes([(NamedInfo(name.encode()), data) for name, data in members]),
+        ".tar": tar_bytes(members),
+        ".tgz": packed(tar_bytes(members)),
+        ".parquet": parquet_bytes([data for _, data in members], ["cat", "dog"]),
+    }
+    write(tmp_path, {"blobs/3f2a": files[suffix]})
+    snapshot = tmp_path / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / f"test{suffix}").symlink_to("../../blobs/3f2a")
+    (tmp_path / "latest").symlink_to(f"snapshots/abc/test{suffix}")
+    for source in (snapshot / f"test{suffix}", tmp_path / "latest"):
+        listing = list_source(source, None)
+        reader = BlobReader()
+        assert listing.domains == (("test",) if suffix == ".parquet" else ("all",))
+        assert [reader.read(image.blob) for image in listing.images] == [data for _, data in members]
+
+
+def parquet_bytes(images: list[bytes], labels: list[str]) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.table({"image": pa.array(images, pa.binary()), "label": labels}), file)
+    return file.getvalue()

@@ -10,6 +10,7 @@ from pathlib import Path
 from fastclip.data.catalogue import DatasetCard, DomainCard, readable_name, same_name
 from fastclip.data.classes import ClassFinder
 from fastclip.data.shards.manifest import Rejected
+from fastclip.data.sources.archives import ARCHIVES
 from fastclip.data.sources.blobs import Blob
 from fastclip.data.sources.camera_traps import list_camera_traps
 from fastclip.data.sources.containers import BlobReader
@@ -34,8 +35,18 @@ def list_source(source: Path, card: DatasetCard | None) -> Listing:
     With a card, its domains and class order are taken, and any layout that copies of the dataset have. Raises
     `UserError` when there is no image, when layouts are mixed, or when folders contradict the card.
     """
-    source = source.resolve()  # archives are remembered by their paths
+    source = _with_suffix(source)
     return list_webdataset(source, card) or list_parquet(source, card) or list_images(source, card)
+
+
+def _with_suffix(source: Path) -> Path:
+    """The path of `source` from the root, by which archives are remembered: without links, but for those of a file.
+
+    The Hugging Face cache's files have their suffixes by links to files without any.
+    """
+    while source.is_file() and source.is_symlink() and not source.name.lower().endswith((".parquet", *ARCHIVES)):
+        source = source.parent / source.readlink()
+    return source.parent.resolve() / source.name if source.is_file() else source.resolve()
 
 
 def list_images(source: Path, card: DatasetCard | None) -> Listing:
