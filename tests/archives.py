@@ -130,7 +130,8 @@ def owners(random: Random) -> bytes:
 
 
 def times(random: Random) -> bytes:
-    return b"%011o %011o " % (random.randrange(1 << 32), random.randrange(1 << 32))
+    end = random.choice((b" ", b"\0"))  # GNU tar and star, npm
+    return b"%011o%s%011o%s" % (random.randrange(1 << 32), end, random.randrange(1 << 32), end)
 
 
 def pax_record(keyword: bytes, text: bytes) -> bytes:

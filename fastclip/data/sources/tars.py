@@ -234,10 +234,10 @@ def _bare(block: bytes) -> bytes:
 
 
 def _prefix(block: bytes) -> bytes:
-    """The field with the beginning of a long name, which only POSIX's headers have; star's is shorter."""
+    """The field with the start of a long name, which only POSIX's headers have; star and npm keep times in its end."""
     if block[257:262] != b"ustar" or block[262:263] == b" ":
         return b""
-    star = block[475:476] == b"\0" and re.fullmatch(rb"[0-7]{11} [0-7]{11} ", block[476:500])
+    star = block[475:476] == b"\0" and re.fullmatch(rb"[0-7 ]{10,11}[ \0]+[0-7 ]{10,11}[ \0]+", block[476:500])
     return block[345:476] if star else block[345:500]
 
 
