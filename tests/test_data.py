@@ -139,18 +139,11 @@ def test_writing_again_leaves_no_shard_of_an_earlier_run(tmp_path: Path):
     ]
 
 
-def test_a_link_that_leads_in_a_circle_and_a_name_that_is_not_utf8_are_refused(tmp_path: Path):
-    source = write(tmp_path / "in", {"photo/cat/1.png": image_bytes()})
-    write(tmp_path / "pool", {"dog/2.png": image_bytes(), "dog/3.png": image_bytes()})
-    (source / "photo" / "dog").symlink_to(tmp_path / "pool" / "dog")
-    assert len(list_source(source, None).images) == 3, "a link to elsewhere is a folder like any other"
-    (source / "photo" / "cat" / "loop").symlink_to(source)
-    with pytest.raises(UserError, match="loop links to a folder that holds it"):
-        list_source(source, None)
-    (source / "photo" / "cat" / "loop").unlink()
-    (source / "photo" / "cat" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path):
+    write(tmp_path, {"photo/cat/1.png": image_bytes()})
+    (tmp_path / "photo" / "cat" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
     with pytest.raises(UserError, match="not UTF-8"):
-        list_source(source, None)
+        list_source(tmp_path, None)
 
 
 BAD = {

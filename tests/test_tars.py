@@ -124,7 +124,21 @@ REFUSED = {
     "device": (header("a", type=tarfile.CHRTYPE) + END, "a device"),
     "pipe": (header("a", type=tarfile.FIFOTYPE) + END, "a pipe"),
     "sparse": (header("a", type=tarfile.GNUTYPE_SPARSE) + END, "a sparse file"),
-    "volume": (header("a", type=b"V") + END, "unknown type b'V'"),
+    "link in a circle": (
+        header("a", type=tarfile.SYMTYPE, linkname="b") + header("b", type=tarfile.SYMTYPE, linkname="a") + END,
+        "a symbolic link to 'b', which is no file of the archive",
+    ),
+    "link to a folder": (
+        header("a/", type=tarfile.DIRTYPE) + header("b", type=tarfile.SYMTYPE, linkname="a") + END,
+        "a symbolic link to 'a', which is no file",
+    ),
+    "volume": (header("a Volume 2", type=b"V") + END, "one volume of several"),
+    "rest of a volume": (header("a", 1, type=b"M") + bytes(512) + END, "the rest of a file of another volume"),
+    "rest by name": (extended(record("GNU.volume.offset=9")) + header("a") + END, "the rest of a file of another"),
+    "incremental": (header("a/", 4, type=b"D") + bytes(512) + END, "an incremental backup"),
+    "unknown": (header("a", type=b"Z") + END, "unknown type b'Z'"),
+    "sparse of Solaris": (extended(record("SUN.holesdata= 0 9")) + header("a") + END, "a sparse file"),
+    "sparse of star": (extended(record("SCHILY.realsize=9")) + header("a") + END, "a sparse file"),
     "huge": (header("a", 8 * 2**30 - 1) + END, "the end, where the rest of 'a'"),
     "2^63 - 1": (header("a", 2**63 - 1) + END, "the end, where the rest of 'a'"),
     "negative": (

@@ -122,6 +122,11 @@ def _check_layout(folder: Path, shards: Sequence[SourceShard]) -> None:
                 f"{shard.name} cannot be read in place: shards are called 0.tar, 1.tar … and are not packed.",
                 fix=f"Rename or unpack it, or write new shards: fastclip shard NAME --source {folder}",
             )
+        if len({member.offset for member in shard.members}) < len(shard.members):
+            raise UserError(
+                f"{shard.name} holds links, which many readers of shards pass over.",
+                fix=f"Write new shards: fastclip shard NAME --source {folder}",
+            )
         if path_name(unquote(shard.split)) != shard.split:
             raise UserError(
                 f"The folder {shard.split!r} cannot be read in place: names of domains are percent-encoded.",

@@ -20,7 +20,7 @@ UNREAD = {
 """Suffix in lower case → kind, for archives that are not read."""
 
 SPLIT = re.compile(
-    r"\.([zr]\d\d+|(zip|7z|rar|tar|tgz|gz)[._-](part)?[._-]?(\d{1,4}|[a-z]{2})?|part\d+\.(rar|zip|7z|tar|tgz|gz|exe))$"
+    r"\.([zr]\d\d+|(zip|7z|rar|tar|tgz|gz)[._-](part)?[._-]?(\d{1,4}|[a-f][a-y])?|part\d+\.(rar|zip|7z|tar|tgz|gz|exe))$"
 )
 """a.z01, a.zip.001, a.tar.aa, a.tar.gz.part-1, a.part1.rar; a.zip.part of an unfinished download."""
 

@@ -22,6 +22,6 @@ class Blob:
     mtime_ns: int = 0
     """When the container was last changed."""
     offset: int = 0
-    """tar: where its bytes begin, in the unpacked archive. parquet: its row."""
+    """tar: where its bytes begin, in the unpacked archive. zip: where its header does. parquet: its row."""
     member: str = ""
-    """zip: the member's name. parquet: the column."""
+    """parquet: the column."""

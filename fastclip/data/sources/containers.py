@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import lzma
-import zipfile
-import zlib
+import stat
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from fastclip.data.sources.blobs import MAX_BYTES, Blob
 from fastclip.data.sources.seek_indexes import open_seekable
 from fastclip.data.sources.tars import is_gzip
+from fastclip.data.sources.zips import ZipContainer
 
 
 class BlobReader:
@@ -27,6 +26,8 @@ class BlobReader:
         if blob.size > MAX_BYTES:
             raise ValueError(f"{blob.size:,} bytes, more than the {MAX_BYTES:,} that an image may have")
         if blob.kind == "file":
+            if not stat.S_ISREG(blob.container.stat().st_mode):
+                raise ValueError("a pipe, a socket or a device")  # whose bytes may never end
             data = blob.container.read_bytes()
         else:
             if blob.container not in self._open:
@@ -55,19 +56,7 @@ def _open(blob: Blob) -> _Container:
         from fastclip.data.sources.parquet import ParquetContainer  # loads pyarrow
 
         return ParquetContainer(blob.container)
-    return _Zip(blob.container) if blob.kind == "zip" else _Tar(blob.container)
-
-
-class _Zip:
-    def __init__(self, path: Path) -> None:
-        self._zip = zipfile.ZipFile(path)
-
-    def read(self, blob: Blob) -> bytes:
-        try:
-            with self._zip.open(blob.member) as member:
-                return member.read(blob.size + 1)  # never more than was listed, whatever the stream expands to
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, KeyError) as error:
-            raise ValueError(f"damaged in the archive: {error}") from error
+    return ZipContainer(blob.container) if blob.kind == "zip" else _Tar(blob.container)
 
 
 class _Tar:

@@ -10,7 +10,7 @@ from pathlib import Path
 from fastclip.data.catalogue import DatasetCard, DomainCard, readable_name, same_name
 from fastclip.data.classes import ClassFinder, one_form
 from fastclip.data.shards.manifest import Rejected
-from fastclip.data.sources.archives import unread_archive
+from fastclip.data.sources.archives import ARCHIVES, unread_archive
 from fastclip.data.sources.blobs import Blob
 from fastclip.data.sources.camera_traps import list_camera_traps
 from fastclip.data.sources.containers import BlobReader
@@ -42,7 +42,7 @@ def list_source(
     `layout` says what folders mean (see `fastclip.data.sources.readings`), and `split` which one of several is taken.
     Raises `UserError` when there is no image, when it can be read in two ways, or when folders contradict the card.
     """
-    source = source.resolve()  # archives are remembered by their paths
+    source = _with_suffix(source)
     listing = list_webdataset(source, card) or list_parquet(source, card)
     if listing is None:
         return list_images(source, card, layout=layout, split=split)
@@ -51,6 +51,16 @@ def list_source(
             f"{source} is read as {listing.layout}: there is no layout to choose.", fix="Leave out --layout."
         )
     return of_split(listing, split, str(source)) if split else listing
+
+
+def _with_suffix(source: Path) -> Path:
+    """The path of `source` from the root, by which archives are remembered: without links, but for those of a file.
+
+    The Hugging Face cache's files have their suffixes by links to files without any.
+    """
+    while source.is_file() and source.is_symlink() and not source.name.lower().endswith((".parquet", *ARCHIVES)):
+        source = source.parent / source.readlink()
+    return source.parent.resolve() / source.name if source.is_file() else source.resolve()
 
 
 def list_images(

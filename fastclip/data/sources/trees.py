@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
-import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from fastclip.data.images import sniff
+from fastclip.data.sources.archives import ARCHIVES
 from fastclip.data.sources.blobs import MAX_BYTES, Blob
 from fastclip.data.sources.containers import BlobReader
 from fastclip.data.sources.leftovers import is_text, leftover
-from fastclip.data.sources.tars import list_tar
-from fastclip.errors import IntegrityError, UserError
-
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+from fastclip.data.sources.members import list_members
+from fastclip.data.sources.walk import walk
+from fastclip.errors import UserError
 
 DECODED = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif")
 NETPBM = (".ppm", ".pgm", ".pbm", ".pnm", ".pam")
@@ -128,14 +126,14 @@ def list_tree(source: Path) -> Tree:
     Raises `UserError` or `IntegrityError` if something cannot be listed.
     """
     if source.is_file() and source.name.lower().endswith(ARCHIVES):
-        return Tree(_distinct(_members(source)), {}, source)
+        return Tree(dict(list_members(source, "")), {}, source)
     if not source.is_dir():
         raise UserError(
             f"{source} is not a folder or an archive.", fix="--source DIR, or a .zip, .tar, .tar.gz or .tgz file"
         )
-    loose = dict(_walk(source.resolve()))
+    loose = dict(walk(source.resolve()))
     names = sorted(path for path in loose if path.lower().endswith(ARCHIVES) and not leftover(path))
-    archives = {name: _distinct(_members(source.resolve() / name)) for name in names}
+    archives = {name: dict(list_members(source.resolve() / name, "")) for name in names}
     return Tree({path: blob for path, blob in loose.items() if path not in archives}, archives, source)
 
 
@@ -165,78 +163,3 @@ def _begins_as_image(blob: Blob, reader: BlobReader) -> bool:
         return sniff(reader.head(blob)) is not None
     except (OSError, ValueError):
         return False
-
-
-def _walk(source: Path) -> Iterator[tuple[str, Blob]]:
-    """Every file under `source`, through links too. Raises `UserError` for one that cannot be listed or named."""
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename} cannot be listed: {error.strerror}.", fix="Give yourself access to it.")
-
-    seen = {source}
-    for folder, subfolders, names in os.walk(source, followlinks=True, onerror=refuse):
-        here = Path(folder)
-        for name in subfolders:
-            target = (here / name).resolve() if (here / name).is_symlink() else here / name
-            if (here / name).is_symlink() and any(target == each or target in each.parents for each in seen):
-                raise UserError(
-                    f"{(here / name).relative_to(source)} links to a folder that holds it.",
-                    fix="Remove the link: it would repeat images.",
-                )
-            seen.add(target)
-        for name in names:
-            path = (here / name).relative_to(source).as_posix()
-            try:
-                path.encode()
-            except UnicodeEncodeError:
-                raise UserError(f"The name {path!r} is not UTF-8.", fix="Rename the file or folder.") from None
-            yield path, _file(here / name)
-
-
-def _file(path: Path) -> Blob:
-    try:
-        facts = path.stat()
-    except OSError:  # a link to nowhere: reading it will say so, and it is listed with that reason
-        return Blob("file", path, 0)
-    return Blob("file", path, facts.st_size, facts.st_mtime_ns)
-
-
-def _distinct(members: Iterable[tuple[str, Blob]]) -> dict[str, Blob]:
-    """The members of one archive. Raises `IntegrityError` if two have one path: a reader would take either."""
-    found: dict[str, Blob] = {}
-    for path, blob in members:
-        if path in found:
-            raise IntegrityError(f"{blob.container} holds {path!r} twice.", fix="Get the archive from its source.")
-        found[path] = blob
-    return found
-
-
-def _members(archive: Path) -> Iterator[tuple[str, Blob]]:
-    mtime_ns = archive.stat().st_mtime_ns
-    listed = _zip_members if archive.name.lower().endswith(".zip") else _tar_members
-    for name, blob in listed(archive, mtime_ns):
-        path = posixpath.normpath(name.replace("\\", "/"))
-        if path.startswith(("/", "../")):
-            raise UserError(
-                f"{archive} holds the path {name!r}, which leads out of it.", fix="Get the archive from its source."
-            )
-        yield path, blob
-
-
-def _zip_members(archive: Path, mtime_ns: int) -> Iterator[tuple[str, Blob]]:
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            members = [member for member in opened.infolist() if not member.is_dir()]
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:
-        raise IntegrityError(
-            f"{archive} is not a whole zip archive: {error}.", fix="Download it again; is it complete?"
-        ) from error
-    for member in members:
-        if member.flag_bits & 1:
-            raise UserError(f"{archive} is encrypted.", fix="Unpack it with its password, and give the folder.")
-        yield member.filename, Blob("zip", archive, member.file_size, mtime_ns, member=member.filename)
-
-
-def _tar_members(archive: Path, mtime_ns: int) -> Iterator[tuple[str, Blob]]:
-    for member in list_tar(archive):
-        yield member.name, Blob("tar", archive, member.size, mtime_ns, offset=member.offset)

@@ -1,0 +1,59 @@
+"""Lists an archive's members as files that lie where it lies."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from fastclip.data.sources.blobs import Blob
+from fastclip.data.sources.tars import list_tar
+from fastclip.data.sources.zips import list_zip
+from fastclip.errors import IntegrityError, UserError
+
+
+def list_members(archive: Path, folder: str) -> list[tuple[str, Blob]]:
+    """Path and blob of every file in `archive`, as if it were unpacked in `folder`.
+
+    Raises `UserError` for a path that leads out of it or can be read in two ways, `IntegrityError` if two members have
+    one path.
+    """
+    if not archive.is_file():
+        raise UserError(f"{archive} is no file, or a link to nowhere.", fix="Get it again, or remove it.")
+    named = list(_zip_members(archive) if archive.name.lower().endswith(".zip") else _tar_members(archive))
+    slashes = any("/" in name for name, _ in named)
+    found: dict[str, Blob] = {}
+    for name, blob in named:
+        path = posixpath.normpath(_with_slashes(archive, name, slashes))
+        if path.startswith(("/", "../")) or re.match("[A-Za-z]:/", path):
+            raise UserError(
+                f"{archive} holds the path {name!r}, which leads out of it.", fix="Get the archive from its source."
+            )
+        path = posixpath.join(folder, path)
+        if path in found:
+            raise IntegrityError(f"{archive} holds {path!r} twice.", fix="Get the archive from its source.")
+        found[path] = blob
+    return list(found.items())
+
+
+def _with_slashes(archive: Path, name: str, slashes: bool) -> str:
+    """The name with slashes between folders, for which programs on Windows write backslashes."""
+    if "\\" in name and slashes:
+        raise UserError(
+            f"{archive} holds {name!r} beside names with slashes: its backslash parts folders, or belongs to a name.",
+            fix="Unpack it yourself, and give the folder.",
+        )
+    return name.replace("\\", "/")
+
+
+def _zip_members(archive: Path) -> Iterator[tuple[str, Blob]]:
+    mtime_ns = archive.stat().st_mtime_ns
+    for name, info in list_zip(archive):
+        yield name, Blob("zip", archive, info.file_size, mtime_ns, offset=info.header_offset)
+
+
+def _tar_members(archive: Path) -> Iterator[tuple[str, Blob]]:
+    mtime_ns = archive.stat().st_mtime_ns
+    for member in list_tar(archive):
+        yield member.name, Blob("tar", archive, member.size, mtime_ns, offset=member.offset)
