@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -127,8 +128,12 @@ def readable_name(folder: str) -> str:
 
 
 def same_name(name: str) -> str:
-    """The letters and digits of a name in lower case: `Real World`, `real_world` and `RealWorld` are one domain."""
-    return "".join(char for char in name.casefold() if char.isalnum())
+    """The letters and digits of a name in lower case: `Real World`, `real_world` and `RealWorld` are one domain.
+
+    Marks are parts of letters, and stay: in Hindi they are its vowels.
+    """
+    text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    return "".join(char for char in text if char.isalnum() or unicodedata.category(char) in ("Mn", "Mc"))
 
 
 def find_card(name: str, shards: Location | None = None) -> DatasetCard | None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastclip.data.catalogue import DatasetCard, readable_name, same_name
 from fastclip.errors import UserError
+
+
+def one_form(name: str) -> str:
+    """`name` with one code for each letter (NFC): macOS writes `é` as two, and it is the same name."""
+    return unicodedata.normalize("NFC", name)
 
 
 class ClassFinder:
@@ -17,7 +23,7 @@ class ClassFinder:
         found: dict[str, set[int]] = {}
         for label, (folder, name) in enumerate(zip(card.classes, card.names, strict=True)):
             spellings = (folder, *card.aliases.get(folder, ()))
-            self._folders |= dict.fromkeys(spellings, label)
+            self._folders |= dict.fromkeys(map(one_form, spellings), label)
             for spelling in (name, *spellings):
                 found.setdefault(same_name(spelling), set()).add(label)
         self._names = {spelling: labels.pop() for spelling, labels in found.items() if len(labels) == 1}
@@ -28,7 +34,7 @@ class ClassFinder:
 
     def of_folder(self, folder: str) -> int | None:
         """As `of_name`, but a folder that is spelt as on the card is that class, whatever else goes by this name."""
-        label = self._folders.get(folder)
+        label = self._folders.get(one_form(folder))
         return label if label is not None else self.of_name(folder)
 
 
@@ -45,11 +51,9 @@ class Classes:
     def make(cls, listed: Sequence[str], card: DatasetCard | None, where: str) -> Classes:
         """The card's classes by name; without a card the listed ones. Raises `UserError` for a name without a class."""
         if card is None:
-            folders = tuple(name.replace("/", "_") for name in listed)
-            if len(set(folders)) != len(folders):
-                name = next(name for name, folder in zip(listed, folders, strict=True) if folders.count(folder) > 1)
-                raise UserError(f"{where} has two classes that differ in a slash: {name!r}.", fix="Rename one.")
-            return cls(folders, tuple(map(readable_name, listed)), tuple(range(len(listed))))
+            return cls(_folders(listed), tuple(map(readable_name, listed)), tuple(range(len(listed))))
+        if tuple(map(readable_name, listed)) == card.names:  # then two classes may share a name
+            return cls(card.classes, card.names, tuple(range(len(listed))))
         finder = ClassFinder(card)
         labels: list[int] = []
         taken: dict[int, str] = {}
@@ -60,10 +64,24 @@ class Classes:
                     f"{where} has the class {name!r}, which is none of {card.title}.",
                     fix="Shard under another NAME to take the classes as they are.",
                 )
-            if taken.setdefault(label, name) != name:
+            if label in taken:
                 raise UserError(f"{where} has two names of one class: {taken[label]!r}, {name!r}.", fix="Remove one.")
+            taken[label] = name
             labels.append(label)
         return cls(card.classes, card.names, tuple(labels))
+
+
+def _folders(listed: Sequence[str]) -> tuple[str, ...]:
+    """A folder's name for each listed class: its own, or with a number where another class has it."""
+    folders: dict[str, None] = {}
+    for name in listed:
+        plain = name.replace("/", "_")
+        number = 2
+        folder = plain
+        while folder in folders or (folder != plain and folder in listed):
+            folder, number = f"{plain} ({number})", number + 1
+        folders[folder] = None
+    return tuple(folders)
 
 
 def class_path(folder: str, member: str) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastclip.data.shards.manifest import Rejected
 from fastclip.data.sources.blobs import Blob
+from fastclip.errors import UserError
 
 ONLY_DOMAIN = "all"
 """The name of the one domain of a source without domain folders."""
@@ -44,6 +45,21 @@ class Listing:
     """How images were chosen when the source was made: `full` for every source but our own shards."""
     rejected: tuple[Rejected, ...] = ()
     """Files that go into no shard: no images, or images that are known to be unusable before they are read."""
+
+
+def checked(listing: Listing) -> Listing:
+    """The listing itself. Raises `UserError` if it has one class in all."""
+    check_classes(listing.classes)
+    return listing
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Raise `UserError` for one class in all: every answer would be right."""
+    if len(classes) < 2:
+        raise UserError(
+            f"The source has one class in all, {', '.join(classes)}: every backbone would score 100 %.",
+            fix="Are the class folders a level deeper or higher? Give the whole set, or a card (shards/README.md).",
+        )
 
 
 def other_files(source: Path, used: Collection[Path], reason: str) -> list[Rejected]:
