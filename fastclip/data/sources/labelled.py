@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fastclip.data.catalogue import DatasetCard
-from fastclip.data.classes import one_form
+from fastclip.data.classes import check_numbers, one_form
 from fastclip.data.shards.manifest import CLASS_NAMES, SHARD_COUNT, Rejected
 from fastclip.data.sources.pieces import check_whole, group_names, grouped
 from fastclip.data.sources.samples import Sample, SourceShard, other_members, read_samples
 from fastclip.errors import UserError
-
-HEADERS = frozenset(
-    (
-        *("class", "classes", "classname", "classnames", "name", "names", "label", "labels"),
-        *("category", "categories", "index", "id", "idx"),
-    )
-)
-"""The words of a first line in a class list that is no class."""
 
 
 @dataclass(frozen=True)
@@ -194,25 +186,3 @@ def _class_number(sample: Sample, numbers: Mapping[str, Sequence[int]], classes:
             fix="Add the class, or correct the label." if not found else "Label the images by numbers.",
         )
     return found[0]
-
-
-def check_numbers(names: Sequence[str], used: Collection[int], card: DatasetCard | None, where: str) -> None:
-    """Raise `UserError` if the labels that are `used` look shifted against the listed `names`.
-
-    They begin at 1, or the list begins with a header. With a card, the classes are what it says.
-    """
-    unused = [label for label in range(len(names)) if label not in used]
-    if card or not unused:
-        return
-    if unused == [0]:
-        raise UserError(
-            f"No label is 0, all from 1 to {len(names) - 1} are used: labels seem to begin at 1, where {where} begins "
-            f"at 0 ({names[0]}).",
-            fix=f"Correct the labels; or, if {names[0]} has no image, list the classes in a card (shards/README.md).",
-        )
-    if set(re.findall(r"[^\W\d_]+", names[0].casefold())) <= HEADERS:
-        raise UserError(
-            f"{where} begins with {names[0]!r}, which reads as a header, and {names[unused[0]]!r} has no image: labels "
-            "seem to be shifted by a line.",
-            fix=f"Remove the line {names[0]!r}; or, if it is a class, list the classes in a card (shards/README.md).",
-        )

@@ -71,7 +71,13 @@ def list_webdataset(source: Path, card: DatasetCard | None) -> Listing | None:
         for shard, split, samples, numbers in zip(
             shards, labelled.splits, labelled.samples, labelled.labels, strict=True
         )
+        if split in domain_of
         for sample, number in zip(samples, numbers, strict=True)
+    ]
+    unasked = [
+        Rejected(path=shard.name, reason=f"its split {split!r} is not asked for")
+        for shard, split in zip(shards, labelled.splits, strict=True)
+        if split in used and split not in domain_of
     ]
     domains = _in_card_order(set(domain_of.values()), card)
     others = other_files(source, {shard.path for shard in shards}, "not a shard")
@@ -82,7 +88,7 @@ def list_webdataset(source: Path, card: DatasetCard | None) -> Listing | None:
             names=found.names,
             domains=domains,
             images=in_order(with_distinct_paths(images), domains),
-            rejected=(*labelled.rejected, *(row for row in others if not _beside_shards(row.path))),
+            rejected=(*unasked, *labelled.rejected, *(row for row in others if not _beside_shards(row.path))),
         )
     )
     if card is None and not labelled.listed:
