@@ -8,16 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastclip.data.catalogue import DatasetCard, DomainCard, readable_name, same_name
-from fastclip.data.classes import ClassFinder
+from fastclip.data.classes import ClassFinder, one_form
 from fastclip.data.shards.manifest import Rejected
 from fastclip.data.sources.blobs import Blob
 from fastclip.data.sources.camera_traps import list_camera_traps
 from fastclip.data.sources.containers import BlobReader
 from fastclip.data.sources.listing import ONLY_DOMAIN, Listing, SourceImage, in_order, with_distinct_paths
 from fastclip.data.sources.parquet import list_parquet
+from fastclip.data.sources.samples import check_no_labels
 from fastclip.data.sources.split_lists import find_split_lists, read_split_lists
 from fastclip.data.sources.trees import is_image, list_tree
 from fastclip.data.sources.webdataset import list_webdataset
+from fastclip.data.twins import check_twins
 from fastclip.errors import UserError
 from fastclip.files import digest
 
@@ -43,8 +45,11 @@ def list_images(source: Path, card: DatasetCard | None) -> Listing:
     files = list_tree(source)
     if not any(map(is_image, files)):
         raise UserError(f"{source} holds no images.", fix="Expected DOMAIN/CLASS/IMAGE or CLASS/IMAGE under --source.")
+    check_no_labels(files)
     if card is None:
-        return _plain_tree(source, files)
+        listing = _plain_tree(source, files)
+        check_twins(listing)
+        return listing
     return _Copy(source, files, card).listing() or list_camera_traps(files, card) or _no_domain(source, card)
 
 
@@ -66,7 +71,8 @@ def _plain_tree(source: Path, files: Mapping[str, Blob]) -> Listing:
             f"{source} mixes layouts: {shallow[0]}" + (f" lies beside {deep[0]}." if deep else " has no class folder."),
             fix="Move the odd ones away, so that every image is DOMAIN/CLASS/IMAGE, or every one CLASS/IMAGE.",
         )
-    placed = [path.split("/", 2) if deep else [ONLY_DOMAIN, *path.split("/", 1)] for path in images]
+    split = [path.split("/", 2) if deep else [ONLY_DOMAIN, *path.split("/", 1)] for path in images]
+    placed = [(one_form(domain), one_form(class_folder), rest) for domain, class_folder, rest in split]
     classes = sorted({class_folder for _, class_folder, _ in placed})
     if all(folder.casefold() in WRAPPERS for folder in classes):
         raise UserError(
@@ -84,7 +90,7 @@ def _plain_tree(source: Path, files: Mapping[str, Blob]) -> Listing:
         classes=tuple(classes),
         names=tuple(map(readable_name, classes)),
         domains=tuple(domains),
-        images=in_order(found, domains),
+        images=in_order(with_distinct_paths(found), domains),
         rejected=tuple(
             Rejected(path=path, reason="not an image in a class folder") for path in sorted(files.keys() - set(images))
         ),
