@@ -473,7 +473,11 @@ INCOMPLETE: dict[str, tuple[str, Make, str]] = {
     ),
     "damaged annotations": ("terraincognita", damaged_annotations, r"3\.json is not JSON"),
     "two sizes": ("terraincognita", images_twice, "is there twice: "),
-    "one of two Parquet files": ("imagenet-r", parquet_of("test-00000-of-00002"), "holds 1 of the 2 files test-"),
+    "one of two Parquet files": (
+        "imagenet-r",
+        parquet_of("test-00000-of-00002"),
+        "lacks test-00001-of",
+    ),
 }
 
 

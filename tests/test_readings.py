@@ -139,7 +139,11 @@ REFUSED: dict[str, tuple[Mapping[str, bytes], str, str]] = {
         "--layout path",
     ),
     "an archive that is not read": (images_in(*THREE) | {"more.rar": b"Rar!"}, r"more\.rar, an archive", "Unpack it"),
-    "labels in .cls files": (images_in(*THREE) | {"star/0.cls": b"1"}, "labels in files such as star/0.cls", "shards"),
+    "labels in .cls files": (
+        images_in(*THREE) | {"star/0.cls": b"1"},
+        "star/0.png has its label beside it",
+        "Put such pairs",
+    ),
 }
 
 

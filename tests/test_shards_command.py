@@ -267,7 +267,7 @@ def test_every_image_of_foreign_shards_is_embedded_or_named_as_unreadable(tmp_pa
     whole = file.getvalue()
     images = {"a": whole, "cut": whole[:-200], "page": b"<html>", "gif": image_bytes("GIF", mode="P"), "z": b""}
     images |= {"bomb": image_bytes(size=(8200, 8200), mode="1"), "deep": image_bytes(mode="I;16")}
-    members = [(f"{key}.{ext}", data) for key, image in images.items() for ext, data in (("jpg", image), ("cls", b"1"))]
+    members = [(f"{key}.{ext}", data) for key, image in images.items() for ext, data in (("jpg", image), ("cls", b"0"))]
     folder = tmp_path / "shards" / "bad"
     write_shard(folder / "test" / "0.tar", members)
     (folder / "classnames.txt").write_text("circle\nsquare\n")
@@ -290,7 +290,7 @@ PAIR = [("a.png", image_bytes()), ("a.cls", b"0")]
     [
         ({"test/0.tar": []}, "holds no WebDataset shards"),
         ({}, "holds no WebDataset shards"),
-        ({"0.tar": PAIR}, "holds no WebDataset shards"),
+        ({"0.tar": PAIR}, "cannot be read in place: they are called SPLIT/0.tar"),
         ({"test/part-0.tar": PAIR}, "cannot be read in place"),
         ({"test/0.tar.gz": PAIR}, "cannot be read in place"),
         ({"test set/0.tar": PAIR}, "names of domains are percent-encoded"),

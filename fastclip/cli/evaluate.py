@@ -69,6 +69,9 @@ def evaluate(
     setup = resolve(options)
     if dry_run:
         return _print_forecast(setup)
+    if setup.process.reports:
+        for line in _twins(setup):
+            messages.print(line, soft_wrap=True)
     for _ in range(2):  # once more if a part was damaged: it is moved aside, and made again
         failures: list[FastclipError] = []
         if setup.units:
@@ -100,6 +103,24 @@ def evaluate(
 
 
 command = takes_eval_options(evaluate)
+
+
+def _twins(setup: Setup) -> list[str]:
+    """For each dataset, the classes that prompts cannot tell apart, by any of the prompt sets."""
+    from fastclip.data.twins import twins, twins_line
+
+    lines = []
+    for manifest in (target.manifest for target in setup.targets):
+        rows = list(zip(manifest.classes, manifest.names, strict=True))
+        groups = {
+            group
+            for prompts in setup.prompts
+            # The first prompt is enough: templates differ around the name, which is the same or not in all of them.
+            for group in twins([prompts.prompts(*row)[0] for row in rows])
+        }
+        if groups:
+            lines.append(f"{manifest.dataset}: {twins_line(manifest.names, sorted(groups))}")
+    return lines
 
 
 def _print_forecast(setup: Setup) -> None:

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 from fastclip.errors import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from fastclip.data.catalogue import DatasetCard
-    from fastclip.data.shards.manifest import Manifest
+    from fastclip.data.shards.manifest import Manifest, Rejected
     from fastclip.data.shards.writer import Written
     from fastclip.data.sources.listing import Listing
 
+SHOWN_CLASSES = 8
+"""Classes without an image that are named."""
 SHOWN_REJECTED = 5
 """Unreadable images that are named, and reasons of other files."""
 
@@ -30,6 +34,8 @@ def print_summary(written: Written, listing: Listing, card: DatasetCard | None, 
     if card is None:
         console.print(classes_line(manifest.classes))
     _print_domains(console, manifest)
+    for line in class_lines(manifest, written.rejected):
+        console.print(line, soft_wrap=True)
     for line in variant_lines(written, card):
         _print_variant_line(console, printable(line))
     _print_duplicates(console, written)
@@ -44,6 +50,19 @@ def _print_domains(console: Console, manifest: Manifest) -> None:
         numbers = [len(manifest.shards_of(domain.name)), domain.images, domain.unreadable]
         table.add_row(domain.name, *(f"{number:,}" for number in numbers), domain.fingerprint[:16])
     console.print(table)
+
+
+def class_lines(manifest: Manifest, rejected: Sequence[Rejected]) -> list[str]:
+    """Which classes have no image in any domain, and which ones CLIP cannot tell apart."""
+    from fastclip.data.twins import twins, twins_line
+
+    used = {row.label for row in rejected}
+    used |= {label for domain in manifest.domains for label, images in enumerate(domain.class_images) if images}
+    empty = [name for label, name in enumerate(manifest.names) if label not in used]
+    more = ", …" if len(empty) > SHOWN_CLASSES else ""
+    count = "1 class" if len(empty) == 1 else f"{len(empty):,} classes"
+    lines = [f"No image of {count}: {printable(', '.join(empty[:SHOWN_CLASSES]))}{more}."] if empty else []
+    return [*lines, *([twins_line(manifest.names, groups)] if (groups := twins(manifest.names)) else [])]
 
 
 def variant_lines(written: Written, card: DatasetCard | None) -> list[str]:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from fastclip.data.catalogue import DatasetCard, readable_name, same_name
 from fastclip.errors import UserError
+
+HEADERS = frozenset(
+    (
+        *("class", "classes", "classname", "classnames", "name", "names", "label", "labels"),
+        *("category", "categories", "index", "id", "idx"),
+    )
+)
+"""The words of a first line in a class list that is no class."""
 
 
 def one_form(name: str) -> str:
@@ -87,3 +96,25 @@ def _folders(listed: Sequence[str]) -> tuple[str, ...]:
 def class_path(folder: str, member: str) -> str:
     """CLASS/FILE of an archive's member: the folders in its name keep files of one name apart."""
     return member if member.startswith(f"{folder}/") else f"{folder}/{member}"
+
+
+def check_numbers(names: Sequence[str], used: Collection[int], card: DatasetCard | None, where: str) -> None:
+    """Raise `UserError` if the labels that are `used` look shifted against the listed `names`.
+
+    They begin at 1, or the list begins with a header. With a card, the classes are what it says.
+    """
+    unused = [label for label in range(len(names)) if label not in used]
+    if card or not unused:
+        return
+    if unused == [0]:
+        raise UserError(
+            f"No label is 0, all from 1 to {len(names) - 1} are used: labels seem to begin at 1, where {where} begins "
+            f"at 0 ({names[0]}).",
+            fix=f"Correct the labels; or, if {names[0]} has no image, list the classes in a card (shards/README.md).",
+        )
+    if set(re.findall(r"[^\W\d_]+", names[0].casefold())) <= HEADERS:
+        raise UserError(
+            f"{where} begins with {names[0]!r}, which reads as a header, and {names[unused[0]]!r} has no image: labels "
+            "seem to be shifted by a line.",
+            fix=f"Remove the line {names[0]!r}; or, if it is a class, list the classes in a card (shards/README.md).",
+        )

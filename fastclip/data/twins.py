@@ -23,7 +23,7 @@ SHOWN_TWINS = 5
 @cache
 def _words() -> Any:
     """The pattern by which CLIP's tokenizer cuts a text into words; blanks between them leave no trace."""
-    import regex  # Python's own `re` knows no \p{L}
+    import regex  # type: ignore[import-untyped]  # Python's own `re` knows no \p{L}
 
     pattern = r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
     return regex.compile(pattern, regex.IGNORECASE)
@@ -65,7 +65,9 @@ def check_twins(listing: Listing) -> None:
     Twins that share a domain are two classes. Twins that never do are one class, spelt in two ways.
     """
     domains: dict[int, set[str]] = {}
-    for row in (*listing.images, *listing.rejected):
+    for image in listing.images:
+        domains.setdefault(image.label, set()).add(image.domain)
+    for row in listing.rejected:
         if row.label is not None and row.domain is not None:
             domains.setdefault(row.label, set()).add(row.domain)
     for group in twins(listing.names):

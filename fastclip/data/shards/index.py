@@ -18,8 +18,9 @@ from fastclip.data.images import read_header
 from fastclip.data.shards.manifest import MANIFEST, ImageRecord, Manifest, Rejected, Shard, json_lines, path_name
 from fastclip.data.shards.publish import make_manifest, shard_row, write_beside_shards
 from fastclip.data.sources.labelled import LabelledShards, read_labelled
+from fastclip.data.sources.listing import check_classes
 from fastclip.data.sources.protocols import FULL
-from fastclip.data.sources.samples import Sample, SourceShard, find_shards, other_members, pairs
+from fastclip.data.sources.samples import Sample, SourceShard, find_shards, pairs
 from fastclip.data.sources.tars import is_gzip
 from fastclip.errors import IntegrityError, UserError
 from fastclip.files import digest
@@ -54,9 +55,10 @@ def plan_index(folder: Path, card: DatasetCard | None, *, overwrite: bool = Fals
     Raises `UserError` for what does not fit together, `IntegrityError` for damaged tars.
     """
     _check_folder(folder, overwrite)
-    shards = [shard for shard in find_shards(folder) if shard.split]
+    shards = find_shards(folder)
     _check_layout(folder, shards)
-    labelled = read_labelled(folder, shards)
+    labelled = read_labelled(folder, shards, card)
+    check_classes(labelled.names)
     return IndexPlan(folder, labelled, _classes_in_order(labelled.names, card, folder))
 
 
@@ -69,10 +71,12 @@ def write_index(
     counts as unreadable. `fastclip eval` finds and counts those that do not decode. Raises `UserError` for a shard
     without a usable image.
     """
+    found = zip(plan.labelled.shards, plan.labelled.samples, plan.labelled.labels, strict=True)
+    labelled = [row for row in found if row[1]]
     with ThreadPoolExecutor(workers) as pool:
         index = partial(_index_shard, plan.classes, on_image)
-        indexed = list(pool.map(index, plan.labelled.shards, plan.labelled.samples, plan.labelled.labels))
-    rejected = [*(row for each in indexed for row in each.rejected), *other_members(plan.labelled.shards)]
+        indexed = list(pool.map(index, *zip(*labelled, strict=True)))
+    rejected = [*(row for each in indexed for row in each.rejected), *plan.labelled.rejected]
     records: dict[str, list[ImageRecord]] = {}
     for each in indexed:
         records.setdefault(each.shard.domain, []).extend(each.records)
@@ -117,9 +121,9 @@ def _check_layout(folder: Path, shards: Sequence[SourceShard]) -> None:
             fix=f"Other layouts are read by: fastclip shard {folder.name} --source {folder}",
         )
     for shard in shards:
-        if not re.fullmatch(r"[0-9]+\.tar", shard.path.name) or is_gzip(shard.path):
+        if not re.fullmatch(r"[^/]+/[0-9]+\.tar", shard.name) or is_gzip(shard.path):
             raise UserError(
-                f"{shard.name} cannot be read in place: shards are called 0.tar, 1.tar … and are not packed.",
+                f"{shard.name} cannot be read in place: they are called SPLIT/0.tar, SPLIT/1.tar … and are not packed.",
                 fix=f"Rename or unpack it, or write new shards: fastclip shard NAME --source {folder}",
             )
         if len({member.offset for member in shard.members}) < len(shard.members):
@@ -127,10 +131,11 @@ def _check_layout(folder: Path, shards: Sequence[SourceShard]) -> None:
                 f"{shard.name} holds links, which many readers of shards pass over.",
                 fix=f"Write new shards: fastclip shard NAME --source {folder}",
             )
-        if path_name(unquote(shard.split)) != shard.split:
+        split = shard.path.parent.name
+        if path_name(unquote(split)) != split:
             raise UserError(
-                f"The folder {shard.split!r} cannot be read in place: names of domains are percent-encoded.",
-                fix=f"Rename it to {path_name(shard.split)!r}.",
+                f"The folder {split!r} cannot be read in place: names of domains are percent-encoded.",
+                fix=f"Rename it to {path_name(split)!r}.",
             )
 
 
@@ -153,7 +158,7 @@ def _index_shard(
     labels: Sequence[int],
 ) -> _IndexedShard:
     """The rows and the digest of one shard, and its images without a usable header."""
-    domain = unquote(shard.split)
+    domain = unquote(shard.path.parent.name)
     records, rejected = [], []
     with shard.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         for (key, image, _), label in zip(samples, labels, strict=True):

@@ -19,6 +19,7 @@ from fastclip.data.sources.listing import Listing, SourceImage, in_order, of_spl
 from fastclip.data.sources.parquet import list_parquet
 from fastclip.data.sources.pieces import check_whole, grouped, pieces
 from fastclip.data.sources.readings import Reading, read_tree
+from fastclip.data.sources.samples import check_no_labels
 from fastclip.data.sources.split_lists import find_split_lists, read_split_lists
 from fastclip.data.sources.trees import Tree, find_images, list_tree
 from fastclip.data.sources.webdataset import list_webdataset
@@ -103,11 +104,7 @@ def _images(tree: Tree, files: Mapping[str, Blob]) -> list[str]:
         raise UserError(
             f"{tree.source} holds no images.", fix="Expected DOMAIN/CLASS/IMAGE or CLASS/IMAGE under --source."
         )
-    if labels := next((path for path in files if path.endswith(".cls") and not leftover(path)), None):
-        raise UserError(
-            f"{tree.source} holds labels in files such as {labels}, but no WebDataset shards that can be read.",
-            fix="Give the folder of the shards (SPLIT/0.tar), or make a folder for each class.",
-        )
+    check_no_labels(files)
     return images
 
 

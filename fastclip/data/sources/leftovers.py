@@ -63,6 +63,11 @@ def _of_folder(folder: str) -> str | None:
 NO_IMAGE = "no image, and in no class folder"
 
 
+def known_reason(path: str) -> str | None:
+    """The rule that knows the name of a file that is no image; None if none does."""
+    return leftover(path) or ("a text, a table or a program" if is_text(path) else None)
+
+
 def reason_of(path: str) -> str:
     """Why a file that is no image is in no shard: the rule that knows its name, or that none does."""
-    return leftover(path) or ("a text, a table or a program" if is_text(path) else NO_IMAGE)
+    return known_reason(path) or NO_IMAGE

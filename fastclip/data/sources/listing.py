@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastclip.data.shards.manifest import Rejected
 from fastclip.data.sources.blobs import Blob
+from fastclip.data.sources.leftovers import known_reason
 from fastclip.data.sources.splits import is_split
 from fastclip.errors import UserError
 
@@ -64,11 +65,30 @@ def of_split(listing: Listing, split: str, where: str) -> Listing:
     )
 
 
+def checked(listing: Listing) -> Listing:
+    """The listing itself. Raises `UserError` if it has one class in all."""
+    check_classes(listing.classes)
+    return listing
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Raise `UserError` for one class in all: every answer would be right."""
+    if len(classes) < 2:
+        raise UserError(
+            f"The source has one class in all, {', '.join(classes)}: every backbone would score 100 %.",
+            fix="Are the class folders a level deeper or higher? Give the whole set, or a card (shards/README.md).",
+        )
+
+
 def other_files(source: Path, used: Collection[Path], reason: str) -> list[Rejected]:
-    """Every file below the folder `source` that is not `used`; none if `source` is a file itself."""
+    """Every file below the folder `source` that is not `used`, by the rule that knows its name, or else `reason`.
+
+    There are none if `source` is a file itself.
+    """
     paths = sorted(source.rglob("*")) if source.is_dir() else []
     others = [path for path in paths if path.is_file() and path not in used]
-    return [Rejected(path=path.relative_to(source).as_posix(), reason=reason) for path in others]
+    names = [path.relative_to(source).as_posix() for path in others]
+    return [Rejected(path=name, reason=known_reason(name) or reason) for name in names]
 
 
 def in_order(images: Iterable[SourceImage], domains: Iterable[str]) -> tuple[SourceImage, ...]:

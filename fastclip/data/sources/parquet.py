@@ -1,10 +1,9 @@
-"""Hugging Face `datasets` as Parquet files on disk: a column of images, one of labels, maybe one of domains."""
+"""Hugging Face `datasets` and other tables as Parquet: a column of images, one of labels, maybe one of domains."""
 
 from __future__ import annotations
 
 import json
 import posixpath
-import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,86 +13,106 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import pyarrow.types as pt
 
 from fastclip.data.catalogue import DatasetCard, same_name
-from fastclip.data.classes import Classes
+from fastclip.data.classes import Classes, check_numbers, one_form
 from fastclip.data.shards.manifest import Rejected
 from fastclip.data.sources.blobs import Blob
-from fastclip.data.sources.listing import Listing, SourceImage, other_files, with_distinct_paths
+from fastclip.data.sources.listing import Listing, SourceImage, checked, other_files, with_distinct_paths
+from fastclip.data.sources.pieces import Piece, check_whole, find_files, group_names, grouped, pieces
+from fastclip.data.twins import check_twins
 from fastclip.errors import IntegrityError, UserError
 
-LABELS = ("label", "labels", "class", "category", "fine_label", "wnid", "class_name")
+LABELS = ("label", "labels", "class", "category", "fine_label", "coarse_label", "class_name", "wnid")
 DOMAINS = ("domain", "domains", "style", "environment")
-NUMBERED = re.compile(r"-\d+-of-(?P<count>\d+)(-[0-9a-f]{16})?$")
-"""How the files of one split are told apart in their names."""
 
 
 def list_parquet(source: Path, card: DatasetCard | None) -> Listing | None:
     """The images in the Parquet files of `source`, in the order of files and rows; None if there are no such files.
 
-    Classes are the label column's names (`ClassLabel`), or its texts. Domains are the domain column's; without one,
-    each split (`clipart-00000-of-00002.parquet`) is a domain.
+    Classes are the label column's names (`ClassLabel`), or its texts. Domains are the domain column's. Without one,
+    each split (`clipart-00000-of-00002.parquet`) is a domain, and so is each split of each configuration
+    (`CONFIGURATION/train/0000.parquet`).
     """
-    paths = [source] if source.suffix == ".parquet" else sorted(source.rglob("*.parquet")) if source.is_dir() else []
+    paths = find_files(source, (".parquet",))
     if not paths:
         return None
-    tables = [_Table.open(path, source) for path in paths]
-    _check_numbers(tables, source)
-    names = _agree([table.label_names for table in tables], source)
+    tables = _tables(source, paths)
+    column = _label_column(tables, card)
+    names, listed = _class_names(tables, column, source)
     found = Classes.make(names, card, str(source))
-    number_of = {name: number for number, name in enumerate(names)}
     splits = sorted({table.split for table in tables})
+    alone = len({table.configuration for table in tables}) == len(splits)
     only = card.only_domain(splits) if card and len(card.domains) == 1 else None
+    domain_of = card.domain_of if card else {}
     images: list[SourceImage] = []
+    used: set[int] = set()
     rejected = other_files(source, set(paths), "not a Parquet file")
     for table in tables:
-        for row, size, file, class_name, spelling in table.rows():
+        for row, size, file, number, spelling in table.rows(column, names):
             at = f"{table.name}#{row}"
             domain: str | None = spelling
             if card:
-                domain = card.domains[0].name if only == spelling else card.domain_of.get(same_name(spelling))
-            label = found.labels[number_of[class_name]] if class_name is not None else None
-            if not domain or label is None:
+                domain = card.domains[0].name if only == spelling else domain_of.get(same_name(spelling))
+                if alone and not domain:  # a configuration for each domain
+                    domain = domain_of.get(same_name(posixpath.basename(table.configuration)))
+            label = found.labels[number] if number is not None else None
+            if not domain or label is None or number is None:
                 reason = "a row without a label" if label is None else f"its domain {spelling!r} is not asked for"
                 rejected.append(Rejected(path=at, reason=reason))
-            elif size is None:
+                continue
+            used.add(number)
+            if size is None:
                 rejected.append(Rejected(path=at, reason="a row without an image", domain=domain, label=label))
-            else:
-                # Rows may have no names; the row's number keeps such images apart.
-                folder = found.classes[label]
-                path = f"{folder}/{posixpath.basename(file)}" if file else f"{folder}/{at}"
-                blob = Blob("parquet", table.path, size, table.mtime_ns, row, table.image_column)
-                images.append(SourceImage(domain, label, path, at, blob))
+                continue
+            # Rows may have no names; the row's number keeps such images apart.
+            folder = found.classes[label]
+            path = f"{folder}/{posixpath.basename(file)}" if file else f"{folder}/{at}"
+            blob = Blob("parquet", table.path, size, table.mtime_ns, row, table.image_column)
+            images.append(SourceImage(domain, label, path, at, blob))
     present = {image.domain for image in images}
     domains = [d.name for d in card.domains if d.name in present] if card else sorted(present)
     if not images:
         raise UserError(
-            f"No row of {source} is an image of a domain that is asked for ({rejected[-1].reason}).",
-            fix="Shard under another NAME to take the domains as they are.",
+            f"No row of {source} is an image of a domain that is asked for "
+            f"({rejected[-1].reason if rejected else 'there is no row'}).",
+            fix="Get the split that has labels; or shard under another NAME to take the domains as they are.",
         )
+    if listed:
+        check_numbers(names, used, card, f"the list of classes of {column!r}")
     order = {domain: index for index, domain in enumerate(domains)}
     images.sort(key=lambda image: order[image.domain])  # stable: rows stay in order, row groups are read once
-    return Listing(
-        layout="Parquet files",
-        classes=found.classes,
-        names=found.names,
-        domains=tuple(domains),
-        images=tuple(with_distinct_paths(images)),
-        rejected=tuple(rejected),
+    listing = checked(
+        Listing(
+            layout="Parquet files",
+            classes=found.classes,
+            names=found.names,
+            domains=tuple(domains),
+            images=tuple(with_distinct_paths(images)),
+            rejected=tuple(rejected),
+        )
     )
+    if card is None and not listed:
+        check_twins(listing)
+    return listing
 
 
-def _check_numbers(tables: Sequence[_Table], source: Path) -> None:
-    """Raise `UserError` if files called NAME-00000-of-00003 are not all there."""
-    for table in tables:
-        if match := NUMBERED.search(table.path.stem):
-            stem, count = table.path.stem[: match.start()], int(match["count"])
-            siblings = [t for t in tables if t.path.parent == table.path.parent and t.path.stem.startswith(f"{stem}-")]
-            if len(siblings) != count:
-                raise UserError(
-                    f"{source} holds {len(siblings):,} of the {count:,} files {stem}-*-of-{match['count']}.parquet.",
-                    fix="Get the others: a part of a dataset gives other numbers than the whole.",
-                )
+def _tables(source: Path, paths: Sequence[Path]) -> list[_Table]:
+    """The tables at `paths`. Raises `UserError` if one is missing, or if sets that must not be mixed are."""
+    found = pieces(source, paths)
+    groups = grouped(found)
+    for group in groups:
+        check_whole(group)
+    splits = group_names(groups, by_file=True)
+    tables = [_Table.open(piece, source, splits[piece.group]) for piece in found]
+    configurations = sorted({table.configuration for table in tables})
+    if len(configurations) > 1 and any(table.domain_column for table in tables):
+        raise UserError(
+            f"{source} holds several configurations ({', '.join(configurations)}), and each has all domains.",
+            fix="Point --source at one of them: their images may be the same.",
+        )
+    return tables
 
 
 @dataclass(frozen=True)
@@ -103,109 +122,268 @@ class _Table:
     path: Path
     name: str
     mtime_ns: int
+    schema: pa.Schema
+    features: Mapping[str, Any]
+    """What `datasets` says of the columns."""
     image_column: str
-    label_column: str
     domain_column: str | None
     split: str
-    """The split that its name or folder gives: `train` for `train-00000-of-00002.parquet` and `train/0000.parquet`."""
-    features: Mapping[str, Any]
+    """The domain of its rows where no column names it."""
+    configuration: str
+    """The folders above the split."""
 
     @classmethod
-    def open(cls, path: Path, source: Path) -> _Table:
+    def open(cls, piece: Piece, source: Path, split: str) -> _Table:
+        path = piece.path
         try:
             schema = pq.read_schema(path)
             metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
             features = dict(metadata.get("info", {}).get("features", {}))
         except (pa.ArrowInvalid, OSError, ValueError, TypeError, AttributeError) as error:
             raise _damaged(path, error) from error
-        images = [field.name for field in schema if _is_image(field.type)]
-        labels = [name for name in LABELS if name in schema.names]
-        if not images or not labels:
-            raise UserError(
-                f"{path} has no column of {'labels' if images else 'images'}; it has {', '.join(schema.names)}.",
-                fix=f"Expected `image` (bytes) and one of {', '.join(LABELS)}.",
-            )
-        stem = NUMBERED.sub("", path.stem)
         return cls(
             path,
             path.relative_to(source).as_posix() if source.is_dir() else path.name,
             path.stat().st_mtime_ns,
-            "image" if "image" in images else images[0],
-            labels[0],
-            next((name for name in DOMAINS if name in schema.names), None),
-            path.parent.name if stem.isdecimal() else stem,
+            schema,
             features,
+            _image_column(path, schema, features),
+            next((name for name in DOMAINS if name in schema.names), None),
+            split or path.parent.name,
+            "/".join(piece.folders if piece.word else piece.folders[:-1]),
         )
 
     @property
-    def label_names(self) -> tuple[str, ...]:
-        """Class names in the order of their numbers; of a text column, the sorted texts."""
-        column = pq.read_schema(self.path).field(self.label_column)
-        if names := self._names_of(self.label_column):
-            return names
-        if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
-            raise UserError(
-                f"{self.path}: the column {self.label_column!r} holds numbers without names.",
-                fix="Save it again with datasets' ClassLabel, so that the names are in the file.",
-            )
+    def label_columns(self) -> list[str]:
+        """The columns that are called as labels are; if there is none, those that are a `ClassLabel`."""
+        columns = [name for name in self.schema.names if name not in (self.image_column, *DOMAINS)]
+        called = [name for name in columns if name in LABELS]
+        plain = [name for name in called if _holds(self.schema.field(name).type)]
+        return plain or called or [name for name in columns if self.names_of(name)]
+
+    def names_of(self, column: str) -> tuple[str, ...]:
+        """The names of a `ClassLabel`, in the order of their numbers; empty for another column."""
+        feature = self.features.get(column)
+        names = feature.get("names") if isinstance(feature, dict) else None
+        return tuple(map(one_form, names)) if isinstance(names, list) and all(type(n) is str for n in names) else ()
+
+    def holds_texts(self, column: str) -> bool:
+        """Whether a column is of texts, and not of numbers. Raises `UserError` if it is of something else."""
+        type_ = self.schema.field(column).type
+        if kind := _holds(type_):
+            return kind == "texts"
+        raise UserError(
+            f"{self.path}: the column {column!r} holds {type_}, neither texts nor numbers.",
+            fix="Save it again with a class's name, or with datasets' ClassLabel, in each row.",
+        )
+
+    def values(self, column: str) -> Iterator[str | int | None]:
+        """The texts or numbers of a column, row by row."""
+        for batch in self.batches([column]):
+            yield from self.decoded(batch, column)
+
+    def decoded(self, batch: pa.RecordBatch, column: str) -> list[str | int | None]:
+        """The texts or numbers of a column. Raises `UserError` for a broken number, or bytes that are no text."""
         try:
-            texts = pc.unique(pq.read_table(self.path, columns=[self.label_column]).column(0)).to_pylist()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise _damaged(self.path, error) from error
-        return tuple(sorted(text for text in texts if text is not None))
+            return [_value(each) for each in batch.column(column).to_pylist()]
+        except ValueError as error:
+            raise UserError(
+                f"{self.path}: the column {column!r} holds {error}.",
+                fix="Save it again with a class's name, or with datasets' ClassLabel, in each row.",
+            ) from error
 
-    def _names_of(self, column: str) -> tuple[str, ...]:
-        names = self.features.get(column, {})
-        return tuple(names.get("names", ())) if isinstance(names, dict) else ()
-
-    def rows(self) -> Iterator[tuple[int, int | None, str, str | None, str]]:
-        """Row number, bytes of the image, its file name (may be empty), class name and domain of every row."""
-        columns = [self.image_column, self.label_column, *([self.domain_column] if self.domain_column else [])]
+    def rows(self, label_column: str, names: Sequence[str]) -> Iterator[tuple[int, int | None, str, int | None, str]]:
+        """Row number, bytes of the image, its file name (may be empty), class number and domain of every row."""
+        labelled = label_column in self.schema.names
+        columns = [self.image_column, *([label_column] if labelled else [])]
+        columns += [self.domain_column] if self.domain_column else []
+        number_of = {name: number for number, name in enumerate(names)}
         first = 0
-        for batch in self._batches(columns):
-            images = batch.column(self.image_column)
-            data = images.field("bytes") if pa.types.is_struct(images.type) else images
-            files: Sequence[str | None] = (
-                images.field("path").to_pylist()
-                if pa.types.is_struct(images.type) and images.type.get_field_index("path") >= 0
-                else [None] * len(batch)
-            )
-            sizes = pc.binary_length(data).to_pylist()
-            labels = self._texts(batch, self.label_column)
-            domains = self._texts(batch, self.domain_column) if self.domain_column else [self.split] * len(batch)
+        for batch in self.batches(columns):
+            sizes, files = _images(batch.column(self.image_column))
+            labels: list[int | None] = [None] * len(batch)
+            if labelled:
+                found = self.decoded(batch, label_column)
+                labels = [
+                    number_of[each] if isinstance(each, str) else self._number(each, label_column) for each in found
+                ]
+            domains = self._domains(batch) if self.domain_column else [self.split] * len(batch)
             for row, (size, file, label, domain) in enumerate(zip(sizes, files, labels, domains, strict=True)):
                 yield first + row, size, file or "", label, domain or ""
             first += len(batch)
 
-    def _batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         try:
             yield from pq.ParquetFile(self.path).iter_batches(batch_size=256, columns=columns)
+        except pa.ArrowNotImplementedError as error:
+            raise UserError(
+                f"{self.path} cannot be read: {str(error).splitlines()[0]}", fix="Save it again with plain columns."
+            ) from error
         except (pa.ArrowInvalid, OSError) as error:
             raise _damaged(self.path, error) from error
 
-    def _texts(self, batch: pa.RecordBatch, column: str) -> list[str | None]:
-        values = batch.column(column).to_pylist()
-        names = self._names_of(column)
-        if names and any(value is not None and not 0 <= value < len(names) for value in values):
+    def _number(self, value: int | None, column: str) -> int | None:
+        """A class's number; None for -1, by which `datasets` says that there is no label."""
+        if value is None or value == -1:
+            return None
+        names = self.names_of(column)
+        if not names:
             raise UserError(
-                f"{self.path}: {column!r} has numbers outside its {len(names)} names.", fix="Get the file again."
+                f"{self.path}: the column {column!r} holds numbers without names.",
+                fix="Save it again with a class's name in each row, or with datasets' ClassLabel and its names.",
             )
-        return [None if value is None else names[value] if names else str(value) for value in values]
+        if not 0 <= value < len(names):
+            begin = ": labels seem to begin at 1" if value == len(names) else ""
+            raise UserError(
+                f"{self.path}: {column!r} has the number {value}, and names for 0 to {len(names) - 1}{begin}.",
+                fix="Get the file again, or save it with the names that belong to the numbers.",
+            )
+        return value
+
+    def _domains(self, batch: pa.RecordBatch) -> list[str | None]:
+        assert self.domain_column is not None
+        values = self.decoded(batch, self.domain_column)
+        if not self.names_of(self.domain_column):
+            return [None if value is None else str(value) for value in values]
+        numbers = [value if isinstance(value, str) else self._number(value, self.domain_column) for value in values]
+        names = self.names_of(self.domain_column)
+        return [names[value] if isinstance(value, int) else value for value in numbers]
+
+
+def _image_column(path: Path, schema: pa.Schema, features: Mapping[str, Any]) -> str:
+    """The column of images. Raises `UserError` if there is none, or if there are several and none is called `image`."""
+    found = [f.name for f in schema if _is_image(f.type) and f.name not in (*LABELS, *DOMAINS)]
+    typed = [name for name in found if isinstance(features.get(name), dict) and features[name].get("_type") == "Image"]
+    found = typed or found
+    if not found:
+        raise UserError(
+            f"{path} has no column of images; it has {', '.join(schema.names)}.",
+            fix=f"Expected `image` (bytes) and one of {', '.join(LABELS)}.",
+        )
+    if len(found) > 1 and "image" not in found:
+        raise UserError(
+            f"{path} has several columns of images: {', '.join(found)}.", fix="Call the one that counts `image`."
+        )
+    return "image" if "image" in found else found[0]
+
+
+def _label_column(tables: Sequence[_Table], card: DatasetCard | None) -> str:
+    """The column of labels, the same in all tables. Raises `UserError` if there is none, or if several differ.
+
+    With a card ids (`wnid`) come first, because the card has them; else names do, because prompts need them.
+    """
+    order = ("wnid", *LABELS) if card else LABELS
+    found = sorted(
+        {name for table in tables for name in table.label_columns},
+        key=lambda name: (order.index(name) if name in order else len(order), name),
+    )
+    if not found:
+        table = tables[0]
+        raise UserError(
+            f"{table.path} has no column of labels; it has {', '.join(table.schema.names)}.",
+            fix=f"Expected `image` (bytes) and one of {', '.join(LABELS)}.",
+        )
+    for other in found[1:]:
+        pairs: set[tuple[str | int | None, str | int | None]] = set()
+        for table in tables:
+            here = [name in table.schema.names for name in (found[0], other)]
+            if all(here):
+                pairs |= set(zip(table.values(found[0]), table.values(other), strict=True))
+            elif any(here):
+                pairs = set()
+                break
+        firsts, others = ({pair[side] for pair in pairs} for side in (0, 1))
+        if not pairs or not len(pairs) == len(firsts) == len(others):
+            raise UserError(
+                f"{tables[0].path} has several columns of labels that say different things: {found[0]} and {other}.",
+                fix="Keep the one that counts, and drop the other column.",
+            )
+    return found[0]
+
+
+def _class_names(tables: Sequence[_Table], column: str, source: Path) -> tuple[tuple[str, ...], bool]:
+    """The classes in the order of their numbers, and whether a list gave them: a `ClassLabel`. Else they are texts.
+
+    Texts are names, also where the column's `ClassLabel` was left behind. Raises `UserError` if files disagree.
+    """
+    having = [table for table in tables if column in table.schema.names]
+    numbers = [table for table in having if not table.holds_texts(column)]
+    texts = {text for table in having if table not in numbers for text in table.values(column) if isinstance(text, str)}
+    lists = {names for table in numbers or having if (names := table.names_of(column))}
+    if len(lists) == 1:
+        (names,) = lists
+        if all(names.count(text) == 1 for text in texts):
+            return names, True
+    if any(table.names_of(column) for table in numbers):
+        raise UserError(
+            f"The Parquet files in {source} disagree about their classes.", fix="Give one dataset at a time."
+        )
+    if lists and (numeral := next((text for text in sorted(texts) if text.isdecimal()), None)):
+        raise UserError(
+            f"{having[0].path}: {column!r} holds the text {numeral!r}, and its ClassLabel has no class of that name.",
+            fix="Save the labels as numbers, or as names.",
+        )
+    return tuple(sorted(texts)), False
+
+
+def _value(value: Any) -> str | int | None:
+    """A cell as text or number; None if it is empty. Raises `ValueError` that says what it is."""
+    if isinstance(value, bytes):
+        try:
+            value = value.rstrip(b"\0").decode()
+        except UnicodeDecodeError:
+            raise ValueError(f"{value[:20]!r}, which is no UTF-8 text") from None
+    if isinstance(value, str):
+        return one_form(value.strip()) or None
+    if isinstance(value, float):
+        if value != value:
+            return None
+        if not value.is_integer():
+            raise ValueError(f"{value}, which is no whole number")
+    return None if value is None else int(value)
+
+
+def _images(images: pa.Array) -> tuple[list[int | None], Sequence[str | None]]:
+    """The sizes of the images in a column, and the names of their files."""
+    data, files = images, list[str | None]([None] * len(images))
+    if pt.is_struct(images.type):
+        data = pc.struct_field(images, "bytes")
+        if images.type.get_field_index("path") >= 0:
+            files = [_text(each) for each in pc.struct_field(images, "path").to_pylist()]
+    if pt.is_dictionary(data.type):
+        data = data.dictionary_decode()
+    if data.type == pa.binary_view():  # pyarrow has no lengths of views
+        data = data.cast(pa.large_binary())
+    return pc.binary_length(data).to_pylist(), files
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _plain(type_: pa.DataType) -> pa.DataType:
+    return type_.value_type if pt.is_dictionary(type_) else type_
+
+
+def _holds(type_: pa.DataType) -> str:
+    """`texts` or `numbers`; empty for a column of neither."""
+    plain = _plain(type_)
+    if pt.is_string(plain) or pt.is_large_string(plain) or plain == pa.string_view() or _is_bytes(plain):
+        return "texts"
+    numbers = pt.is_integer(plain) or pt.is_floating(plain) or pt.is_boolean(plain) or pt.is_null(plain)
+    return "numbers" if numbers else ""
+
+
+def _is_bytes(type_: pa.DataType) -> bool:
+    found = pt.is_binary(type_) or pt.is_large_binary(type_) or pt.is_fixed_size_binary(type_)
+    return bool(found or type_ == pa.binary_view())
 
 
 def _is_image(type_: pa.DataType) -> bool:
-    if pa.types.is_struct(type_):
+    if pt.is_struct(type_):
         index = type_.get_field_index("bytes")
-        return index >= 0 and _is_image(type_.field(index).type)
-    return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_))
-
-
-def _agree(candidates: Sequence[tuple[str, ...]], source: Path) -> tuple[str, ...]:
-    if len(set(candidates)) == 1:
-        return candidates[0]
-    if all(list(names) == sorted(names) for names in candidates):  # texts: a file need not hold every class
-        return tuple(sorted({name for names in candidates for name in names}))
-    raise UserError(f"The Parquet files in {source} disagree about their classes.", fix="Give one dataset at a time.")
+        return index >= 0 and _is_bytes(_plain(type_.field(index).type))
+    return _is_bytes(_plain(type_))
 
 
 def _damaged(path: Path, error: Exception) -> IntegrityError:

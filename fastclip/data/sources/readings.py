@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fastclip.data.catalogue import same_name
+from fastclip.data.classes import one_form
 from fastclip.data.sources.leftovers import NO_IMAGE, reason_of
 from fastclip.data.sources.listing import ONLY_DOMAIN
 from fastclip.data.sources.splits import is_split, split_of
@@ -48,9 +49,11 @@ ID = re.compile(
 """Names that tell things of one class apart: a letter, numbers, `video_12`."""
 
 
-DOMAINS = frozenset(
-    ["photo", "photos", "art", "artpainting", "painting", "cartoon", "sketch", "clipart", "infograph", "quickdraw", "real", "realworld", "product", "amazon", "webcam", "dslr", "caltech", "caltech101", "labelme", "sun09", "voc2007", "day", "night", "indoor", "outdoor", "synthetic", "source", "target", "foggy", "rainy", "snowy", "summer", "winter"]
-)
+DOMAINS = {
+    "photo", "photos", "art", "artpainting", "painting", "cartoon", "sketch", "clipart", "infograph", "quickdraw",
+    "real", "realworld", "product", "amazon", "webcam", "dslr", "caltech", "caltech101", "labelme", "sun09",
+    "voc2007", "day", "night", "indoor", "outdoor", "synthetic", "source", "target", "foggy", "rainy", "snowy", "summer", "winter",
+}  # fmt: skip
 """Names, as `same_name` has them, that are of domains and hardly of classes."""
 
 
@@ -275,7 +278,7 @@ def _read(images: Iterable[_Image], layout: str, left: Mapping[str, str]) -> Rea
 
 
 def _domain(said: Mapping[str, str]) -> str:
-    return "-".join(said[role] for role in ("domain", "split") if role in said) or ONLY_DOMAIN
+    return one_form("-".join(said[role] for role in ("domain", "split") if role in said)) or ONLY_DOMAIN
 
 
 def _of_split(where: str, reading: Reading, images: Iterable[_Image], layout: str, split: str) -> Reading:

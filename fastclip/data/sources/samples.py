@@ -8,35 +8,46 @@ name the shard and the key.
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastclip.data.classes import one_form
 from fastclip.data.shards.manifest import CLASS_NAMES, MANIFEST, REJECTED, SHARD_COUNT, Rejected
 from fastclip.data.sources.blobs import Blob
 from fastclip.data.sources.containers import BlobReader
+from fastclip.data.sources.pieces import Piece, find_files, pieces
 from fastclip.data.sources.tars import TarMember, list_tar
+from fastclip.data.sources.trees import IMAGE_SUFFIXES
 from fastclip.errors import UserError
 
 OURS = frozenset((MANIFEST, REJECTED, CLASS_NAMES, SHARD_COUNT, "zeroshot_classification_templates.txt"))
 """Files that describe shards. They are not listed as other files."""
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
-IMAGES = frozenset(("jpg", "jpeg", "png", "webp"))
+IMAGES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES) | {"jpe", "pnm"}
 JSON_LABELS = ("label", "cls", "class")
+NO_LABEL = "-1"
+"""The label that stands for none, in test sets whose labels are kept back."""
+IMAGE_STARTS = (
+    *(b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*"),
+    *(b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"\0\0\0\x0cjP  ", b"\0\0\0\x0cJXL ", b"\xff\x0a", b"8BPS"),
+)
+"""How images begin, those that are read and others."""
 MAX_LABEL_BYTES = 1 << 20
 """The most that a .cls or .json may have: they are read whole."""
 
 
 class Sample(NamedTuple):
-    """An image of a shard, and its label as it stands there: a number, or the name of a class."""
+    """An image of a shard, and its label as it stands there: a number, the name of a class, or None."""
 
     key: str
     image: TarMember
-    label: int | str
+    label: int | str | None
 
 
 @dataclass(frozen=True)
@@ -45,9 +56,9 @@ class SourceShard:
 
     path: Path
     name: str
-    """SPLIT/FILE, or FILE; for messages."""
-    split: str
-    """The folder that it lies in; empty for the source itself."""
+    """Its path below the source; for messages."""
+    piece: Piece
+    """Which piece of what it is, by its name."""
     mtime_ns: int
     members: Sequence[TarMember] = field(repr=False)
 
@@ -57,22 +68,18 @@ class SourceShard:
 
 
 def find_shards(source: Path) -> list[SourceShard]:
-    """Every tar in `source` and in its folders, in the order of their numbers, with what they hold."""
-    if source.is_file():
-        return [_shard(source, source.name, "")] if source.name.lower().endswith(SHARDS) else []
-    paths = [path for path in (*source.glob("*"), *source.glob("*/*")) if path.name.lower().endswith(SHARDS)]
-    found = [path for path in paths if path.is_file() and not path.name.startswith(".")]
-    found.sort(
-        key=lambda path: (path.parent, [int(n) if n.isdigit() else 0 for n in re.split(r"(\d+)", path.name)], path)
-    )
+    """Every tar below `source`, in the order of their folders and numbers, with what they hold."""
+    root = source if source.is_dir() else source.parent
     return [
-        _shard(path, path.relative_to(source).as_posix(), path.parent.name if path.parent != source else "")
-        for path in found
+        SourceShard(
+            piece.path,
+            piece.path.relative_to(root).as_posix(),
+            piece,
+            piece.path.stat().st_mtime_ns,
+            list_tar(piece.path),
+        )
+        for piece in pieces(source, find_files(source, SHARDS))
     ]
-
-
-def _shard(path: Path, name: str, split: str) -> SourceShard:
-    return SourceShard(path, name, split, path.stat().st_mtime_ns, list_tar(path))
 
 
 def _fields(shard: SourceShard) -> dict[str, dict[str, TarMember]]:
@@ -101,57 +108,101 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def pairs(shard: SourceShard) -> bool:
-    """Whether the tar is a WebDataset shard: an image and a label stand in it under one key."""
-    keys: dict[str, dict[str, TarMember]] = {}
+    """Whether the tar is a WebDataset shard: it holds a .cls, or an image and a label under one key."""
+    fields: dict[str, dict[str, TarMember]] = {}
     for member in shard.members:
         key, extension = split_name(member.name)
-        keys.setdefault(key, {})[extension] = member
-    for fields in keys.values():
-        if IMAGES & fields.keys() and "cls" in fields:
+        if extension.rpartition(".")[2] == "cls":
             return True
-        if IMAGES & fields.keys() and "json" in fields:
-            # Without folders they can be no class folders of images with their metadata: img2dataset's, unlabelled.
-            member = fields["json"]
-            return "/" not in member.name or any(name in _read_json(shard, member) for name in JSON_LABELS)
-    return False
+        fields.setdefault(key, {})[extension] = member
+    found = [each["json"] for each in fields.values() if "json" in each and IMAGES & each.keys()]
+    if not found:
+        return False
+    # Without folders they can be no class folders of images with their metadata: img2dataset's, unlabelled.
+    reader = BlobReader()
+    return "/" not in found[0].name or any(_has_label(_read_json(shard, member, reader)) for member in found)
+
+
+def check_no_labels(files: Mapping[str, Blob]) -> None:
+    """Raise `UserError` if a label (KEY.cls) lies beside an image among `files`, which the folders would label too."""
+    labels = [path for path in files if path.lower().endswith(".cls")]
+    if labels:
+        keys = {split_name(path)[0]: path for path in files if posixpath.splitext(path)[1][1:].lower() in IMAGES}
+        for label in labels:
+            if image := keys.get(split_name(label)[0]):
+                raise UserError(
+                    f"{image} has its label beside it, {label}, as in WebDataset shards, but lies in no tar.",
+                    fix="Put such pairs into tars (tar --sort=name -cf 0.tar FOLDER), or move the .cls files away.",
+                )
 
 
 def read_samples(shard: SourceShard) -> list[Sample]:
     """The images of a shard with their labels, in the order of their bytes. Raises `UserError` for half a pair."""
     reader = BlobReader()
     found = []
+    for member in shard.members:
+        _check_key(shard, member)
     for key, fields in _fields(shard).items():
         images = [fields[extension] for extension in sorted(IMAGES & fields.keys())]
         if len(images) > 1:
             names = " and ".join(repr(image.name) for image in images)
             raise UserError(f"{shard.name} holds two images of one key: {names}.", fix="Remove one of them.")
+        if not images and _is_labelled(shard, fields, reader):
+            images = [_unknown_image(shard, fields, reader)]
         if images:
             found.append(Sample(key, images[0], _label(shard, key, fields, reader)))
-        else:
-            _check_no_image_is_meant(shard, key, fields)
     if not found:
         raise UserError(f"{shard.name} holds no image.", fix="Remove it or get it again: an empty shard hides a loss.")
     return sorted(found, key=lambda sample: sample.image.offset)
 
 
-def _check_no_image_is_meant(shard: SourceShard, key: str, fields: dict[str, TarMember]) -> None:
-    """Raise `UserError` if the members of a key without an image are half of a pair."""
-    for extension, member in fields.items():
-        if "." in extension and extension.rpartition(".")[2] in IMAGES | {"cls"}:
-            raise UserError(
-                f"{shard.name} holds {member.name!r}: its key ends at the first dot, {key!r}, and has no image.",
-                fix="Write the shard again with keys without dots: every WebDataset tool parts them there.",
-            )
-        if extension == "cls" or (extension == "json" and any(n in _read_json(shard, member) for n in JSON_LABELS)):
-            raise UserError(
-                f"{shard.name} has a label without an image: {member.name!r}.",
-                fix="Add the image, or remove the label.",
-            )
+def _check_key(shard: SourceShard, member: TarMember) -> None:
+    """Raise `UserError` if the key of an image or label has a dot: it would end there, and the rest be lost."""
+    key, extension = split_name(member.name)
+    if "." in extension and extension.rpartition(".")[2] in IMAGES | {"cls"}:
+        raise UserError(
+            f"{shard.name} holds {member.name!r}: its key ends at the first dot, {key!r}, so it is no image and no "
+            "label of its own.",
+            fix="Write the shard again with keys without dots: every WebDataset tool parts them there.",
+        )
 
 
-def _label(shard: SourceShard, key: str, fields: dict[str, TarMember], reader: BlobReader) -> int | str:
+def _is_labelled(shard: SourceShard, fields: Mapping[str, TarMember], reader: BlobReader) -> bool:
+    return "cls" in fields or ("json" in fields and _has_label(_read_json(shard, fields["json"], reader)))
+
+
+def _has_label(row: Mapping[str, Any]) -> bool:
+    return any(name in row for name in JSON_LABELS)
+
+
+def _unknown_image(shard: SourceShard, fields: Mapping[str, TarMember], reader: BlobReader) -> TarMember:
+    """The image among the members of a labelled key, by its first bytes: its suffix is none of an image."""
+    label = fields.get("cls") or fields["json"]
+    others = [member for extension, member in fields.items() if extension not in ("cls", "json")]
+    starts = [reader.read(replace(shard.blob(member), size=min(member.size, 12))) for member in others]
+    images = [member for member, start in zip(others, starts, strict=True) if _is_image(start)]
+    if len(images) != 1:
+        names = " and ".join(repr(image.name) for image in images)
+        raise UserError(
+            f"{shard.name} holds two images of one key: {names}."
+            if images
+            else f"{shard.name} has a label without an image: {label.name!r}.",
+            fix="Remove one of them." if images else "Add the image, or remove the label.",
+        )
+    return images[0]
+
+
+def _is_image(start: bytes) -> bool:
+    """Whether bytes begin as those of an image do, be it one that is read or not."""
+    return start.startswith(IMAGE_STARTS) or start[4:12] in (b"ftypavif", b"ftypheic", b"ftypmif1", b"ftypheix")
+
+
+def _label(shard: SourceShard, key: str, fields: Mapping[str, TarMember], reader: BlobReader) -> int | str | None:
+    """A sample's label; None if it stands there that it has none: -1, or null in a json."""
     if "cls" in fields:
         text = _read(shard, fields["cls"], reader).decode("utf-8", "backslashreplace").strip()
+        if text == NO_LABEL:
+            return None
         if not re.fullmatch(r"[0-9]{1,9}", text):
             raise UserError(
                 f"{shard.name}: the label of {key!r} is {text[:40]!r}, not a number from 0 up.",
@@ -159,15 +210,17 @@ def _label(shard: SourceShard, key: str, fields: dict[str, TarMember], reader: B
             )
         return int(text)
     row = _read_json(shard, fields["json"], reader) if "json" in fields else {}
-    name = next((name for name in JSON_LABELS if row.get(name) is not None), None)
-    if name is None:
+    if not _has_label(row):
         raise UserError(
             f"{shard.name} has an image without a label: {key!r}.",
             fix=f"Every image needs KEY.cls, or KEY.json with one of {', '.join(JSON_LABELS)}.",
         )
-    value = row[name]
+    name = next((name for name in JSON_LABELS if row.get(name) is not None), JSON_LABELS[0])
+    value = row.get(name)
+    if value is None or value == int(NO_LABEL):
+        return None
     if isinstance(value, str) and value.strip():
-        return value.strip()
+        return one_form(value.strip())
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9:
         return value
     raise UserError(
@@ -192,13 +245,13 @@ def _read_json(shard: SourceShard, member: TarMember, reader: BlobReader | None 
     return row if isinstance(row, dict) else {}
 
 
-def other_members(shards: Iterable[SourceShard]) -> Iterator[Rejected]:
-    """Members that are neither images nor labels, a row for each shard and extension."""
-    for shard in shards:
-        names = [split_name(member.name) for member in shard.members]
-        keys = {key for key, extension in names if extension in IMAGES}
-        used = IMAGES | {"cls", "json"}
-        others = Counter(extension for key, extension in names if key not in keys or extension not in used)
+def other_members(shards: Iterable[SourceShard], samples: Iterable[Sequence[Sample]]) -> Iterator[Rejected]:
+    """Members that are neither images nor labels, a row for each shard and extension; `samples` are of each shard."""
+    for shard, found in zip(shards, samples, strict=True):
+        keys = {sample.key for sample in found}
+        images = {sample.image.name for sample in found}
+        names = [split_name(member.name) for member in shard.members if member.name not in images]
+        others = Counter(extension for key, extension in names if key not in keys or extension not in ("cls", "json"))
         for extension in sorted(others):
             yield Rejected(
                 path=f"{shard.name}/*.{extension}" if extension else f"{shard.name}/*",

@@ -34,11 +34,13 @@ from fastclip.data.sources.listing import (
     ONLY_DOMAIN,
     Listing,
     SourceImage,
+    checked,
     in_order,
     other_files,
     with_distinct_paths,
 )
-from fastclip.data.sources.samples import OURS, find_shards, other_members, pairs
+from fastclip.data.sources.samples import OURS, find_shards, pairs
+from fastclip.data.twins import check_twins
 from fastclip.errors import UserError
 from fastclip.files import digest_file
 from fastclip.storage.folders import differs
@@ -54,38 +56,48 @@ def list_webdataset(source: Path, card: DatasetCard | None) -> Listing | None:
     shards = find_shards(source)
     if not any(map(pairs, shards)):
         return None
-    labelled = read_labelled(source, shards)
+    labelled = read_labelled(source, shards, card)
     found = Classes.make(labelled.names, card, str(source))
-    domain_of = _domains(sorted({shard.split for shard in shards}), card, source)
+    used = {split for split, samples in zip(labelled.splits, labelled.samples, strict=True) if samples}
+    domain_of = _domains(sorted(used), card, source)
     images = [
         SourceImage(
-            domain_of[shard.split],
+            domain_of[split],
             label := found.labels[number],
             class_path(found.classes[label], sample.image.name),
             f"{shard.name}/{sample.image.name}",
             shard.blob(sample.image),
         )
-        for shard, samples, numbers in zip(shards, labelled.samples, labelled.labels, strict=True)
+        for shard, split, samples, numbers in zip(
+            shards, labelled.splits, labelled.samples, labelled.labels, strict=True
+        )
+        if split in domain_of
         for sample, number in zip(samples, numbers, strict=True)
+    ]
+    unasked = [
+        Rejected(path=shard.name, reason=f"its split {split!r} is not asked for")
+        for shard, split in zip(shards, labelled.splits, strict=True)
+        if split in used and split not in domain_of
     ]
     domains = _in_card_order(set(domain_of.values()), card)
     others = other_files(source, {shard.path for shard in shards}, "not a shard")
-    return Listing(
-        layout="WebDataset shards",
-        classes=found.classes,
-        names=found.names,
-        domains=domains,
-        images=in_order(with_distinct_paths(images), domains),
-        rejected=(*other_members(shards), *(row for row in others if not _beside_shards(row.path))),
+    listing = checked(
+        Listing(
+            layout="WebDataset shards",
+            classes=found.classes,
+            names=found.names,
+            domains=domains,
+            images=in_order(with_distinct_paths(images), domains),
+            rejected=(*unasked, *labelled.rejected, *(row for row in others if not _beside_shards(row.path))),
+        )
     )
+    if card is None and not labelled.listed:
+        check_twins(listing)
+    return listing
 
 
 def _domains(splits: Sequence[str], card: DatasetCard | None, source: Path) -> dict[str, str]:
     """Split → domain. Raises `UserError` if the card does not know one, or cannot say which one it is."""
-    if "" in splits and len(splits) > 1:
-        raise UserError(
-            f"{source} holds shards, and folders with shards.", fix="Point --source at one of them, or move them apart."
-        )
     if card is None:
         return {split: split or ONLY_DOMAIN for split in splits}
     known = card.domain_of
@@ -149,14 +161,16 @@ def _list_ours(source: Path, card: DatasetCard | None) -> Listing:
         )
         for row in read_rejected(source, manifest)
     ]
-    return Listing(
-        layout="fastclip shards",
-        classes=found.classes,
-        names=found.names if card else manifest.names,
-        protocol=manifest.protocol,
-        domains=domains,
-        images=in_order(images, domains),
-        rejected=tuple(rejected),
+    return checked(
+        Listing(
+            layout="fastclip shards",
+            classes=found.classes,
+            names=found.names if card else manifest.names,
+            protocol=manifest.protocol,
+            domains=domains,
+            images=in_order(images, domains),
+            rejected=tuple(rejected),
+        )
     )
 
 
