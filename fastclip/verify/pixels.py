@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from fastclip.data.images import MAX_PIXELS
+from fastclip.data.image_headers import MAX_PIXELS
 from fastclip.data.shards.reader import OpenShard
 from fastclip.errors import UserError
 from fastclip.evaluate.setup import Setup

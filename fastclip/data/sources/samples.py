@@ -25,7 +25,7 @@ OURS = frozenset((MANIFEST, REJECTED, CLASS_NAMES, SHARD_COUNT, "zeroshot_classi
 """Files that describe shards. They are not listed as other files."""
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
-IMAGES = frozenset(("jpg", "jpeg", "png", "webp"))
+IMAGES = frozenset(("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "pbm", "pgm", "ppm", "pnm"))
 JSON_LABELS = ("label", "cls", "class")
 MAX_LABEL_BYTES = 1 << 20
 """The most that a .cls or .json may have: they are read whole."""
