@@ -37,11 +37,10 @@ def png_bomb() -> bytes:
 UNREADABLE: dict[str, tuple[Callable[[], bytes], str]] = {
     "I4 truncated JPEG": (lambda: image_bytes("JPEG", (640, 640))[:-2000], "does not decode"),
     "I5 empty file": (lambda: b"", "empty file"),
-    "I5 web page": (lambda: b"<html>404", "not JPEG, PNG or WebP: it starts with b'<html>40'"),
-    "I5 PDF": (lambda: b"%PDF-1.7 ...", "not JPEG, PNG or WebP"),
-    "I6 GIF": (lambda: image_bytes("GIF", mode="P"), "not JPEG, PNG or WebP"),
-    "I6 BMP": (lambda: image_bytes("BMP"), "not JPEG, PNG or WebP"),
-    "I6 TIFF": (lambda: image_bytes("TIFF"), "not JPEG, PNG or WebP"),
+    "I5 web page": (lambda: b"<html>404", "not an image but a web page"),
+    "I5 PDF": (lambda: b"%PDF-1.7 ...", "not an image but PDF"),
+    "I5 letters": (lambda: b"dear reader", "not an image of a known format: it starts with b'dear rea'"),
+    "I6 JPEG 2000": (lambda: image_bytes("JPEG2000"), "JPEG 2000, which is not decoded; convert it to JPEG or PNG"),
     "I8 16-bit PNG": (lambda: image_bytes(mode="I;16"), "16 bits a channel"),
     "I11 bomb": (png_bomb, "20000 × 20000 pixels, more than the budget of 67,108,864"),
 }
@@ -92,7 +91,7 @@ BAD = {
     "no images": Bad({"in/readme.txt": b""}, 2, ("in holds no images",)),
     "two layouts": Bad({"in/cat/1.png": PNG, "in/a/cat/2.png": PNG}, 2, ("mixes layouts", "Move the odd ones")),
     "nothing usable": Bad(
-        {"in/cat/1.png": b"x", "in/dog/2.png": b"x"}, 2, ("None of the 2 images can be used", "not JPEG, PNG or WebP")
+        {"in/cat/1.png": b"x", "in/dog/2.png": b"x"}, 2, ("None of the 2 images can be used", "not an image")
     ),
     "I1 cut tar": Bad({"in/a.tar": tar_bytes([("cat/1.png", PNG)])[:600]}, 5, ("a.tar",)),
     "I2 flipped header": Bad(
@@ -172,6 +171,11 @@ GOOD_ANYWAY = {
         "in/cat/2.png": image_bytes(mode="RGBA"),
         "in/cat/3.png": image_bytes(mode="LA"),
         "in/cat/4.jpg": image_bytes("JPEG", mode="CMYK"),
+    },
+    "I6 GIF, BMP, TIFF": {
+        "in/cat/1.gif": image_bytes("GIF", mode="P"),
+        "in/cat/2.bmp": image_bytes("BMP"),
+        "in/cat/3.tiff": image_bytes("TIFF"),
     },
 }
 

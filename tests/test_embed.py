@@ -14,6 +14,7 @@ import torch
 from helpers import Sharded, recipe
 
 from fastclip.cli import evaluate as eval_command
+from fastclip.data.image_headers import check_header
 from fastclip.data.shards.manifest import Shard, Unreadable, images_sha256
 from fastclip.data.shards.reader import OpenShard, read_index
 from fastclip.data.shards.targets import find_targets
@@ -215,7 +216,9 @@ def test_every_batch_is_decoded_once_for_all_towers_and_sides(shapes: Sharded, t
         for name, side in (("small", 32), ("large", 64)):
             found = store.read(recipes[name].id, unit.part)
             assert found is not None
-            expected = [crop(decode_rgb(opened.image_bytes(row)), side).float().mean(dim=(1, 2)) for row in range(20)]
+            images = [opened.image_bytes(row) for row in range(20)]
+            pixels = [decode_rgb(data, check_header(data)) for data in images]
+            expected = [crop(image, side).float().mean(dim=(1, 2)) for image in pixels]
             assert np.allclose(found.embeddings, torch.stack(expected).numpy(), atol=1e-3)
 
 

@@ -265,7 +265,7 @@ def test_every_image_of_foreign_shards_is_embedded_or_named_as_unreadable(tmp_pa
     file = io.BytesIO()
     Image.effect_noise((64, 64), 90).save(file, "JPEG")
     whole = file.getvalue()
-    images = {"a": whole, "cut": whole[:-200], "page": b"<html>", "gif": image_bytes("GIF", mode="P"), "z": b""}
+    images = {"a": whole, "cut": whole[:-200], "page": b"<html>", "psd": b"8BPS", "z": b""}
     images |= {"bomb": image_bytes(size=(8200, 8200), mode="1"), "deep": image_bytes(mode="I;16")}
     members = [(f"{key}.{ext}", data) for key, image in images.items() for ext, data in (("jpg", image), ("cls", b"0"))]
     folder = tmp_path / "shards" / "bad"

@@ -62,7 +62,8 @@ def test_a_good_run_prints_a_certificate_on_which_everything_holds(shapes: Shard
     assert outcome.err == "" and max(map(len, outcome.out.splitlines())) <= 80
     rows = verdicts(outcome.out)
     names = ["1 worker", "2 workers", "3 workers", "killed, run again"]
-    names += [f"{decoder} at 64" for decoder in DECODERS] + [f"tiny in {p}" for p in PRECISIONS]
+    names += [f"{decoder}{what}" for decoder in DECODERS for what in (" at 64", ", odd files")]
+    names += [f"tiny in {p}" for p in PRECISIONS]
     assert rows == dict.fromkeys(names, "holds"), outcome.out
     assert re.search(r"killed, run again +after [1-7] of 8 parts", outcome.out)
     assert "48 images of shapes in 8 shards." in outcome.out and "Everything holds." in outcome.out

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from fastclip.data.images import check_header
+from fastclip.data.image_headers import check_header
 from fastclip.pixels.decoder import EncodedImage
 from fastclip.pixels.decoders import make_decoder
 
@@ -88,7 +88,8 @@ class Probe:
 def photos_in(folder: Path) -> list[EncodedImage]:
     """The photos of a folder, by name."""
     files = [memoryview(bytearray(path.read_bytes())) for path in sorted(folder.iterdir()) if path.is_file()]
-    return [EncodedImage(data, *check_header(data)) for data in files]
+    headers = [check_header(data) for data in files]
+    return [EncodedImage(data, each.height, each.width) for data, each in zip(files, headers, strict=True)]
 
 
 @cache

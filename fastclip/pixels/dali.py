@@ -39,7 +39,7 @@ class DaliDecoder:
         self._pipeline = self._build()
 
     def decode(self, images: Sequence[EncodedImage]) -> DecodedBatch:
-        """Decode the batch in one run of the pipeline. If DALI refuses any image, decode all of them on the CPU.
+        """Decode the batch in one run of the pipeline. If any image is odd, or DALI refuses it, all go to the CPU.
 
         A batch is never split: the route of an image then depends on the shard's bytes alone.
         """
@@ -112,7 +112,8 @@ class DaliDecoder:
 
 def _may_be_decoded(image: EncodedImage, *, on_gpu: bool) -> bool:
     try:
-        check_encoded(image)
+        if check_encoded(image).odd:
+            return False
     except ValueError:
         return False
     # nvJPEG does not promise to report a file that ends too soon.

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from jaxtyping import UInt8
 from torch import Tensor
 
-from fastclip.data.images import check_header
+from fastclip.data.image_headers import Header, check_header
 from fastclip.data.shards.manifest import Unreadable
 
 DECODERS = ("torchvision", "dali")
@@ -22,22 +22,23 @@ it reports no image as damaged.
 
 
 class EncodedImage(NamedTuple):
-    """A JPEG, PNG or WebP file, and the height and width of its pixels as stored (EXIF is not applied)."""
+    """An image file, and the height and width of its pixels as stored (EXIF is not applied)."""
 
     data: memoryview
     height: int
     width: int
 
 
-def check_encoded(image: EncodedImage) -> None:
-    """Raise `ValueError` unless the header of `image` gives the size that the shard's index gives.
+def check_encoded(image: EncodedImage) -> Header:
+    """The header of `image`. Raises `ValueError` unless it gives the size that the shard's index gives.
 
     Shards come from anywhere: an index with a wrong size must neither hide a decompression bomb nor move the crop.
     """
-    if (shape := check_header(image.data)) != (image.height, image.width):
-        raise ValueError(
-            f"{shape[1]} × {shape[0]} pixels by its header, {image.width} × {image.height} by the shard's index"
-        )
+    header = check_header(image.data)
+    if (header.height, header.width) != (image.height, image.width):
+        found, said = f"{header.width} × {header.height}", f"{image.width} × {image.height}"
+        raise ValueError(f"{found} pixels by its header, {said} by the shard's index")
+    return header
 
 
 class DecodedBatch(NamedTuple):

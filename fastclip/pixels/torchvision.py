@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_image
 
-from fastclip.data.images import MAX_PIXELS, open_image
+from fastclip.data.image_headers import MAX_PIXELS, Header, is_sound_png
+from fastclip.data.images import open_image
 from fastclip.data.shards.manifest import Unreadable
 from fastclip.pixels.decoder import DecodedBatch, EncodedImage, check_encoded
 from fastclip.pixels.geometry import crop_offset, crop_region, resized_shape
@@ -42,8 +43,7 @@ class TorchvisionDecoder:
         unreadable = []
         for row, image in enumerate(images):
             try:
-                check_encoded(image)
-                pixels = decode_rgb(image.data)
+                pixels = decode_rgb(image.data, check_encoded(image))
             except ValueError as error:
                 unreadable.append(Unreadable(row, str(error)))
                 continue
@@ -54,16 +54,17 @@ class TorchvisionDecoder:
         )
 
 
-def decode_rgb(data: memoryview) -> UInt8[Tensor, "3 height width"]:
+def decode_rgb(data: memoryview, header: Header) -> UInt8[Tensor, "3 height width"]:
     """Pixels as Pillow's `convert("RGB")` gives them: alpha dropped, EXIF orientation ignored.
 
-    Raises `ValueError` with the reason. Pillow tries what torchvision refuses: odd colour spaces, animations.
+    Raises `ValueError` with the reason. Pillow decodes what is odd or damaged, and what torchvision refuses.
     """
-    try:
-        pixels = decode_image(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.RGB)
-    except (RuntimeError, ValueError):
-        return torch.from_numpy(np.array(open_image(data).convert("RGB"))).permute(2, 0, 1)
-    return pixels if pixels.ndim == 3 else pixels[0]  # an animation: its first frame, as Pillow's
+    if not header.odd and (header.extension != "png" or is_sound_png(data)):
+        try:
+            return decode_image(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.RGB)
+        except (RuntimeError, ValueError):
+            pass
+    return torch.from_numpy(np.array(open_image(data))).permute(2, 0, 1)
 
 
 def resize(pixels: UInt8[Tensor, "3 height width"], height: int, width: int) -> UInt8[Tensor, "3 new_height new_width"]:

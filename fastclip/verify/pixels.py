@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from fastclip.data.images import MAX_PIXELS
+from fastclip.data.image_headers import MAX_PIXELS, check_header
+from fastclip.data.images import check_image
 from fastclip.data.shards.reader import OpenShard
 from fastclip.errors import UserError
 from fastclip.evaluate.setup import Setup
@@ -19,6 +20,7 @@ from fastclip.pixels.decoder import Decoder, EncodedImage
 from fastclip.pixels.decoders import decoder_spec, make_decoder
 from fastclip.store.recipes import DECODERS
 from fastclip.verify.check import Check
+from fastclip.verify.odd_files import odd_files
 
 PIXELS = "CLIP's pixels"
 
@@ -43,7 +45,7 @@ def check_decoders(setup: Setup, on_step: Callable[[str], None]) -> Iterator[Che
     """Every decoder that is installed here, at every side of the backbones, on all images of the sample."""
     engine = setup.engine
     assert engine, "nothing of the sample is embedded yet"
-    images = _images(setup)
+    images, odd = _images(setup), odd_files()
     sides = {candidate.backbone.side for candidate in engine.candidates.values()}
     for name, side in itertools.product(DECODERS, sorted(sides)):
         on_step(f"comparing pixels: {name} at {side}")
@@ -53,8 +55,9 @@ def check_decoders(setup: Setup, on_step: Callable[[str], None]) -> Iterator[Che
             yield Check(PIXELS, f"{name} at {side}", f"not checked: {error}", None)
             continue
         with fixed_numerics(engine.device):
-            check = pixel_check(name, make_decoder(name, [side], BATCH, engine.device, engine.cores), images, side)
-        yield check
+            yield pixel_check(name, make_decoder(name, [side], BATCH, engine.device, engine.cores), images, side)
+            if side == min(sides):
+                yield odd_check(name, make_decoder(name, [SIDE], 1, engine.device, engine.cores), odd)
 
 
 def _images(setup: Setup) -> dict[str, EncodedImage]:
@@ -68,11 +71,42 @@ def _images(setup: Setup) -> dict[str, EncodedImage]:
     return images
 
 
-def pixel_check(name: str, decoder: Decoder, images: Mapping[str, EncodedImage], side: int) -> Check:
+def odd_check(name: str, decoder: Decoder, files: Mapping[str, bytes]) -> Check:
+    """Whether odd files come out as Pillow's pixels, or are refused for the reason that sharding gives.
+
+    Each is alone in its batch: in DALI's, one that goes to the CPU takes the others with it.
+    """
+    images, details, refused = {}, [], 0
+    for kind, data in files.items():
+        try:
+            _, height, width = check_image(data)
+            images[kind] = EncodedImage(memoryview(bytearray(data)), height, width)
+        except ValueError as error:
+            refused += 1
+            found = [reason for _, reason in decoder.decode([_offered(data)]).unreadable]
+            if found != [str(error)]:
+                details.append(f"{name}: {kind}, which sharding refuses ({error}), is {found or 'decoded'}")
+    check = pixel_check(name, decoder, images, SIDE, batch=1)
+    figure = f"{check.figure}, {refused} refused alike"
+    return Check(PIXELS, f"{name}, odd files", figure, bool(check.holds) and not details, (*details, *check.details))
+
+
+def _offered(data: bytes) -> EncodedImage:
+    """A file as a shard offers it, with the size in its header, or any where it gives none."""
+    try:
+        _, height, width, _ = check_header(data)
+    except ValueError:
+        height = width = 1
+    return EncodedImage(memoryview(bytearray(data)), height, width)
+
+
+def pixel_check(
+    name: str, decoder: Decoder, images: Mapping[str, EncodedImage], side: int, *, batch: int = BATCH
+) -> Check:
     """Whether the crops of `images` (by path) are as near to Pillow's as the decoder called `name` promises."""
     apart, details = [], []
-    for first in range(0, len(images), BATCH):
-        paths = list(images)[first : first + BATCH]
+    for first in range(0, len(images), batch):
+        paths = list(images)[first : first + batch]
         decoded = decoder.decode([images[path] for path in paths])
         crops = decoded.crops[side].cpu().numpy().astype(np.int16)
         failed = dict(decoded.unreadable)

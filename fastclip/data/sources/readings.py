@@ -52,7 +52,8 @@ ID = re.compile(
 DOMAINS = {
     "photo", "photos", "art", "artpainting", "painting", "cartoon", "sketch", "clipart", "infograph", "quickdraw",
     "real", "realworld", "product", "amazon", "webcam", "dslr", "caltech", "caltech101", "labelme", "sun09",
-    "voc2007", "day", "night", "indoor", "outdoor", "synthetic", "source", "target", "foggy", "rainy", "snowy", "summer", "winter",
+    "voc2007", "day", "night", "indoor", "outdoor", "synthetic", "source", "target", "foggy", "rainy", "snowy",
+    "summer", "winter",
 }  # fmt: skip
 """Names, as `same_name` has them, that are of domains and hardly of classes."""
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastclip.data.classes import one_form
+from fastclip.data.image_headers import sniff
 from fastclip.data.shards.manifest import CLASS_NAMES, MANIFEST, REJECTED, SHARD_COUNT, Rejected
 from fastclip.data.sources.blobs import Blob
 from fastclip.data.sources.containers import BlobReader
@@ -29,15 +30,10 @@ OURS = frozenset((MANIFEST, REJECTED, CLASS_NAMES, SHARD_COUNT, "zeroshot_classi
 """Files that describe shards. They are not listed as other files."""
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
-IMAGES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES) | {"jpe", "pnm"}
+IMAGES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)
 JSON_LABELS = ("label", "cls", "class")
 NO_LABEL = "-1"
 """The label that stands for none, in test sets whose labels are kept back."""
-IMAGE_STARTS = (
-    *(b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*"),
-    *(b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"\0\0\0\x0cjP  ", b"\0\0\0\x0cJXL ", b"\xff\x0a", b"8BPS"),
-)
-"""How images begin, those that are read and others."""
 MAX_LABEL_BYTES = 1 << 20
 """The most that a .cls or .json may have: they are read whole."""
 
@@ -179,8 +175,8 @@ def _unknown_image(shard: SourceShard, fields: Mapping[str, TarMember], reader: 
     """The image among the members of a labelled key, by its first bytes: its suffix is none of an image."""
     label = fields.get("cls") or fields["json"]
     others = [member for extension, member in fields.items() if extension not in ("cls", "json")]
-    starts = [reader.read(replace(shard.blob(member), size=min(member.size, 12))) for member in others]
-    images = [member for member, start in zip(others, starts, strict=True) if _is_image(start)]
+    starts = [reader.read(replace(shard.blob(member), size=min(member.size, 64))) for member in others]
+    images = [member for member, start in zip(others, starts, strict=True) if sniff(start)]
     if len(images) != 1:
         names = " and ".join(repr(image.name) for image in images)
         raise UserError(
@@ -190,11 +186,6 @@ def _unknown_image(shard: SourceShard, fields: Mapping[str, TarMember], reader: 
             fix="Remove one of them." if images else "Add the image, or remove the label.",
         )
     return images[0]
-
-
-def _is_image(start: bytes) -> bool:
-    """Whether bytes begin as those of an image do, be it one that is read or not."""
-    return start.startswith(IMAGE_STARTS) or start[4:12] in (b"ftypavif", b"ftypheic", b"ftypmif1", b"ftypheix")
 
 
 def _label(shard: SourceShard, key: str, fields: Mapping[str, TarMember], reader: BlobReader) -> int | str | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from fastclip.data.images import sniff
+from fastclip.data.image_headers import sniff
 from fastclip.data.sources.archives import ARCHIVES
 from fastclip.data.sources.blobs import MAX_BYTES, Blob
 from fastclip.data.sources.containers import BlobReader
@@ -18,25 +18,13 @@ from fastclip.data.sources.members import list_members
 from fastclip.data.sources.walk import walk
 from fastclip.errors import UserError
 
-DECODED = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif")
-NETPBM = (".ppm", ".pgm", ".pbm", ".pnm", ".pam")
-OTHERS = (
-    ".heic",
-    ".heif",
-    ".jp2",
-    ".j2k",
-    ".jpx",
-    ".jxl",
-    ".svg",
-    ".psd",
-    ".ico",
-    ".tga",
-    ".exr",
-    ".hdr",
-    ".apng",
-    ".mpo",
+IMAGE_SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif", ".apng"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".pam"),
+        *(".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl", ".svg", ".psd", ".ico", ".tga", ".exr", ".hdr", ".mpo"),
+    )
 )
-IMAGE_SUFFIXES = frozenset((*DECODED, *NETPBM, *OTHERS))
 """A file with such a name counts as an image: if it cannot be used, it is an unreadable image of its class."""
 
 
