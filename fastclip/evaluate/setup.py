@@ -22,7 +22,7 @@ from fastclip.storage.folders import Location
 from fastclip.store.parts import part_name
 from fastclip.store.recipes import Recipe
 from fastclip.store.store import Store
-from fastclip.text.prompts import PromptSet, find_prompt_set
+from fastclip.text.prompts import PromptSet, check_names, find_prompt_set
 from fastclip.threads import threads
 
 if TYPE_CHECKING:
@@ -61,6 +61,9 @@ def resolve(options: EvalOptions, environment: Mapping[str, str] = os.environ, *
     process = find_process(environment, options.share)
     targets = find_targets(options.shards, options.targets)
     prompts = _distinct(map(find_prompt_set, options.prompts))
+    for target in targets if not (only_look or options.random_weights) else ():
+        card = f"{options.shards}/{target.name}.toml"
+        check_names(target.name, target.manifest.classes, target.manifest.names, card)
     store = Store(options.store)
     store.check_layout()
     known = store.recipes()

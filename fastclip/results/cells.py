@@ -68,6 +68,8 @@ class DatasetFacts:
     variant: str | None
     protocol: str
     manifest_sha256: str
+    names: Mapping[str, str]
+    """Class folder → readable name, in label order: with the templates, the prompts. A card may have given them."""
     fingerprints: Mapping[str, str]
     """Domain → fingerprint of its images in shards."""
     has_variants: bool
