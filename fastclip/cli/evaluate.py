@@ -69,6 +69,7 @@ def evaluate(
     setup = resolve(options)
     if dry_run:
         return _print_forecast(setup)
+    _print_weights(setup, messages)
     for _ in range(2):  # once more if a part was damaged: it is moved aside, and made again
         failures: list[FastclipError] = []
         if setup.units:
@@ -100,6 +101,18 @@ def evaluate(
 
 
 command = takes_eval_options(evaluate)
+
+
+def _print_weights(setup: Setup, messages: Console) -> None:
+    """The files that this machine embeds with. The table, which every machine prints alike, has their digests only."""
+    from fastclip.errors import printable
+    from fastclip.models.backbones import TINY
+    from fastclip.models.weights import describe_weights
+
+    for each in setup.engine.candidates.values() if setup.engine and setup.process.reports else ():
+        if each.backbone != TINY or each.name in setup.weights:
+            weights = describe_weights(each.recipe, each.weights.path)
+            messages.print(printable(f"{each.name}: {weights}."), soft_wrap=True)
 
 
 def _print_forecast(setup: Setup) -> None:

@@ -102,7 +102,7 @@ class Evaluation:
         """The result file: counts, and the accuracies made of them as fractions of 1 (null: no number)."""
         document = asdict(self)
         for row, used in zip(document["recipes"], self.recipes, strict=True):
-            row["recipe"] = used.recipe.to_document()
+            row |= {"activation": used.recipe.activation, "recipe": used.recipe.to_document()}
         for row, cell in zip(document["cells"], self.cells, strict=True):
             accuracy = cell.accuracy(self.unreadable_policy)
             row["accuracy"] = None if accuracy is None else float(accuracy)
