@@ -88,7 +88,7 @@ class Work:
         for group, record in zip(groups, records, strict=True):
             command: list[object] = [sys.executable, "-m", "fastclip", "eval", "source", "--prompts", "photo"]
             for name in group:
-                command += ["-b", name, "--weights", f"{name}={self.weights(name)}"]
+                command += ["-b", name, "--weights", f"{ARCHITECTURES[name]}={self.weights(name)}"]
             command += ["--device", self.device, "--store", self.out / "store", "--json", record, *options]
             commands.append(command)
 

@@ -147,7 +147,8 @@ def test_any_number_of_processes_and_cores_gives_the_same_bytes(
     for name, program in runs.items():
         store, record = fastclip.folder / name / "store", fastclip.folder / name / "record.json"
         record.parent.mkdir()
-        command = ["eval", "few", "-b", "tiny", "-b", "ViT-B/32", "--weights", f"ViT-B/32={vit_weights}"]
+        command = ["eval", "few", "-b", "tiny", "-b", "ViT-B-32-quickgelu"]
+        command += ["--weights", f"ViT-B-32-quickgelu={vit_weights}"]
         command += ["--precision", precision]
         command += ["--shards", sharded.shards, "--store", store, "--json", record, "--prompts", "photo"]
         command += ["--batch-size", 4]
@@ -263,8 +264,9 @@ def test_weights_from_a_file_are_used_and_a_good_run_is_silent(shapes: Sharded, 
     command = ["eval", "shapes/flat", "-b", "tiny", "--shards", shapes.shards]
     first = fastclip(*command, "--weights", "a=b.safetensors")
     lines = first.err.splitlines()
-    assert first.code == 0 and len(lines) == 2, lines
-    assert lines[0].startswith("Embedded 60 images") and lines[1].startswith("Thread seconds")
+    assert first.code == 0 and len(lines) == 3, lines
+    assert "(a=b.safetensors, QuickGELU)" in lines[0]
+    assert lines[1].startswith("Embedded 60 images") and lines[2].startswith("Thread seconds")
     again = fastclip.here(*command, "--weights", "tiny=a=b.safetensors")
     assert (again.code, again.out, again.err) == (0, first.out, "")
     for wrong in (["--weights", "RN50=a=b.safetensors"], ["--weights", "a=b.safetensors", "--random-weights"]):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import Program, lively
+from helpers import Program, Sharded, lively, recipe
 from open_clip.model import convert_weights_to_lp
 from open_clip.transformer import LayerNormFp32, QuickGELU, ResidualAttentionBlock
 from safetensors.torch import load_file, save_file
@@ -93,7 +93,7 @@ def test_a_built_model_is_the_one_that_open_clip_creates(architecture: str):
 def test_backbones_are_found_by_every_familiar_spelling():
     assert list(OPENAI_BACKBONES) == list(PARAMETERS)
     for name, backbone in OPENAI_BACKBONES.items():
-        for spelling in (name, name.replace("/", "-"), name.lower()):
+        for spelling in (name, name.replace("/", "-"), name.lower(), backbone.architecture):
             assert find_backbone(spelling) is backbone
     assert find_backbone("ViT-L-14-336").name == "ViT-L/14@336px"
     assert find_backbone("tiny") is TINY
@@ -398,3 +398,66 @@ def test_a_prompt_that_does_not_fit_is_refused_instead_of_cut():
     with pytest.raises(UserError, match="40 tokens; 30 fit"):
         tower.tokenize(["star " * 40])
     assert np.array_equal(tower.tokenize(["star"]).shape, (1, 32))
+
+
+def test_an_architectures_name_says_its_activation_as_open_clip_has_it():
+    import open_clip
+
+    tested = 0
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        if name.startswith(("RN", "ViT-")) and "timm_model_name" not in config["vision_cfg"]:
+            quick = bool(config.get("quick_gelu"))
+            assert recipe(architecture=name).activation == ("QuickGELU" if quick else "GELU"), name
+            tested += 1
+    assert tested > 30
+    tiny = json.loads((Path(weights.__file__).parent / "tiny" / "fastclip-tiny.json").read_bytes())
+    assert recipe(architecture=TINY.architecture).activation == "QuickGELU" and tiny["quick_gelu"] is True
+
+
+@pytest.mark.parametrize("name", ["ViT-B/32", "ViT-B-32", "vit-b-32", "RN50"])
+def test_a_file_whose_activation_nobody_names_is_refused_with_both_spellings(
+    name: str, shapes: Sharded, fastclip: Program
+):
+    (fastclip.folder / "w.safetensors").write_bytes(b"of any make")
+    outcome = fastclip.here("eval", "shapes", "-b", name, "--weights", "w.safetensors", "--shards", shapes.shards)
+    assert (outcome.code, outcome.out) == (2, "")
+    what, fix = outcome.err.splitlines()
+    architecture = find_backbone(name).architecture
+    assert name in what and "w.safetensors" in what and "GELU" in what
+    assert f"-b {architecture} --weights" in fix
+    assert f"-b {architecture.removesuffix('-quickgelu')}/PRETRAINED --weights" in fix
+
+
+def test_a_word_or_a_published_digest_decides_the_activation(tmp_path: Path, monkeypatch):
+    path, sha256 = tmp_path / "w", "0" * 64
+    for spellings in (["ViT-B-32-quickgelu"], ["ViT-B/32", "ViT-B-32-quickgelu"]):
+        weights.check_activation("ViT-B/32", spellings, path, sha256)
+    for other in ("tiny", "ViT-B-32/laion2b_s34b_b79k", "ViT-B-32/openai"):
+        weights.check_activation(other, [other], path, sha256)
+    with pytest.raises(UserError, match="QuickGELU or with GELU"):
+        weights.check_activation("ViT-B/32", ["ViT-B-32", "ViT-B-16-quickgelu"], path, sha256)
+    archive = OPENAI_BACKBONES["ViT-B/32"].archive_sha256
+    assert archive
+    weights.check_activation("ViT-B/32", ["ViT-B/32"], path, archive)
+    made = recipe(weights=archive, architecture="ViT-B-32-quickgelu")
+    assert weights.describe_weights(made) == "weights 40d365715913 (OpenAI's ViT-B-32.pt, QuickGELU)"
+    made = recipe(architecture="ViT-B-32")
+    assert weights.describe_weights(made, Path("laion.safetensors")) == f"weights {'0' * 12} (laion.safetensors, GELU)"
+
+
+def test_table_record_status_and_messages_name_the_weights(shapes: Sharded, fastclip: Program):
+    (fastclip.folder / "mine.safetensors").write_bytes(Path(str(find_weights(TINY, None).path)).read_bytes())
+    with (fastclip.folder / "mine.safetensors").open("rb") as file:
+        sha256 = hashlib.sha256(file.read()).hexdigest()
+    words = ("shapes/flat", "-b", "tiny", "--weights", "mine.safetensors", "--shards", shapes.shards)
+    outcome = fastclip.here("eval", *words, "--json", "r.json")
+    assert f"tiny: weights {sha256[:12]} (QuickGELU)." in outcome.out.splitlines()
+    assert f"tiny: weights {sha256[:12]} (mine.safetensors, QuickGELU)." in outcome.err.splitlines()
+    (used,) = json.loads((fastclip.folder / "r.json").read_bytes())["recipes"]
+    assert (used["recipe"]["weights"], used["activation"]) == (sha256, "QuickGELU")
+    assert f"weights {sha256[:12]} (mine.safetensors, QuickGELU)" in " ".join(
+        fastclip.here("status", *words).out.split()
+    )
+    again = fastclip.here("eval", *words[:3], *words[-2:])
+    assert (again.out, again.err) == (outcome.out, ""), "the table does not hang on where the file is"

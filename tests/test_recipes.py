@@ -571,7 +571,7 @@ def test_store_lists_copies_and_removes_recipes(shapes: Sharded, stores: dict[st
     rows = [line.split() for line in listed.out.splitlines() if " shapes " in line]
     assert [row[:5] for row in rows] == [[each.id[:12], "tiny", "shapes", "3/12", "60"] for each in (fp32, bf16)]
     said = " ".join(listed.out.split())
-    assert f"{bf16.id[:12]}: weights {bf16.weights[:12]}, bf16" in said and bf16.machine in said
+    assert f"{bf16.id[:12]}: weights {bf16.weights[:12]} (QuickGELU), bf16" in said and bf16.machine in said
     copied = fastclip("store", "copy", bf16.id[:6], "--to", "copy")
     assert copied.code == 0 and "3 parts copied, 0 there already, 1 prototype files" in copied.out
     assert sorted(path.name for path in (fastclip.folder / "copy").iterdir()) == sorted([bf16.id, "prototypes"])
@@ -661,10 +661,11 @@ def test_the_footnote_of_a_table_names_compiling_precision_decoder_and_machine()
         unreadable=(),
     )
     assert footnotes(evaluation) == [
-        "0 images; bf16, compiled, decoded by dali 2, batches of 32, on cuda 13.0 NVIDIA H200."
+        "0 images; bf16, compiled, decoded by dali 2, batches of 32, on cuda 13.0 NVIDIA H200.",
+        f"tiny: weights {made.weights[:12]} (that of a).",
     ]
     plain = dataclasses.replace(made, engine="eager", backbone="RN50")
     other = UsedRecipe(dataset="d", backbone="RN50", id=plain.id, recipe=plain)
     mixed = dataclasses.replace(evaluation, recipes=(*evaluation.recipes, other))
-    (line,) = footnotes(mixed)
+    line, _ = footnotes(mixed)
     assert "d RN50: bf16, decoded" in line and "d tiny: bf16, compiled, decoded" in line

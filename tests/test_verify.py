@@ -75,7 +75,7 @@ def test_a_good_run_prints_a_certificate_on_which_everything_holds(shapes: Shard
     facts = [
         recipe["machine"],
         recipe["libraries"],
-        f"tiny, weights {weights}, recipe {digest}: {recipe['precision']}, ",
+        f"tiny, weights {weights} (QuickGELU), recipe {digest}: {recipe['precision']}, ",
     ]
     facts += ["decoded by torchvision ", f"batches of {recipe['batch_size']}."]
     assert [fact for fact in facts if fact not in " ".join(outcome.out.split())] == []

@@ -65,7 +65,7 @@ PYTHON
     fast 75 bench many -b ViT-B/32 --random-weights --device "$DEVICE" "${decoder[@]}" --images "$images" --rounds 3 \
         --json "$OUT/bench.jsonl"
     for round in 1 2; do
-        fast 45 eval many -b ViT-B/32 --weights ViT-B/32=b32.safetensors --prompts photo --device "$DEVICE" \
+        fast 45 eval many -b ViT-B-32-quickgelu --weights b32.safetensors --prompts photo --device "$DEVICE" \
             "${decoder[@]}" --store "embeddings$round"
     done
     part 60 "$PYTHON" benchmarks/plain_loop.py --images "$WORK/source/many" --architecture ViT-B-32-quickgelu \

@@ -72,6 +72,7 @@ def evaluate(
     if setup.process.reports:
         for line in _twins(setup):
             messages.print(line, soft_wrap=True)
+    _print_weights(setup, messages)
     for _ in range(2):  # once more if a part was damaged: it is moved aside, and made again
         failures: list[FastclipError] = []
         if setup.units:
@@ -111,16 +112,27 @@ def _twins(setup: Setup) -> list[str]:
 
     lines = []
     for manifest in (target.manifest for target in setup.targets):
-        rows = list(zip(manifest.classes, manifest.names, strict=True))
         groups = {
             group
             for prompts in setup.prompts
             # The first prompt is enough: templates differ around the name, which is the same or not in all of them.
-            for group in twins([prompts.prompts(*row)[0] for row in rows])
+            for group in twins([prompts.prompts(*row)[0] for row in prompts.classes(manifest.classes, manifest.names)])
         }
         if groups:
             lines.append(f"{manifest.dataset}: {twins_line(manifest.names, sorted(groups))}")
     return lines
+
+
+def _print_weights(setup: Setup, messages: Console) -> None:
+    """The files that this machine embeds with. The table, which every machine prints alike, has their digests only."""
+    from fastclip.errors import printable
+    from fastclip.models.backbones import TINY
+    from fastclip.models.weights import describe_weights
+
+    for each in setup.engine.candidates.values() if setup.engine and setup.process.reports else ():
+        if each.backbone != TINY or each.name in setup.weights:
+            weights = describe_weights(each.recipe, each.weights.path)
+            messages.print(printable(f"{each.name}: {weights}."), soft_wrap=True)
 
 
 def _print_forecast(setup: Setup) -> None:

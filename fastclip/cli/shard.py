@@ -12,6 +12,8 @@ from fastclip.cli.download import DOWNLOADS
 if TYPE_CHECKING:
     from fastclip.data.shards.writer import WriteOptions
 
+HUB = "hf://"
+
 
 def command(
     name: Annotated[
@@ -21,11 +23,11 @@ def command(
         ),
     ],
     source: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="PATH",
-            help="Folder or archive (zip, tar, tgz) of images, Parquet files or WebDataset shards. "
-            "Default: downloads/NAME.",
+            help="Folder or archive (zip, tar, tgz) of images, Parquet files or WebDataset shards; or "
+            "hf://datasets/ORG/NAME/CONFIGURATION. Default: downloads/NAME.",
         ),
     ] = None,
     out: Annotated[
@@ -75,11 +77,12 @@ def command(
     from fastclip.data.shards.writer import WriteOptions
 
     check_dataset_name(name)
-    source = source if source is not None else _downloaded(name, out)
+    folder = _downloaded(name, out) if source is None else _fetched(source, split)
+    split = None if source and source.startswith(HUB) else split
     options = WriteOptions(
         shard_images=shard_images, shard_bytes=shard_mb * 10**6, verify=not no_verify, processes=processes
     )
-    write_and_print(name, source, out, options, protocol=protocol, overwrite=overwrite, layout=layout, split=split)
+    write_and_print(name, folder, out, options, protocol=protocol, overwrite=overwrite, layout=layout, split=split)
     elsewhere = f" --shards {out}" if out != "shards" else ""
     console.out().print(f"Next: fastclip eval {name} -b ViT-B/32{elsewhere}", soft_wrap=True)
 
@@ -97,6 +100,20 @@ def _downloaded(name: str, out: str) -> Path:
         f"There is no {folder}, and no --source was given.",
         fix=f"{get}fastclip shard {name} --source PATH",
     )
+
+
+def _fetched(source: str, split: str | None) -> Path:
+    """The path `source`, or the folder into which a dataset of Hugging Face is fetched, or its `split` alone."""
+    if not source.startswith(HUB):
+        return Path(source)
+    from fastclip.cli.console import err
+    from fastclip.cli.progress import bytes_bar
+    from fastclip.data.sources.hub import fetch_hub_source
+
+    with bytes_bar(err(), f"looking at {source}", None, 0) as advance:
+        folder = fetch_hub_source(source, split, DOWNLOADS, watch=advance)
+    err().print(f"{source} is in {folder}", soft_wrap=True)
+    return folder
 
 
 def write_and_print(

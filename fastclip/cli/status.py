@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,10 +29,11 @@ def command(options: EvalOptions, store: Store = Path("embeddings")) -> None:
     from fastclip.evaluate.setup import resolve
     from fastclip.evaluate.status import status
 
-    cells = status(resolve(replace(options, store=store), only_look=True))
+    setup = resolve(replace(options, store=store), only_look=True)
+    cells = status(setup)
     console = out()
     console.print(_table(cells))
-    for line in [*_recipes(cells), *_reasons(cells)]:
+    for line in [*_recipes(cells, setup.weights), *_reasons(cells)]:
         console.print(line)
     if not all(cell.complete for cell in cells):
         raise typer.Exit(EXIT_INCOMPLETE)
@@ -48,15 +50,16 @@ def _table(cells: list[CellStatus]) -> Table:
     return table
 
 
-def _recipes(cells: list[CellStatus]) -> list[str]:
-    """The recipe of each dataset and backbone that has a part, a line each."""
+def _recipes(cells: list[CellStatus], files: Mapping[str, Path]) -> list[str]:
+    """The recipe of each dataset and backbone that has a part, a line each. `files` are the weights that were given."""
+    from fastclip.models.weights import describe_weights
+
     lines = {}
     for cell in cells:
         if cell.recipe and cell.missing_shards < cell.shards:
-            recipe = cell.recipe
-            lines[cell.dataset, cell.backbone] = (
-                f"{cell.dataset}, {cell.backbone}: recipe {recipe.id[:12]}, {recipe.how}, on {recipe.machine}."
-            )
+            recipe, weights = cell.recipe, describe_weights(cell.recipe, files.get(cell.backbone))
+            made = f"recipe {recipe.id[:12]}, {weights}, {recipe.how}, on {recipe.machine}"
+            lines[cell.dataset, cell.backbone] = f"{cell.dataset}, {cell.backbone}: {made}."
     return [printable(line) for line in lines.values()]
 
 

@@ -170,8 +170,9 @@ def _rows(holding: Holding) -> list[tuple[str, ...]]:
 
 
 def _facts(holding: Holding) -> str:
-    recipe = holding.recipe
-    weights = "RANDOM WEIGHTS" if recipe.random_weights else f"weights {recipe.weights[:12]}"
+    from fastclip.models.weights import describe_weights
+
+    recipe, weights = holding.recipe, describe_weights(holding.recipe)
     switches = "".join(f", {switch}" for switch in recipe.switches)
     numerics = f"numerics {recipe.numerics}" + (" WITHDRAWN: never read" if recipe.withdrawn else "")
     where = f"on {recipe.machine}, {recipe.libraries}{switches}, {numerics}"

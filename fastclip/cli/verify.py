@@ -107,12 +107,13 @@ def _table(checks: tuple[Check, ...]) -> Table:
 
 def _facts(certificate: Certificate) -> list[str]:
     """The images, recipes, prompts and machine of the certificate, a sentence a line."""
+    from fastclip.models.weights import describe_weights
+
     names = ", ".join(dataset.name for dataset in certificate.datasets)
     unusable = f"; unreadable: {certificate.unusable}" if certificate.unusable else ""
     lines = [f"{certificate.images} images of {names} in {certificate.shards} shards{unusable}."]
     for recipe in certificate.recipes:
-        weights = "RANDOM WEIGHTS" if recipe.random_weights else f"weights {recipe.weights[:12]}"
-        lines.append(f"{recipe.backbone}, {weights}, recipe {recipe.id[:12]}: {recipe.how}.")
+        lines.append(f"{recipe.backbone}, {describe_weights(recipe)}, recipe {recipe.id[:12]}: {recipe.how}.")
     lines.append(f"Prompts: {', '.join(certificate.prompts)}. Took {certificate.seconds:.0f} s.")
     return [*lines, *dict.fromkeys(map(_machine, certificate.recipes))]
 

@@ -102,7 +102,7 @@ def _answer(
 
 
 def _question(recipe: Recipe, target: Target, prompts: PromptSet) -> Question:
-    classes = tuple(zip(target.manifest.classes, target.manifest.names, strict=True))
+    classes = prompts.classes(target.manifest.classes, target.manifest.names)
     return Question(
         weights=recipe.weights, architecture=recipe.architecture, templates=prompts.templates, classes=classes
     )

@@ -84,6 +84,7 @@ def dataset_facts(target: Target, shards: Location) -> DatasetFacts:
         variant=manifest.variant,
         protocol=manifest.protocol,
         manifest_sha256=target.manifest_sha256,
+        names=dict(zip(manifest.classes, manifest.names, strict=True)),
         fingerprints={domain.name: domain.fingerprint for domain in manifest.domains if domain.name in target.domains},
         has_variants=card is not None and bool(card.variants),
     )

@@ -17,12 +17,12 @@ from fastclip.evaluate.options import EvalOptions
 from fastclip.features.choose import Shelf, Wanted
 from fastclip.files import digest_file
 from fastclip.models.backbones import Backbone, find_backbone, known_backbone, plain
-from fastclip.models.weights import Weights, find_all_weights, random_weights
+from fastclip.models.weights import Weights, check_activation, find_all_weights, random_weights
 from fastclip.storage.folders import Location
 from fastclip.store.parts import part_name
 from fastclip.store.recipes import Recipe
 from fastclip.store.store import Store
-from fastclip.text.prompts import PromptSet, find_prompt_set
+from fastclip.text.prompts import PromptSet, check_names, find_prompt_set
 from fastclip.threads import threads
 
 if TYPE_CHECKING:
@@ -61,6 +61,9 @@ def resolve(options: EvalOptions, environment: Mapping[str, str] = os.environ, *
     process = find_process(environment, options.share)
     targets = find_targets(options.shards, options.targets)
     prompts = _distinct(map(find_prompt_set, options.prompts))
+    for target in targets if not (only_look or options.random_weights) else ():
+        card = f"{options.shards}/{target.name}.toml"
+        check_names(target.name, target.manifest.classes, target.manifest.names, card)
     store = Store(options.store)
     store.check_layout()
     known = store.recipes()
@@ -69,6 +72,9 @@ def resolve(options: EvalOptions, environment: Mapping[str, str] = os.environ, *
     _check_names(options, backbones, given, known)
     precision = options.precision or _of_accelerate(environment)
     wanted = {name: _wanted(options, name, given.get(name), precision, known) for name in backbones}
+    for name, path in given.items():
+        spellings = [each for each in (*options.weights, *options.backbones) if _name(each, known) == name]
+        check_activation(name, spellings, path, wanted[name].weights or "")
     _check_filters(wanted, known)
     shelf = Shelf(store, known, wanted, {t.name: [part_name(shard) for shard in t.shards] for t in targets})
     pairs = [(target.name, name) for target in targets for name in backbones]

@@ -74,7 +74,8 @@ PUBLISHED_ARCHIVES = {backbone.archive_sha256: backbone for backbone in _NINE}
 
 
 def find_backbone(name: str) -> Backbone:
-    """The backbone called `name`: `ViT-B/32` or `ViT-B-32`, `tiny`, or `ARCHITECTURE/PRETRAINED` of open_clip.
+    """The backbone called `name`: `ViT-B/32`, `ViT-B-32` or `ViT-B-32-quickgelu`, `tiny`, or `ARCHITECTURE/PRETRAINED`
+    of open_clip.
 
     Raises `UserError` with the closest names for one that is unknown.
     """
@@ -93,8 +94,9 @@ def find_backbone(name: str) -> Backbone:
 
 def known_backbone(name: str) -> Backbone | None:
     """The backbone called `name` if it is `tiny` or one of OpenAI's nine, else None. Does not load open_clip."""
-    known = {plain(backbone.name): backbone for backbone in (*_NINE, TINY)}
+    known = {plain(each): backbone for backbone in _NINE for each in (backbone.name, backbone.architecture)}
     known["vitl14336"] = OPENAI_BACKBONES["ViT-L/14@336px"]  # open_clip's ViT-L-14-336
+    known[TINY.name] = TINY
     return known.get(plain(name))
 
 

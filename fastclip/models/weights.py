@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 from fastclip.errors import IntegrityError, UserError
 from fastclip.files import digest_file
-from fastclip.models.backbones import PUBLISHED_ARCHIVES, TINY, Backbone
+from fastclip.models.backbones import OPENAI_BACKBONES, PUBLISHED_ARCHIVES, TINY, Backbone, plain
+from fastclip.store.recipes import Recipe
 from fastclip.threads import threads
 
 if TYPE_CHECKING:
@@ -57,6 +58,35 @@ def find_all_weights(given: Mapping[Backbone, Path | None], cores: int) -> dict[
     with threads(max(1, min(4, cores)), "digest") as pool:
         digests = list(pool.map(digest_file, paths))
     return {backbone: Weights(path, each) for backbone, path, each in zip(given, paths, digests, strict=True)}
+
+
+def check_activation(backbone: str, spellings: Iterable[str], file: Path, sha256: str) -> None:
+    """Raise `UserError` unless OpenAI published `file`, or a spelling says that it is run with QuickGELU.
+
+    OpenAI's ViT-B/32 and LAION's have the same tensors. open_clip's ViT-B-32 is GELU, its ViT-B-32-quickgelu is not.
+    """
+    known = OPENAI_BACKBONES.get(backbone)
+    if known is None or sha256 in PUBLISHED_ARCHIVES:
+        return
+    architecture = known.architecture
+    if any(plain(spelling) == plain(architecture) for spelling in spellings):
+        return
+    bare = architecture.removesuffix("-quickgelu")
+    raise UserError(
+        f"{' or '.join(dict.fromkeys(spellings))} does not say whether {file} is run with QuickGELU or with GELU, its "
+        f"tensors do not tell, and it is none of OpenAI's archives by its SHA-256, {sha256[:12]}….",
+        fix=f"-b {architecture} --weights FILE for QuickGELU, as OpenAI's; or -b {bare}/PRETRAINED --weights FILE for "
+        "the activation of those weights, as open_clip lists them (LAION-2B's: GELU)",
+    )
+
+
+def describe_weights(recipe: Recipe, file: Path | None = None) -> str:
+    """`weights 40d365715913 (OpenAI's ViT-B-32.pt, QuickGELU)`. A `file` is named where it is known."""
+    if recipe.random_weights:
+        return f"RANDOM WEIGHTS ({recipe.activation})"
+    published = PUBLISHED_ARCHIVES.get(recipe.weights)
+    where = str(file) if file else f"OpenAI's {published.archive}" if published else ""
+    return f"weights {recipe.weights[:12]} ({', '.join(filter(None, (where, recipe.activation)))})"
 
 
 def read_weights(backbone: Backbone, path: Path, sha256: str) -> dict[str, Tensor]:
@@ -126,9 +156,10 @@ def _download(backbone: Backbone) -> Path:
         places = f"{HUB_FILE} of {backbone.hub} is not in {constants.HF_HUB_CACHE}"
         if backbone.archive:
             places += f", nor {backbone.archive} in {_openai_cache()}"
+        word = backbone.architecture if backbone.archive else backbone.name  # either says the activation
         raise UserError(
             f"No weights for {backbone.name}: {places}; the download failed ({type(error).__name__}).",
-            fix=f"hf download {backbone.hub} {HUB_FILE} where there is a network, or --weights FILE",
+            fix=f"hf download {backbone.hub} {HUB_FILE} where there is a network, or -b {word} --weights FILE",
         ) from error
 
 

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from fastclip.errors import printable
+from fastclip.models.weights import describe_weights
 from fastclip.report.style import plain_table
 from fastclip.results.cells import Cell, Evaluation, mean
 
@@ -60,13 +61,20 @@ def _made(evaluation: Evaluation) -> Iterator[str]:
         yield way if len(ways) == 1 else f"{', '.join(ways[way])}: {way}"
 
 
+def _weights(evaluation: Evaluation) -> Iterator[str]:
+    """The weights behind each backbone: their digest, their file where the digest tells, and their activation."""
+    described = ((used.backbone, describe_weights(used.recipe)) for used in evaluation.recipes)
+    for backbone, weights in dict.fromkeys(described):
+        yield f"{backbone}: {weights}"
+
+
 def footnotes(evaluation: Evaluation, *, can_go_on: bool = True) -> list[str]:
     """The notes that a reader needs beside the numbers, a sentence a line.
 
     `can_go_on`: whether running the same command again would embed what is missing.
     """
     images = {(cell.dataset, cell.domain): cell.images for cell in evaluation.cells}
-    lines = [f"{sum(images.values()):,} images; {'; '.join(_made(evaluation))}."]
+    lines = [f"{sum(images.values()):,} images; {'; '.join(_made(evaluation))}.", f"{'; '.join(_weights(evaluation))}."]
     for dataset in evaluation.datasets:
         if dataset.protocol != "full":
             lines.append(f"{dataset.name}: only the images of the protocol {dataset.protocol}.")

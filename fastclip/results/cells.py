@@ -68,6 +68,8 @@ class DatasetFacts:
     variant: str | None
     protocol: str
     manifest_sha256: str
+    names: Mapping[str, str]
+    """Class folder → readable name, in label order: with the templates, the prompts. A card may have given them."""
     fingerprints: Mapping[str, str]
     """Domain → fingerprint of its images in shards."""
     has_variants: bool
@@ -100,7 +102,7 @@ class Evaluation:
         """The result file: counts, and the accuracies made of them as fractions of 1 (null: no number)."""
         document = asdict(self)
         for row, used in zip(document["recipes"], self.recipes, strict=True):
-            row["recipe"] = used.recipe.to_document()
+            row |= {"activation": used.recipe.activation, "recipe": used.recipe.to_document()}
         for row, cell in zip(document["cells"], self.cells, strict=True):
             accuracy = cell.accuracy(self.unreadable_policy)
             row["accuracy"] = None if accuracy is None else float(accuracy)

@@ -71,6 +71,13 @@ class Recipe:
         return self.numerics in WITHDRAWN_NUMERICS
 
     @property
+    def activation(self) -> str:
+        """The activation that the weights are run with, which no tensor of theirs tells: QuickGELU or GELU."""
+        if self.architecture.endswith("-quickgelu") or self.architecture == "fastclip-tiny":
+            return "QuickGELU"
+        return "GELU" if self.architecture.startswith(("RN", "ViT-")) else f"that of {self.architecture}"
+
+    @property
     def compiled(self) -> bool:
         """Whether the image tower went through a compiler."""
         return self.engine != "eager"

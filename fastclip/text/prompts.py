@@ -1,15 +1,17 @@
 """Prompt sets: named lists of templates. `{}` in a template stands for a class's readable name, `{folder}` for its
-folder's name.
+folder's name, or for the readable one where the folder's is an id.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from fastclip.errors import UserError
+from fastclip.data.ids import nameless, words
+from fastclip.errors import UserError, printable
 
 READABLE, FOLDER = "{}", "{folder}"
 
@@ -27,6 +29,23 @@ class PromptSet:
             template.replace(FOLDER, folder) if FOLDER in template else template.replace(READABLE, readable)
             for template in self.templates
         ]
+
+    def classes(self, folders: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+        """The (folder, readable) pairs that `prompts` is asked with. No folder that is an id gets into a prompt."""
+        uses_folders = any(FOLDER in template for template in self.templates)
+        return tuple(zip(words(folders, names) if uses_folders else folders, names, strict=True))
+
+
+def check_names(dataset: str, folders: Sequence[str], names: Sequence[str], card: str) -> None:
+    """Raise `UserError` for a class that has no name but an id. `card` is the file that can give it one."""
+    if without := nameless(folders, names):
+        shown = printable(", ".join(without[:3]) + (" …" if len(without) > 3 else ""))
+        raise UserError(
+            f"{dataset}: {len(without):,} of {len(folders):,} classes have ids for names ({shown}), and a prompt that "
+            "is made of an id measures nothing.",
+            fix=f"Name them in a card, {card} (shards/README.md shows one), and run the same command again: "
+            f'[readable_names] "{printable(without[0])}" = "a word for it" …',
+        )
 
 
 BUILT_IN = ("transferlearning", "photo", "openai80")

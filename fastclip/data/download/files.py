@@ -152,7 +152,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 def _remote_files(row: Download, page: str, options: FetchOptions) -> tuple[RemoteFile, ...]:
     if row.url.startswith("hf://") and not row.by_hand:
-        return _files_of_repository(row, options)
+        return files_of_repository(row, options)
     if row.by_hand and not row.file:
         return ()
     name = row.file or _last_part(row.url)
@@ -186,7 +186,7 @@ def _last_part(url: str) -> str:
     return name
 
 
-def _files_of_repository(row: Download, options: FetchOptions) -> tuple[RemoteFile, ...]:
+def files_of_repository(row: Download, options: FetchOptions) -> tuple[RemoteFile, ...]:
     """The files of a Hugging Face repository at one commit, with their sizes, and with the digests of large ones."""
     from huggingface_hub import HfApi, constants, get_token, hf_hub_url
     from huggingface_hub.hf_api import RepoFile
@@ -199,7 +199,7 @@ def _files_of_repository(row: Download, options: FetchOptions) -> tuple[RemoteFi
         tree = api.list_repo_tree(repository, recursive=True, revision=commit, repo_type="dataset")
         listed = [entry for entry in tree if isinstance(entry, RepoFile)]
     except Exception as error:  # offline, unknown, gated, a proxy's page: the hub's client has a type for each
-        raise _hub_error(row, error) from error
+        raise hub_error(row.url, error) from error
     chosen = list(
         filter_repo_objects(
             listed, allow_patterns=list(row.patterns) or None, ignore_patterns=[".*"], key=lambda entry: entry.path
@@ -238,17 +238,18 @@ def _inside(path: str, url: str) -> str:
     return path
 
 
-def _hub_error(row: Download, error: Exception) -> UserError | IncompleteError:
+def hub_error(url: str, error: Exception) -> UserError | IncompleteError:
+    """The two lines for what Hugging Face's client raised about the repository at `url`, hf://datasets/…"""
     from huggingface_hub import constants
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-    page = f"{constants.ENDPOINT}/{row.url.removeprefix('hf://').partition('@')[0]}"
+    page = f"{constants.ENDPOINT}/{url.removeprefix('hf://').partition('@')[0]}"
     if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):  # gated ones are of the first type too
         return UserError(
-            f"Hugging Face shows no {row.url} ({type(error).__name__}).",
+            f"Hugging Face shows no {url} ({type(error).__name__}).",
             fix=f"If {page} exists, ask for access there, then `hf auth login` or HF_TOKEN=…",
         )
     return IncompleteError(
-        f"{constants.ENDPOINT} could not be asked for the files of {row.url} ({type(error).__name__}).",
+        f"{constants.ENDPOINT} could not be asked for the files of {url} ({type(error).__name__}).",
         fix="Run the same command where there is a network (HF_HUB_OFFLINE unset; HF_ENDPOINT names a mirror).",
     )

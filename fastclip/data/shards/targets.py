@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from fastclip.data.catalogue import find_card
+from fastclip.data.ids import nameless, with_names
 from fastclip.data.shards.manifest import Manifest, Shard, images_sha256, list_datasets, read_manifest
 from fastclip.data.shards.reader import read_index
 from fastclip.errors import UserError
@@ -43,10 +45,10 @@ def find_targets(location: Location, names: Sequence[str]) -> list[Target]:
         wanted.setdefault(dataset, []).append(domain)
     if not wanted:
         raise UserError(f"{shards} holds no sharded dataset.", fix="fastclip shard NAME --source DIR, or fastclip demo")
-    return [_target(shards.child(dataset), domains) for dataset, domains in wanted.items()]
+    return [_target(shards.child(dataset), domains, location) for dataset, domains in wanted.items()]
 
 
-def _target(folder: Folder, domains: list[str]) -> Target:
+def _target(folder: Folder, domains: list[str], location: Location) -> Target:
     manifest = read_manifest(folder)
     known = [domain.name for domain in manifest.domains]
     for domain in domains:
@@ -55,7 +57,15 @@ def _target(folder: Folder, domains: list[str]) -> Target:
                 f"{manifest.dataset} has no domain {domain!r}.", fix=f"Choose from {', '.join(known)}, or leave it out."
             )
     wanted = tuple(name for name in known if "" in domains or name in domains)
-    return Target(folder, _with_images(folder, manifest, wanted), wanted, digest(manifest.to_json()))
+    named = replace(manifest, names=_names(folder.name, manifest, location))
+    return Target(folder, _with_images(folder, named, wanted), wanted, digest(manifest.to_json()))
+
+
+def _names(dataset: str, manifest: Manifest, location: Location) -> tuple[str, ...]:
+    """The manifest's readable names. Where they are ids, those of the card: it may be younger than the shards."""
+    if nameless(manifest.classes, manifest.names) and (card := find_card(dataset, location)):
+        return with_names(manifest.classes, manifest.names, card.readable_names)
+    return manifest.names
 
 
 def _with_images(folder: Folder, manifest: Manifest, domains: Sequence[str]) -> Manifest:
