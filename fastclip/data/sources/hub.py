@@ -16,7 +16,6 @@ from fsspec.utils import glob_translate
 
 from fastclip.data.catalogue import Download
 from fastclip.data.download.files import download, files_of_repository, hub_error
-from fastclip.data.sources.parquet import NUMBERED
 from fastclip.errors import UserError
 from fastclip.storage.transfer import FetchOptions, RemoteFile, Watch, options_from_environment
 
@@ -25,6 +24,9 @@ HUB = "hf://"
 ADDRESS = re.compile(
     r"hf://datasets/(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>refs/\w+/[^/]+|[^/]+))?(/(?P<configuration>.+?))?/?"
 )
+
+NUMBERED = re.compile(r"-\d+-of-\d+(-[0-9a-f]{16})?$")
+"""How the files of one split are told apart in their names."""
 
 SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval")
 """Folders, and beginnings of files' names, that are a split's and no configuration's."""

@@ -132,7 +132,8 @@ def is_image(path: str) -> bool:
 
 def find_images(files: Mapping[str, Blob]) -> list[str]:
     """The paths of all images: by their suffix, and where that says nothing by their first bytes."""
-    found, others = [], []
+    found: list[str] = []
+    others: list[str] = []
     for path in files:
         if not leftover(path):
             (found if posixpath.splitext(path)[1].lower() in IMAGE_SUFFIXES else others).append(path)
