@@ -56,13 +56,20 @@ def class_lines(manifest: Manifest, rejected: Sequence[Rejected]) -> list[str]:
     """Which classes have no image in any domain, and which ones CLIP cannot tell apart."""
     from fastclip.data.twins import twins, twins_line
 
-    used = {row.label for row in rejected}
+    used = {row.label for row in rejected if row.label is not None}
     used |= {label for domain in manifest.domains for label, images in enumerate(domain.class_images) if images}
     empty = [name for label, name in enumerate(manifest.names) if label not in used]
-    more = ", …" if len(empty) > SHOWN_CLASSES else ""
-    count = "1 class" if len(empty) == 1 else f"{len(empty):,} classes"
-    lines = [f"No image of {count}: {printable(', '.join(empty[:SHOWN_CLASSES]))}{more}."] if empty else []
+    lines = [f"No image of {_classes(empty)}."] if empty else []
+    for domain in manifest.domains:
+        if lacking := [manifest.names[label] for label in sorted(used) if not domain.class_images[label]]:
+            lines.append(f"{printable(domain.name)} has no image of {_classes(lacking)}.")
     return [*lines, *([twins_line(manifest.names, groups)] if (groups := twins(manifest.names)) else [])]
+
+
+def _classes(names: Sequence[str]) -> str:
+    """How many classes, and the first of them."""
+    count = "1 class" if len(names) == 1 else f"{len(names):,} classes"
+    return f"{count}: {printable(', '.join(names[:SHOWN_CLASSES]))}{', …' if len(names) > SHOWN_CLASSES else ''}"
 
 
 def variant_lines(written: Written, card: DatasetCard | None) -> list[str]:

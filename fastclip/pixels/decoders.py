@@ -30,6 +30,7 @@ def decoder_spec(name: str, device: torch.device) -> str:
         return fallback
     try:
         dali = f"dali {version('nvidia-dali-cuda130')}"
+        fallback = f"odd files by {fallback}"
         if device.type != "cuda":
             return f"{dali} cpu, {fallback}"
         libraries = ", ".join(f"{name} {version(name)}" for name in ("nvidia-nvimgcodec-cu13", "nvidia-nvjpeg"))
