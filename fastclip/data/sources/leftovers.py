@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from functools import lru_cache
 
 FOLDERS = {
     "macOS": ("__macosx", "network trash folder", "temporary items"),
@@ -23,6 +24,8 @@ FILES = {
 }
 """Maker → names of files in lower case."""
 
+_ANY_FILE = re.compile("|".join(f"({names})" for names in FILES.values()), re.IGNORECASE)
+
 TEXTS = re.compile(
     r"(readme|licen[cs]e|copying|notice|citation|changelog|authors|contributors|manifest|version|todo|"
     r"(md5|sha1|sha256|sha512)(sums?)?|checksums?|makefile|dockerfile)([._-].*)?|"
@@ -35,15 +38,15 @@ TEXTS = re.compile(
 
 def leftover(path: str) -> str | None:
     """The rule by which a file is known as left over, as a reason; None for a file that may be an image."""
-    *folders, name = path.split("/")
-    for folder in folders:
-        if rule := _of_folder(folder):
-            return rule
-    lower = name.casefold()
+    folder, _, name = path.rpartition("/")
+    if rule := _of_folders(folder):
+        return rule
     if name.startswith("."):
         return "a hidden file"
-    maker = next((maker for maker, names in FILES.items() if re.fullmatch(names, lower)), None)
-    return f"left by {maker}" if maker else None
+    if not _ANY_FILE.fullmatch(name):
+        return None
+    maker = next(maker for maker, names in FILES.items() if re.fullmatch(names, name, re.IGNORECASE))
+    return f"left by {maker}"
 
 
 def is_text(path: str) -> bool:
@@ -51,13 +54,17 @@ def is_text(path: str) -> bool:
     return TEXTS.fullmatch(posixpath.basename(path).casefold()) is not None
 
 
-def _of_folder(folder: str) -> str | None:
-    if folder.startswith("."):
-        return "in a hidden folder"
-    if folder.startswith("@"):
-        return "left by a file server"  # @eaDir, @Recycle, @Recently-Snapshot, @__thumb
-    lower = folder.casefold()
-    return next((f"left by {maker}" for maker, names in FOLDERS.items() if lower in names), None)
+@lru_cache(maxsize=1 << 16)  # many files lie in few folders
+def _of_folders(path: str) -> str | None:
+    for folder in path.split("/"):
+        if folder.startswith("."):
+            return "in a hidden folder"
+        if folder.startswith("@"):
+            return "left by a file server"  # @eaDir, @Recycle, @Recently-Snapshot, @__thumb
+        lower = folder.casefold()
+        if rule := next((f"left by {maker}" for maker, names in FOLDERS.items() if lower in names), None):
+            return rule
+    return None
 
 
 NO_IMAGE = "no image, and in no class folder"

@@ -90,11 +90,13 @@ class Reading:
 
     def of_other_files(self, paths: Iterable[str]) -> dict[str, Place]:
         """The places of those files that are no images, that no rule knows, and that lie in a class folder."""
+        others = [path for path in paths if path not in self.places and path not in self.left]
+        others = [path for path in others if reason_of(path) == NO_IMAGE]
+        if not others:
+            return {}
         folders = {path.removesuffix(f"/{place.rest}"): place for path, place in self.places.items()}
         found = {}
-        for path in paths:
-            if path in self.places or path in self.left or reason_of(path) != NO_IMAGE:
-                continue
+        for path in others:
             above = path.split("/")[:-1]
             for depth in range(len(above), 0, -1):
                 if place := folders.get("/".join(above[:depth])):
@@ -125,6 +127,25 @@ def read_tree(where: str, paths: Iterable[str], layout: str | None, split: str |
     Of the splits, `split` is taken; None takes each as a domain of its own. Raises `UserError`, with two readings and
     the option that chooses, if several fit.
     """
+    here: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        here[posixpath.dirname(path)].append(path)
+    # All images of a folder are read alike, so the first one stands for them.
+    read = _read_firsts(where, [of_folder[0] for of_folder in here.values()], layout, split)
+    places, left = {}, {}
+    for first, *others in here.values():
+        if place := read.places.get(first):
+            folder = place.rest[: len(place.rest) - len(posixpath.basename(first))]
+            places[first] = place
+            for path in others:
+                places[path] = Place(place.domain, place.class_folder, folder + posixpath.basename(path))
+        else:
+            left |= dict.fromkeys((first, *others), read.left[first])
+    return Reading(read.layout, places, left)
+
+
+def _read_firsts(where: str, paths: Iterable[str], layout: str | None, split: str | None) -> Reading:
+    """As `read_tree`, of one image a folder."""
     images, left = _without_unlabelled(_without_wrappers(paths))
     if layout is None:
         layout = _only_layout(where, images)
