@@ -63,11 +63,11 @@ def test_twins_are_named_with_their_labels():
 
 
 def test_the_two_forms_of_a_letter_are_one_class_in_folders(tmp_path: Path):
-    files = {f"flat/{NFC}/1.png": PNG, "flat/tea/2.png": PNG, f"night/{NFD}/1.png": PNG, "night/tea/2.png": PNG}
+    files = {f"day/{NFC}/1.png": PNG, "day/tea/2.png": PNG, f"night/{NFD}/1.png": PNG, "night/tea/2.png": PNG}
     listing = list_source(write(tmp_path, files), None)
     assert listing.classes == (NFC, "tea")
     assert [(image.domain, image.label) for image in listing.images] == [
-        ("flat", 0), ("flat", 1), ("night", 0), ("night", 1)
+        ("day", 0), ("day", 1), ("night", 0), ("night", 1)
     ]  # fmt: skip
 
 
@@ -83,10 +83,10 @@ def test_marks_of_a_script_tell_classes_apart():
 
 
 def test_spellings_that_never_meet_are_refused_and_those_that_do_are_two_classes(tmp_path: Path):
-    files = {"a/Heart/1.png": PNG, "a/star/1.png": PNG, "b/heart/1.png": PNG, "b/star/1.png": PNG}
-    with pytest.raises(UserError, match=r"'Heart' \(in a\) and 'heart' \(in b\) are one text to CLIP"):
+    files = {"day/Heart/1.png": PNG, "day/star/1.png": PNG, "night/heart/1.png": PNG, "night/star/1.png": PNG}
+    with pytest.raises(UserError, match=r"'Heart' \(in day\) and 'heart' \(in night\) are one text to CLIP"):
         list_source(write(tmp_path, files), None)
-    write(tmp_path, {"b/Heart/1.png": PNG})
+    write(tmp_path, {"night/Heart/1.png": PNG})
     assert len(list_source(tmp_path, None).classes) == 3
 
 

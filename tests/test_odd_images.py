@@ -132,7 +132,7 @@ def test_all_formats_come_back_from_shards_byte_for_byte(fastclip: Program):
 
 def test_webdataset_reads_every_format_but_avif_from_our_shards(fastclip: Program):
     kinds = [kind for kind in ONE_OF_EACH if kind != "AVIF"]
-    write(fastclip.folder / "in", {f"cat/{kind}.jpg": ODD[kind] for kind in kinds})
+    write(fastclip.folder / "in", {f"{'cat' if kind == min(kinds) else 'dog'}/{kind}.jpg": ODD[kind] for kind in kinds})
     assert fastclip.here("shard", "pets", "--source", "in").code == 0
     tar = fastclip.folder / "shards" / "pets" / "all" / "0.tar"
     read = webdataset.WebDataset(str(tar), shardshuffle=False).decode("pil").to_tuple(";".join(DECODED), "cls")

@@ -271,11 +271,14 @@ def _are_domains(images: Iterable[_Image], first: int, second: int) -> bool:
     """Whether the folders `first` are domains and `second` their classes, and it cannot be otherwise.
 
     Each domain shares classes with another, at least half of what the smaller one has; there are more classes than
-    domains; and the names of most classes are not such as tell videos, objects or domains apart.
+    domains, or all domains have usual names; and the names of most classes are not such as tell videos, objects or
+    domains apart. A single folder `first` is the only domain: as a class, it would be the only one too.
     """
     classes: dict[str, set[str]] = defaultdict(set)
     for image in images:
         classes[image.names[first]].add(same_name(image.names[second]))
+    if len(classes) == 1:
+        return True
     names = {image.names[second] for image in images}
     if 2 * sum(ID.fullmatch(name) is not None or same_name(name) in DOMAINS for name in names) > len(names):
         return False
@@ -283,7 +286,8 @@ def _are_domains(images: Iterable[_Image], first: int, second: int) -> bool:
         any(2 * len(own & other) >= min(len(own), len(other)) for name, other in classes.items() if name != domain)
         for domain, own in classes.items()
     )
-    return len(classes) == 1 or (overlap and len(classes) < len(set().union(*classes.values())))
+    many = len(classes) < len(set().union(*classes.values()))
+    return overlap and (many or all(same_name(domain) in DOMAINS for domain in classes))
 
 
 def _read(images: Iterable[_Image], layout: str, left: Mapping[str, str]) -> Reading:
