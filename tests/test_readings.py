@@ -239,9 +239,18 @@ def test_with_a_card_too_every_file_is_accounted_for(tmp_path: Path):
     assert card is not None
     files = images_in("photo/dog", "sketch/dog") | {"photo/dog/b.jpe": image_bytes("JPEG"), "photo/dog/c.q": b"?"}
     others = {"photo/.thumbnails/dog/0.png": image_bytes(), "photo/dog/Thumbs.db": b"x", "photo/x.q": b"?"}
+    others["cartoon/dog/x.q"] = b"a domain without an image"
     listing = list_source(write(tmp_path, files | others), card)
     assert {image.found_at for image in listing.images} == files.keys()
     assert {row.path for row in listing.rejected} == others.keys()
+
+
+def test_the_only_domain_of_a_card_may_have_no_folder(tmp_path: Path):
+    card = find_card("imagenet-r")
+    assert card is not None
+    files = images_in(*card.classes[:2]) | {f"{card.classes[0]}/x.q": b"?"}
+    listing = list_source(write(tmp_path, files), card)
+    assert {image.found_at for image in listing.images} == files.keys() and not listing.rejected
 
 
 def zipped(files: Mapping[str, bytes], path: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,7 +69,7 @@ class KnownCopy:
                 lost.append(path)
             else:
                 places.setdefault(found[0], []).append(found[1])
-        if not places and len(self.card.domains) == 1:
+        if unnamed := not places and len(self.card.domains) == 1:
             places, lost = self._unnamed_domain(lost)
         if not places:
             return None
@@ -81,7 +81,7 @@ class KnownCopy:
                 fix="Get its lists too, or move the others away: two releases would be mixed.",
             )
         self.rejected += [Rejected(path=path, reason=f"in no domain of {self.card.title}") for path in lost]
-        images += self._other_files()
+        images += self._other_files(unnamed, places.keys())
         return Listing(
             layout=", ".join(["domain/class/image", *sorted(self._layouts)]),
             classes=self.card.classes,
@@ -91,17 +91,18 @@ class KnownCopy:
             rejected=tuple(sorted(self.rejected, key=lambda row: row.path)),
         )
 
-    def _other_files(self) -> Iterator[SourceImage]:
+    def _other_files(self, unnamed: bool, domains: Collection[str]) -> Iterator[SourceImage]:
         """Files that are no images: in a class folder they count as unreadable, unless a rule knows their names."""
         for path in sorted(self.files.keys() - set(self.image_paths)):
             reason = reason_of(path)
-            found = self._place(path) if reason == NO_IMAGE else None
-            label = found[1].label if found else None
-            if not found or label is None:
+            domain, place = (
+                (self.card.domains[0].name, self._below(path, 0)) if unnamed else self._place(path) or ("", None)
+            )
+            if reason != NO_IMAGE or place is None or place.label is None or domain not in domains or self._with_lists:
                 self.rejected.append(Rejected(path=path, reason=reason))
             else:
-                member = f"{self.card.classes[label]}/{found[1].rest}"
-                yield SourceImage(found[0], label, member, path, self.files[path])
+                member = f"{self.card.classes[place.label]}/{place.rest}"
+                yield SourceImage(domain, place.label, member, path, self.files[path])
 
     def _place(self, path: str) -> tuple[str, _Place] | None:
         """The domain that the image lies in and where, by the names of the folders above it."""
