@@ -271,7 +271,7 @@ PIL.Image.open = deadly
 @pytest.fixture
 def poisoned(tmp_path: Path) -> Sharded:
     """Six shards of four images; one holds an image that no process survives, once `POISON` is loaded."""
-    files = {f"all/a/{n:02}.png": image_bytes(size=(9 + n, 9)) for n in range(24)}
+    files = {f"all/{'b' if n > 22 else 'a'}/{n:02}.png": image_bytes(size=(9 + n, 9)) for n in range(24)}
     # Cut, so that torchvision gives up and Pillow is asked.
     files["all/a/13.png"] = image_bytes(size=(40, 40))[:60] + b"POISON"
     sharded = shard(write(tmp_path / "source", files), tmp_path / "shards", "poisoned", shard_images=4, verify=False)
