@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,12 @@ BAD = {
     "one key, apart": ([*PAIR, ("b.jpg", JPG), ("b.cls", b"1"), ("a.CLS", b"1")], "the key 'a' twice"),
     "two images": ([*PAIR, ("a.png", PNG)], "two images of one key: 'a.jpg' and 'a.png'"),
     "a dot in the key": ([*PAIR, ("b.1.jpg", JPG), ("b.1.cls", b"1")], "'b.1.jpg': its key ends at the first dot, 'b'"),
+    "a dot beside a good key": ([*PAIR, ("a.1.jpg", JPG)], "'a.1.jpg': its key ends at the first dot, 'a'"),
+    "two images of unknown suffix": ([("a.x", JPG), ("a.y", PNG), ("a.cls", b"0")], "two images of one key"),
+    "two labels": (
+        [*PAIR, ("b.jpg", JPG), ("b.json", b'{"label": 1, "cls": 0}')],
+        "label and cls of 'b' say different",
+    ),
 }
 
 
@@ -205,6 +212,103 @@ def test_holes_and_empty_shards_are_errors(tmp_path: Path):
     write_shard(tmp_path / "test" / "1.tar", [])
     with pytest.raises(UserError, match=r"test/1\.tar holds no image"):
         list_webdataset(tmp_path, None)
+
+
+def numbered(*labels: int, first: int = 0) -> bytes:
+    """A shard of images with these labels, whose keys are numbers from `first` on."""
+    rows = [(f"{first + number}", str(label).encode()) for number, label in enumerate(labels)]
+    return tar_bytes([(f"{key}.{ext}", data) for key, label in rows for ext, data in (("jpg", JPG), ("cls", label))])
+
+
+ONE, TWO, THREE = (numbered(0, 1, first=first) for first in (10, 20, 30))
+LIST = {"classnames.txt": b"cat\ndog\n"}
+OTHER_LIST = b"dog\ncat\n"
+
+READ: dict[str, tuple[dict[str, bytes], dict[str, int]]] = {
+    # files → images of each domain
+    "splits": ({"set-train-00.tar": ONE, "set-train-01.tar": TWO, "set-val-00.tar": ONE}, {"train": 4, "val": 2}),
+    "sets": ({"photo-00.tar": ONE, "sketch-00.tar": ONE}, {"photo": 2, "sketch": 2}),
+    "sets without numbers": ({"photo.tar": ONE, "sketch.tar": ONE}, {"photo": 2, "sketch": 2}),
+    "a word that says nothing": ({"shard-00000.tar": ONE, "shard-00001.tar": TWO}, {"all": 4}),
+    "the name of the set": ({"pets-00000.tar": ONE, "pets-00001.tar": TWO}, {"all": 4}),
+    "a split in a file's name": ({"train/0.tar": ONE, "test-0.tar": ONE}, {"train": 2, "test": 2}),
+    "from 1 of 2": ({"a-1-of-2.tar": ONE, "a-2-of-2.tar": TWO}, {"all": 4}),
+    "from 1, counted": ({"1.tar": ONE, "2.tar": TWO, "nshards.txt": b"2"}, {"all": 4}),
+    "the Hub's cache": ({"snapshots/0a1b/test/0.tar": ONE, "snapshots/0a1b/test/1.tar": TWO}, {"test": 4}),
+    "four folders": ({"a/b/c/test/0.tar": ONE, "a/b/c/train/0.tar": ONE}, {"test": 2, "train": 2}),
+    "sizes": ({"wds/160px/val/0.tar": ONE, "wds/full/val/0.tar": ONE}, {"160px-val": 2, "full-val": 2}),
+    "a split without labels": ({"val/0.tar": ONE, "test/0.tar": numbered(-1, -1)}, {"val": 2}),
+    "a list in each folder": ({f"{name}/{file}": data for name in ("x", "y")
+                               for file, data in (LIST | {"0.tar": ONE}).items()}, {"x": 2, "y": 2}),
+    "what programs leave": ({"0.tar": ONE, "._0.tar": b"", ".cache/1.tar.part": b"", "0.tar.md5": b""}, {"all": 2}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", READ)
+def test_shards_of_any_name_and_depth_are_put_together_by_split(tmp_path: Path, case: str):
+    files, domains = READ[case]
+    beside = "snapshots/0a1b/" if "cache" in case else ""
+    listing = list_source(write(tmp_path, files | {f"{beside}{name}": data for name, data in LIST.items()}), None)
+    assert Counter(image.domain for image in listing.images) == domains
+    assert all(name == ("dog" if path.endswith("1.jpg") else "cat") for path, name in labelled(listing).items())
+    assert {row.path for row in listing.rejected if row.reason == "a row without a label"} == (
+        {"test/0.tar/0.jpg", "test/0.tar/1.jpg"} if "without labels" in case else set()
+    )
+
+
+NOT_READ: dict[str, tuple[dict[str, bytes], str]] = {
+    "a hole": ({"val-000000.tar": ONE, "val-000002.tar": THREE}, r"lacks val-000001\.tar: shards are numbered"),
+    "the first": ({"val-000001.tar": TWO, "val-000002.tar": THREE}, r"lacks val-000000\.tar"),
+    "the first two": ({"2.tar": ONE, "3.tar": TWO}, r"lacks 0\.tar, 1\.tar"),
+    "all but one": ({"val-000001.tar": TWO}, r"lacks val-000000\.tar"),
+    "a hole in a folder": ({"val/shard-0.tar": ONE, "val/shard-2.tar": THREE}, r"val lacks shard-1\.tar"),
+    "a hole in one split": ({"train-0.tar": ONE, "val-0.tar": ONE, "val-2.tar": TWO}, r"lacks val-1\.tar"),
+    "the last of three": ({"a-00000-of-00003.tar": ONE, "a-00001-of-00003.tar": TWO}, "lacks a-00002-of-00003"),
+    "the first, counted": ({"1.tar": ONE, "2.tar": TWO, "nshards.txt": b"3"}, r"lacks 0\.tar"),
+    "a count of two sets": ({"a-0.tar": ONE, "b-0.tar": ONE, "nshards.txt": b"1"}, "counts the shards of one set"),
+    "a browser's copy": ({"val-0.tar": ONE, "val-0 (1).tar": ONE}, r"looks like a second copy of val-0\.tar"),
+    "a copy by Windows": ({"val-0.tar": ONE, "val-0 - Copy.tar": ONE}, "looks like a second copy"),
+    "a copy by wget": ({"0.tar": ONE, "0.tar.1": ONE}, r"holds 0\.tar\.1, which is not read"),
+    "an unfinished download": ({"0.tar": ONE, "1.tar.part": TWO[:999]}, r"holds 1\.tar\.part"),
+    "packed otherwise": ({"0.tar": ONE, "1.tar.zst": b"\x28\xb5\x2f\xfd"}, r"holds 1\.tar\.zst"),
+    "two lists": ({"val/0.tar": ONE, "val/classnames.txt": OTHER_LIST}, "differ"),
+    "two lists, side by side": ({"x/0.tar": ONE, "x/classnames.txt": OTHER_LIST, "y/0.tar": ONE}, "differ"),
+    "shards above and below": ({"0.tar": ONE, "train/0.tar": TWO}, "belong to two sets"),
+    "two splits of one name": ({"a/val-0.tar": ONE, "a/val/0.tar": TWO}, "belong to two sets"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_READ)
+def test_a_shard_that_is_missing_or_there_twice_is_named(tmp_path: Path, case: str):
+    files, message = NOT_READ[case]
+    with pytest.raises(UserError, match=message) as caught:
+        list_source(write(tmp_path, files | LIST), None)
+    assert caught.value.fix
+
+
+def test_a_list_of_one_folder_is_not_for_another(tmp_path: Path):
+    write(tmp_path, {"x/0.tar": ONE, "x/classnames.txt": LIST["classnames.txt"], "y/0.tar": ONE})
+    with pytest.raises(UserError, match=r"x/classnames\.txt is not for .*y"):
+        list_source(tmp_path, None)
+
+
+def test_an_image_of_any_suffix_is_known_by_its_first_bytes(tmp_path: Path):
+    members = [("a.jpe", JPG), ("a.cls", b"0"), ("b.img", PNG), ("b.txt", b"a dog"), ("b.json", b'{"label": 1}')]
+    assert labelled(listed(tmp_path, members)) == {"test/cat/a.jpe": "cat", "test/dog/b.img": "dog"}
+
+
+def test_images_whose_label_is_none_are_listed(tmp_path: Path):
+    rows = {"b": b'{"label": null}', "c": b'{"cls": -1}', "d": b'{"class": "-1"}'}
+    members = [
+        *PAIR,
+        *((f"{key}.jpg", JPG) for key in (*rows, "e")),
+        *((f"{key}.json", row) for key, row in rows.items()),
+    ]
+    listing = listed(tmp_path, [*members, ("e.cls", b"-1\n")])
+    assert labelled(listing) == {"test/cat/a.jpg": "cat"}
+    assert listing and [(row.path, row.reason) for row in listing.rejected] == [
+        (f"test/0.tar/{key}.jpg", "a row without a label") for key in (*rows, "e")
+    ]
 
 
 def test_folders_and_archives_of_other_layouts_are_no_shards(tmp_path: Path):

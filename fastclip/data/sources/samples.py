@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastclip.data.classes import one_form
+from fastclip.data.classes import NO_LABEL, one_form
 from fastclip.data.image_headers import sniff
 from fastclip.data.shards.manifest import CLASS_NAMES, MANIFEST, REJECTED, SHARD_COUNT, Rejected
 from fastclip.data.sources.blobs import Blob
@@ -32,8 +32,6 @@ OURS = frozenset((MANIFEST, REJECTED, CLASS_NAMES, SHARD_COUNT, "zeroshot_classi
 SHARDS = (".tar", ".tar.gz", ".tgz")
 IMAGES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)
 JSON_LABELS = ("label", "cls", "class")
-NO_LABEL = "-1"
-"""The label that stands for none, in test sets whose labels are kept back."""
 MAX_LABEL_BYTES = 1 << 20
 """The most that a .cls or .json may have: they are read whole."""
 
@@ -206,9 +204,15 @@ def _label(shard: SourceShard, key: str, fields: Mapping[str, TarMember], reader
             f"{shard.name} has an image without a label: {key!r}.",
             fix=f"Every image needs KEY.cls, or KEY.json with one of {', '.join(JSON_LABELS)}.",
         )
-    name = next((name for name in JSON_LABELS if row.get(name) is not None), JSON_LABELS[0])
+    said = [name for name in JSON_LABELS if row.get(name) is not None]
+    name = (said or JSON_LABELS)[0]
     value = row.get(name)
-    if value is None or value == int(NO_LABEL):
+    if any(type(row[other]) is type(value) and row[other] != value for other in said):
+        raise UserError(
+            f"{shard.name}: {' and '.join(said)} of {key!r} say different things.",
+            fix="Write the shard again with one label for an image.",
+        )
+    if value in (None, NO_LABEL, int(NO_LABEL)):
         return None
     if isinstance(value, str) and value.strip():
         return one_form(value.strip())
