@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 import tarfile
+import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from archives import packed, tar_bytes, write_shard
 from helpers import Program, Sharded, image_bytes, shard, write
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fastclip.data.catalogue import DatasetCard, DomainCard
 from fastclip.data.shards.manifest import read_manifest
@@ -18,7 +24,7 @@ from fastclip.data.sources.containers import BlobReader
 from fastclip.data.sources.layouts import list_source
 from fastclip.data.sources.listing import Listing
 from fastclip.data.sources.webdataset import list_webdataset
-from fastclip.errors import IntegrityError, UserError
+from fastclip.errors import FastclipError, IntegrityError, UserError
 
 PNG = image_bytes()
 JPG = image_bytes("JPEG")
@@ -149,6 +155,8 @@ BAD = {
     "a dot in the key": ([*PAIR, ("b.1.jpg", JPG), ("b.1.cls", b"1")], "'b.1.jpg': its key ends at the first dot, 'b'"),
     "a dot beside a good key": ([*PAIR, ("a.1.jpg", JPG)], "'a.1.jpg': its key ends at the first dot, 'a'"),
     "two images of unknown suffix": ([("a.x", JPG), ("a.y", PNG), ("a.cls", b"0")], "two images of one key"),
+    "unknown suffix, no label": ([*PAIR, ("b.x", JPG)], "0.tar has an image without a label: 'b'"),
+    "no label in a folder": ([("x/a.img", JPG), ("x/a.json", b'{"label": 0}'), ("y/b.jpg", JPG)], "a label: 'y/b'"),
     "two labels": (
         [*PAIR, ("b.jpg", JPG), ("b.json", b'{"label": 1, "cls": 0}')],
         "label and cls of 'b' say different",
@@ -397,3 +405,120 @@ def test_a_truncated_tar_gz_ends_as_two_lines_and_exit_code_5(tmp_path: Path, fa
     assert (outcome.code, outcome.out) == (5, "")
     what, how = outcome.err.splitlines()
     assert "photos.tar.gz" in what and "at byte" in what and how.startswith("Fix:   ")
+
+
+NAMINGS = (
+    *("{split}/{n}.tar", "{split}/{n:05}.tar", "{split}/shard-{n:06}.tar", "{split}/part-{n:05}-of-{of:05}.tar"),
+    *("set-{split}-{n:04}.tar", "{split}_{n}.tar.gz", "{split}-{n:06}-of-{of:06}.tgz", "set-{n:03}-{split}.tar"),
+    *("snapshots/0a1b/{split}/{n}.tar", "wds/v1/{split}-{n:06}.TAR"),
+)
+SPLITS = (["train"], ["train", "val"], ["photo", "sketch"], ["test", "Real World", "x"])
+SUFFIXES = {"jpg": JPG, "JPEG": JPG, "jpe": JPG, "img": JPG, "png": PNG, "webp": image_bytes("WEBP")}
+LISTS = ("{}\n", "{}", "\ufeff{}\n", "{}\n\n \n")
+FORMATS = (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT)
+DAMAGE = ("no shard", "no label", "no image", "a key twice", "a dot in a key", "a cut")
+
+Member = tuple[str, bytes]
+Row = tuple[str, str, bytes]
+
+
+def label_of(key: str, label: int | None, classes: list[str], said: str) -> list[Member]:
+    """The members that say the label of an image; None is none."""
+    if said.startswith("cls"):
+        beside = [(f"{key}.json", b'{"url": "x"}')] if "json" in said else []
+        return [(f"{key}.cls", b"-1" if label is None else str(label).encode()), *beside]
+    value = label if label is None or said == "number" else classes[label]
+    return [(f"{key}.json", json.dumps({"label": value, "sha": 1}).encode())]
+
+
+def hurt(shards: dict[str, list[list[Member]]], kind: str, random_: random.Random) -> None:
+    """Take something from the shards (name → samples), or put something into them, that must be noticed."""
+    members = random_.choice(random_.choice(list(shards.values())))
+    name, data = members[0]
+    key, _, suffix = name.rpartition(".")
+    if kind == "no shard":
+        del shards[next(iter(shards))]
+    elif kind == "no image":
+        del members[0]
+    elif kind == "no label":
+        members[:] = [each for each in members if not each[0].endswith((".cls", ".json"))]
+    elif kind == "a key twice":
+        members.append((f"{key}.{suffix.swapcase()}", data))
+    elif kind == "a dot in a key":
+        members.append((f"{key}.1.jpg", JPG))
+
+
+@st.composite
+def shard_sets(draw: st.DrawFn, kinds: Sequence[str]) -> tuple[dict[str, bytes], list[Row], list[str]]:
+    """The files of a set, its images (split, class, bytes; the class is empty without a label), the classes listed."""
+    random_ = random.Random(draw(st.integers(0, 1 << 32)))
+    names = st.sampled_from(("cat", "alarm clock", "T_Shirt", "café", "円", "n01443537"))
+    classes = draw(st.lists(names, min_size=2, max_size=5, unique=True))
+    splits, naming, form, kind = (draw(st.sampled_from(each)) for each in (SPLITS, NAMINGS, FORMATS, kinds))
+    said = draw(st.sampled_from(("cls", "number", "name", "cls and json")))
+    of = draw(st.integers(1 + (kind == "no shard"), 3))
+    shards: dict[str, list[list[Member]]] = {}
+    rows = []
+    for split, n in itertools.product(splits, range(of)):
+        samples = shards[naming.format(split=split, n=n, of=of)] = []
+        for number in range(random_.randint(1, 5)):
+            folder, last = random_.choice(("", "x/", "dog/")), f"{n}_{number}"
+            key = f"{folder}{last}"
+            label = random_.choice([*range(len(classes)), *range(len(classes)), None])
+            suffix, data = random_.choice(list(SUFFIXES.items()))
+            data += f"{split} {key}".encode()
+            rows.append((split, "" if label is None else classes[label], data))
+            others = [(f"{key}.txt", b"a cat"), (f"__MACOSX/{folder}._{last}.jpg", b"x")][: random_.randint(0, 2)]
+            samples.append([(f"{key}.{suffix}", data), *label_of(key, label, classes, said), *others])
+    hurt(shards, kind, random_)
+    files = {"README.md": b"x", "._0.tar": b"x"} if random_.random() < 0.5 else {}
+    for name, samples in shards.items():
+        members = [member for sample in samples for member in sample]
+        random_.shuffle(members)
+        tar = tar_bytes(members, form)
+        files[name] = packed(tar) if name.endswith("gz") else tar
+    if kind == "a cut":
+        name = random_.choice(list(shards))
+        files[name] = files[name][: min(300, len(files[name]) // 2)]
+    if said == "name" and random_.random() < 0.5:
+        return files, rows, []
+    beside = random_.choice(("", naming.rpartition("{split}")[0] if "/{split}" in naming else ""))
+    text = random_.choice(LISTS).format(random_.choice(("\n", "\r\n")).join(classes))
+    return {**files, f"{beside}classnames.txt": text.encode()}, rows, classes
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(shard_sets(["none"]))
+def test_any_shards_are_read_to_exactly_their_images_or_refused(drawn):
+    files, rows, listed = drawn
+    truth = [row for row in rows if row[1]]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            listing = list_source(write(Path(folder), files), None)
+        except UserError as error:
+            used = {name for _, name, _ in truth}
+            assert error.fix and (len(used) < 2 or (listed and listed[0] not in used)), error
+            return
+        reader = BlobReader()
+        read = [(image.domain, listing.classes[image.label], reader.read(image.blob)) for image in listing.images]
+    split_of = {data: split for split, _, data in truth}
+    assert sorted((split_of[data], name, data) for _, name, data in read) == sorted(truth)
+    pairs = {(split_of[data], domain) for domain, _, data in read}
+    assert len(pairs) == len({domain for _, domain in pairs}) == len({split for split, _ in pairs})
+    assert len(pairs) == 1 or all(split in domain for split, domain in pairs)
+    assert sum(row.reason == "a row without a label" for row in listing.rejected) == len(rows) - len(truth)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(shard_sets(DAMAGE))
+def test_shards_that_lack_something_or_have_it_twice_are_refused(drawn):
+    with tempfile.TemporaryDirectory() as folder, pytest.raises(FastclipError):
+        list_source(write(Path(folder), drawn[0]), None)
+
+
+@pytest.mark.slow
+@settings(max_examples=5_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(shard_sets(["none"]), shard_sets(DAMAGE))
+def test_any_of_thousands_of_shards_are_read_to_exactly_their_images_or_refused(drawn, damaged):
+    test_any_shards_are_read_to_exactly_their_images_or_refused.hypothesis.inner_test(drawn)
+    test_shards_that_lack_something_or_have_it_twice_are_refused.hypothesis.inner_test(damaged)

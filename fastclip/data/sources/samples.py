@@ -109,12 +109,12 @@ def pairs(shard: SourceShard) -> bool:
         if extension.rpartition(".")[2] == "cls":
             return True
         fields.setdefault(key, {})[extension] = member
-    found = [each["json"] for each in fields.values() if "json" in each and IMAGES & each.keys()]
-    if not found:
-        return False
+    beside = [each for each in fields.values() if "json" in each and len(each) > 1]
     # Without folders they can be no class folders of images with their metadata: img2dataset's, unlabelled.
+    if "/" not in next((each["json"].name for each in beside if IMAGES & each.keys()), "/"):
+        return True
     reader = BlobReader()
-    return "/" not in found[0].name or any(_has_label(_read_json(shard, member, reader)) for member in found)
+    return any(_has_label(_read_json(shard, each["json"], reader)) for each in beside)
 
 
 def check_no_labels(files: Mapping[str, Blob]) -> None:
@@ -138,13 +138,17 @@ def read_samples(shard: SourceShard) -> list[Sample]:
         _check_key(shard, member)
     for key, fields in _fields(shard).items():
         images = [fields[extension] for extension in sorted(IMAGES & fields.keys())]
+        images = images or _by_first_bytes(shard, fields, reader)
         if len(images) > 1:
             names = " and ".join(repr(image.name) for image in images)
             raise UserError(f"{shard.name} holds two images of one key: {names}.", fix="Remove one of them.")
-        if not images and _is_labelled(shard, fields, reader):
-            images = [_unknown_image(shard, fields, reader)]
         if images:
             found.append(Sample(key, images[0], _label(shard, key, fields, reader)))
+        elif _is_labelled(shard, fields, reader):
+            label = fields.get("cls") or fields["json"]
+            raise UserError(
+                f"{shard.name} has a label without an image: {label.name!r}.", fix="Add the image, or remove the label."
+            )
     if not found:
         raise UserError(f"{shard.name} holds no image.", fix="Remove it or get it again: an empty shard hides a loss.")
     return sorted(found, key=lambda sample: sample.image.offset)
@@ -169,21 +173,10 @@ def _has_label(row: Mapping[str, Any]) -> bool:
     return any(name in row for name in JSON_LABELS)
 
 
-def _unknown_image(shard: SourceShard, fields: Mapping[str, TarMember], reader: BlobReader) -> TarMember:
-    """The image among the members of a labelled key, by its first bytes: its suffix is none of an image."""
-    label = fields.get("cls") or fields["json"]
+def _by_first_bytes(shard: SourceShard, fields: Mapping[str, TarMember], reader: BlobReader) -> list[TarMember]:
+    """The images among the members of a key, of which no suffix is one of an image."""
     others = [member for extension, member in fields.items() if extension not in ("cls", "json")]
-    starts = [reader.read(replace(shard.blob(member), size=min(member.size, 64))) for member in others]
-    images = [member for member, start in zip(others, starts, strict=True) if sniff(start)]
-    if len(images) != 1:
-        names = " and ".join(repr(image.name) for image in images)
-        raise UserError(
-            f"{shard.name} holds two images of one key: {names}."
-            if images
-            else f"{shard.name} has a label without an image: {label.name!r}.",
-            fix="Remove one of them." if images else "Add the image, or remove the label.",
-        )
-    return images[0]
+    return [each for each in others if sniff(reader.read(replace(shard.blob(each), size=min(each.size, 64))))]
 
 
 def _label(shard: SourceShard, key: str, fields: Mapping[str, TarMember], reader: BlobReader) -> int | str | None:
