@@ -183,6 +183,8 @@ CLASS_LISTS = {
     "no end of line": (b"cat\ndog", None),
     "blank lines at the end": (b"cat\ndog\n\n \n", None),
     "blank line inside": (b"cat\n\ndog\n", "a blank line 2"),
+    "numbers and names": (b"0,cat\n1,dog\n", "a number before each name"),
+    "numbers from 1": (b"1\tcat\n2\tdog\n", "a number before each name"),
     "too few": (b"cat\n", "label of 'b' is 1, classnames.txt has 1 classes"),
     "empty": (b"\n", "is empty"),
     "not UTF-8": (b"cat\ncaf\xe9\n", "not UTF-8"),

@@ -18,7 +18,6 @@ HEADERS = frozenset(
 )
 """The words of a first line in a class list that is no class."""
 
-
 NO_LABEL = "-1"
 """The label that stands for none, in test sets whose labels are kept back."""
 

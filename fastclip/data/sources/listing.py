@@ -17,8 +17,7 @@ from fastclip.errors import UserError
 ONLY_DOMAIN = "all"
 """The name of the one domain of a source without domain folders."""
 
-
-_PIECE = re.compile(r"\.(tar|tgz|parquet)[^/]*$", re.IGNORECASE)
+_PIECE = re.compile(r"\.(tar(?!\.gz$)|tgz|parquet)[^/]+$", re.IGNORECASE)
 """1.tar.zst, 1.tar.part, 1.tar.1: a shard or table in another form."""
 
 
