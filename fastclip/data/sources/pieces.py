@@ -69,8 +69,8 @@ def find_files(source: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
     Hidden files and folders are left out, and links to a folder above. Raises `UserError` for a link to nowhere.
     """
-    if source.is_file():
-        return [source] if source.name.lower().endswith(suffixes) else []
+    if not source.is_dir():
+        return [source] if source.is_file() and source.name.lower().endswith(suffixes) else []
 
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename} cannot be listed: {error.strerror}.", fix="Give yourself access to it.")
