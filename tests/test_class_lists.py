@@ -63,12 +63,14 @@ def test_twins_are_named_with_their_labels():
 
 
 def test_the_two_forms_of_a_letter_are_one_class_in_folders(tmp_path: Path):
-    files = {f"day/{NFC}/1.png": PNG, "day/tea/2.png": PNG, f"night/{NFD}/1.png": PNG, "night/tea/2.png": PNG}
+    files = {
+        f"{domain}/{name}/1.png": PNG for domain, cafe in (("flat", NFC), ("night", NFD)) for name in (cafe, *"xy")
+    }
     listing = list_source(write(tmp_path, files), None)
-    assert listing.classes == (NFC, "tea")
+    assert listing.classes == (NFC, "x", "y")
     assert [(image.domain, image.label) for image in listing.images] == [
-        ("day", 0), ("day", 1), ("night", 0), ("night", 1)
-    ]  # fmt: skip
+        (domain, label) for domain in ("flat", "night") for label in range(3)
+    ]
 
 
 @pytest.mark.parametrize(("of_card", "of_folder"), [(NFC, NFD), (NFD, NFC)])
@@ -83,11 +85,11 @@ def test_marks_of_a_script_tell_classes_apart():
 
 
 def test_spellings_that_never_meet_are_refused_and_those_that_do_are_two_classes(tmp_path: Path):
-    files = {"day/Heart/1.png": PNG, "day/star/1.png": PNG, "night/heart/1.png": PNG, "night/star/1.png": PNG}
-    with pytest.raises(UserError, match=r"'Heart' \(in day\) and 'heart' \(in night\) are one text to CLIP"):
+    files = {f"{path}/1.png": PNG for path in ("a/Heart", "a/star", "a/tea", "b/heart", "b/star", "b/tea")}
+    with pytest.raises(UserError, match=r"'Heart' \(in a\) and 'heart' \(in b\) are one text to CLIP"):
         list_source(write(tmp_path, files), None)
-    write(tmp_path, {"night/Heart/1.png": PNG})
-    assert len(list_source(tmp_path, None).classes) == 3
+    write(tmp_path, {"b/Heart/1.png": PNG})
+    assert len(list_source(tmp_path, None).classes) == 4
 
 
 def shards(folder: Path, names: str, labels: list[int]) -> Path:

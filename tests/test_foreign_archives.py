@@ -377,13 +377,14 @@ def test_an_alias_beside_its_folder_is_refused_whatever_the_order(alias: str, fi
 
 
 def test_folders_that_two_domains_share_by_links_are_read_in_both(tmp_path: Path):
-    small_tree(tmp_path, "pool/cat/1.png", "pool/dog/2.png")
-    for domain in ("photo", "sketch"):
-        for name in ("cat", "dog"):
+    names = ("cat", "dog", "owl")
+    small_tree(tmp_path, *(f"pool/{name}/1.png" for name in names))
+    for domain in ("one", "two"):
+        for name in names:
             (tmp_path / "in" / domain).mkdir(parents=True, exist_ok=True)
             (tmp_path / "in" / domain / name).symlink_to(f"../../pool/{name}")
     assert [image.found_at for image in list_source(tmp_path / "in", None).images] == [
-        *("photo/cat/1.png", "photo/dog/2.png", "sketch/cat/1.png", "sketch/dog/2.png")
+        f"{domain}/{name}/1.png" for domain in ("one", "two") for name in names
     ]
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 import tarfile
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from archives import packed, tar_bytes, write_shard
 from helpers import Program, Sharded, image_bytes, shard, write
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fastclip.data.catalogue import DatasetCard, DomainCard
 from fastclip.data.shards.manifest import read_manifest
@@ -17,7 +24,7 @@ from fastclip.data.sources.containers import BlobReader
 from fastclip.data.sources.layouts import list_source
 from fastclip.data.sources.listing import Listing
 from fastclip.data.sources.webdataset import list_webdataset
-from fastclip.errors import IntegrityError, UserError
+from fastclip.errors import FastclipError, IntegrityError, UserError
 
 PNG = image_bytes()
 JPG = image_bytes("JPEG")
@@ -146,6 +153,14 @@ BAD = {
     "one key, apart": ([*PAIR, ("b.jpg", JPG), ("b.cls", b"1"), ("a.CLS", b"1")], "the key 'a' twice"),
     "two images": ([*PAIR, ("a.png", PNG)], "two images of one key: 'a.jpg' and 'a.png'"),
     "a dot in the key": ([*PAIR, ("b.1.jpg", JPG), ("b.1.cls", b"1")], "'b.1.jpg': its key ends at the first dot, 'b'"),
+    "a dot beside a good key": ([*PAIR, ("a.1.jpg", JPG)], "'a.1.jpg': its key ends at the first dot, 'a'"),
+    "two images of unknown suffix": ([("a.x", JPG), ("a.y", PNG), ("a.cls", b"0")], "two images of one key"),
+    "unknown suffix, no label": ([*PAIR, ("b.x", JPG)], "0.tar has an image without a label: 'b'"),
+    "no label in a folder": ([("x/a.img", JPG), ("x/a.json", b'{"label": 0}'), ("y/b.jpg", JPG)], "a label: 'y/b'"),
+    "two labels": (
+        [*PAIR, ("b.jpg", JPG), ("b.json", b'{"label": 1, "cls": 0}')],
+        "label and cls of 'b' say different",
+    ),
 }
 
 
@@ -168,6 +183,8 @@ CLASS_LISTS = {
     "no end of line": (b"cat\ndog", None),
     "blank lines at the end": (b"cat\ndog\n\n \n", None),
     "blank line inside": (b"cat\n\ndog\n", "a blank line 2"),
+    "numbers and names": (b"0,cat\n1,dog\n", "a number before each name"),
+    "numbers from 1": (b"1\tcat\n2\tdog\n", "a number before each name"),
     "too few": (b"cat\n", "label of 'b' is 1, classnames.txt has 1 classes"),
     "empty": (b"\n", "is empty"),
     "not UTF-8": (b"cat\ncaf\xe9\n", "not UTF-8"),
@@ -205,6 +222,103 @@ def test_holes_and_empty_shards_are_errors(tmp_path: Path):
     write_shard(tmp_path / "test" / "1.tar", [])
     with pytest.raises(UserError, match=r"test/1\.tar holds no image"):
         list_webdataset(tmp_path, None)
+
+
+def numbered(*labels: int, first: int = 0) -> bytes:
+    """A shard of images with these labels, whose keys are numbers from `first` on."""
+    rows = [(f"{first + number}", str(label).encode()) for number, label in enumerate(labels)]
+    return tar_bytes([(f"{key}.{ext}", data) for key, label in rows for ext, data in (("jpg", JPG), ("cls", label))])
+
+
+ONE, TWO, THREE = (numbered(0, 1, first=first) for first in (10, 20, 30))
+LIST = {"classnames.txt": b"cat\ndog\n"}
+OTHER_LIST = b"dog\ncat\n"
+
+READ: dict[str, tuple[dict[str, bytes], dict[str, int]]] = {
+    # files → images of each domain
+    "splits": ({"set-train-00.tar": ONE, "set-train-01.tar": TWO, "set-val-00.tar": ONE}, {"train": 4, "val": 2}),
+    "sets": ({"photo-00.tar": ONE, "sketch-00.tar": ONE}, {"photo": 2, "sketch": 2}),
+    "sets without numbers": ({"photo.tar": ONE, "sketch.tar": ONE}, {"photo": 2, "sketch": 2}),
+    "a word that says nothing": ({"shard-00000.tar": ONE, "shard-00001.tar": TWO}, {"all": 4}),
+    "the name of the set": ({"pets-00000.tar": ONE, "pets-00001.tar": TWO}, {"all": 4}),
+    "a split in a file's name": ({"train/0.tar": ONE, "test-0.tar": ONE}, {"train": 2, "test": 2}),
+    "from 1 of 2": ({"a-1-of-2.tar": ONE, "a-2-of-2.tar": TWO}, {"all": 4}),
+    "from 1, counted": ({"1.tar": ONE, "2.tar": TWO, "nshards.txt": b"2"}, {"all": 4}),
+    "the Hub's cache": ({"snapshots/0a1b/test/0.tar": ONE, "snapshots/0a1b/test/1.tar": TWO}, {"test": 4}),
+    "four folders": ({"a/b/c/test/0.tar": ONE, "a/b/c/train/0.tar": ONE}, {"test": 2, "train": 2}),
+    "sizes": ({"wds/160px/val/0.tar": ONE, "wds/full/val/0.tar": ONE}, {"160px-val": 2, "full-val": 2}),
+    "a split without labels": ({"val/0.tar": ONE, "test/0.tar": numbered(-1, -1)}, {"val": 2}),
+    "a list in each folder": ({f"{name}/{file}": data for name in ("x", "y")
+                               for file, data in (LIST | {"0.tar": ONE}).items()}, {"x": 2, "y": 2}),
+    "what programs leave": ({"0.tar": ONE, "._0.tar": b"", ".cache/1.tar.part": b"", "0.tar.md5": b""}, {"all": 2}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", READ)
+def test_shards_of_any_name_and_depth_are_put_together_by_split(tmp_path: Path, case: str):
+    files, domains = READ[case]
+    beside = "snapshots/0a1b/" if "cache" in case else ""
+    listing = list_source(write(tmp_path, files | {f"{beside}{name}": data for name, data in LIST.items()}), None)
+    assert Counter(image.domain for image in listing.images) == domains
+    assert all(name == ("dog" if path.endswith("1.jpg") else "cat") for path, name in labelled(listing).items())
+    assert {row.path for row in listing.rejected if row.reason == "a row without a label"} == (
+        {"test/0.tar/0.jpg", "test/0.tar/1.jpg"} if "without labels" in case else set()
+    )
+
+
+NOT_READ: dict[str, tuple[dict[str, bytes], str]] = {
+    "a hole": ({"val-000000.tar": ONE, "val-000002.tar": THREE}, r"lacks val-000001\.tar: shards are numbered"),
+    "the first": ({"val-000001.tar": TWO, "val-000002.tar": THREE}, r"lacks val-000000\.tar"),
+    "the first two": ({"2.tar": ONE, "3.tar": TWO}, r"lacks 0\.tar, 1\.tar"),
+    "all but one": ({"val-000001.tar": TWO}, r"lacks val-000000\.tar"),
+    "a hole in a folder": ({"val/shard-0.tar": ONE, "val/shard-2.tar": THREE}, r"val lacks shard-1\.tar"),
+    "a hole in one split": ({"train-0.tar": ONE, "val-0.tar": ONE, "val-2.tar": TWO}, r"lacks val-1\.tar"),
+    "the last of three": ({"a-00000-of-00003.tar": ONE, "a-00001-of-00003.tar": TWO}, "lacks a-00002-of-00003"),
+    "the first, counted": ({"1.tar": ONE, "2.tar": TWO, "nshards.txt": b"3"}, r"lacks 0\.tar"),
+    "a count of two sets": ({"a-0.tar": ONE, "b-0.tar": ONE, "nshards.txt": b"1"}, "counts the shards of one set"),
+    "a browser's copy": ({"val-0.tar": ONE, "val-0 (1).tar": ONE}, r"looks like a second copy of val-0\.tar"),
+    "a copy by Windows": ({"val-0.tar": ONE, "val-0 - Copy.tar": ONE}, "looks like a second copy"),
+    "a copy by wget": ({"0.tar": ONE, "0.tar.1": ONE}, r"holds 0\.tar\.1, which is not read"),
+    "an unfinished download": ({"0.tar": ONE, "1.tar.part": TWO[:999]}, r"holds 1\.tar\.part"),
+    "packed otherwise": ({"0.tar": ONE, "1.tar.zst": b"\x28\xb5\x2f\xfd"}, r"holds 1\.tar\.zst"),
+    "two lists": ({"val/0.tar": ONE, "val/classnames.txt": OTHER_LIST}, "differ"),
+    "two lists, side by side": ({"x/0.tar": ONE, "x/classnames.txt": OTHER_LIST, "y/0.tar": ONE}, "differ"),
+    "shards above and below": ({"0.tar": ONE, "train/0.tar": TWO}, "belong to two sets"),
+    "two splits of one name": ({"a/val-0.tar": ONE, "a/val/0.tar": TWO}, "belong to two sets"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_READ)
+def test_a_shard_that_is_missing_or_there_twice_is_named(tmp_path: Path, case: str):
+    files, message = NOT_READ[case]
+    with pytest.raises(UserError, match=message) as caught:
+        list_source(write(tmp_path, files | LIST), None)
+    assert caught.value.fix
+
+
+def test_a_list_of_one_folder_is_not_for_another(tmp_path: Path):
+    write(tmp_path, {"x/0.tar": ONE, "x/classnames.txt": LIST["classnames.txt"], "y/0.tar": ONE})
+    with pytest.raises(UserError, match=r"x/classnames\.txt is not for .*y"):
+        list_source(tmp_path, None)
+
+
+def test_an_image_of_any_suffix_is_known_by_its_first_bytes(tmp_path: Path):
+    members = [("a.jpe", JPG), ("a.cls", b"0"), ("b.img", PNG), ("b.txt", b"a dog"), ("b.json", b'{"label": 1}')]
+    assert labelled(listed(tmp_path, members)) == {"test/cat/a.jpe": "cat", "test/dog/b.img": "dog"}
+
+
+def test_images_whose_label_is_none_are_listed(tmp_path: Path):
+    rows = {"b": b'{"label": null}', "c": b'{"cls": -1}', "d": b'{"class": "-1"}'}
+    members = [
+        *PAIR,
+        *((f"{key}.jpg", JPG) for key in (*rows, "e")),
+        *((f"{key}.json", row) for key, row in rows.items()),
+    ]
+    listing = listed(tmp_path, [*members, ("e.cls", b"-1\n")])
+    assert labelled(listing) == {"test/cat/a.jpg": "cat"}
+    assert listing and [(row.path, row.reason) for row in listing.rejected] == [
+        (f"test/0.tar/{key}.jpg", "a row without a label") for key in (*rows, "e")
+    ]
 
 
 def test_folders_and_archives_of_other_layouts_are_no_shards(tmp_path: Path):
@@ -293,3 +407,120 @@ def test_a_truncated_tar_gz_ends_as_two_lines_and_exit_code_5(tmp_path: Path, fa
     assert (outcome.code, outcome.out) == (5, "")
     what, how = outcome.err.splitlines()
     assert "photos.tar.gz" in what and "at byte" in what and how.startswith("Fix:   ")
+
+
+NAMINGS = (
+    *("{split}/{n}.tar", "{split}/{n:05}.tar", "{split}/shard-{n:06}.tar", "{split}/part-{n:05}-of-{of:05}.tar"),
+    *("set-{split}-{n:04}.tar", "{split}_{n}.tar.gz", "{split}-{n:06}-of-{of:06}.tgz", "set-{n:03}-{split}.tar"),
+    *("snapshots/0a1b/{split}/{n}.tar", "wds/v1/{split}-{n:06}.TAR"),
+)
+SPLITS = (["train"], ["train", "val"], ["photo", "sketch"], ["test", "Real World", "x"])
+SUFFIXES = {"jpg": JPG, "JPEG": JPG, "jpe": JPG, "img": JPG, "png": PNG, "webp": image_bytes("WEBP")}
+LISTS = ("{}\n", "{}", "\ufeff{}\n", "{}\n\n \n")
+FORMATS = (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT)
+DAMAGE = ("no shard", "no label", "no image", "a key twice", "a dot in a key", "a cut")
+
+Member = tuple[str, bytes]
+Row = tuple[str, str, bytes]
+
+
+def label_of(key: str, label: int | None, classes: list[str], said: str) -> list[Member]:
+    """The members that say the label of an image; None is none."""
+    if said.startswith("cls"):
+        beside = [(f"{key}.json", b'{"url": "x"}')] if "json" in said else []
+        return [(f"{key}.cls", b"-1" if label is None else str(label).encode()), *beside]
+    value = label if label is None or said == "number" else classes[label]
+    return [(f"{key}.json", json.dumps({"label": value, "sha": 1}).encode())]
+
+
+def hurt(shards: dict[str, list[list[Member]]], kind: str, random_: random.Random) -> None:
+    """Take something from the shards (name → samples), or put something into them, that must be noticed."""
+    members = random_.choice(random_.choice(list(shards.values())))
+    name, data = members[0]
+    key, _, suffix = name.rpartition(".")
+    if kind == "no shard":
+        del shards[next(iter(shards))]
+    elif kind == "no image":
+        del members[0]
+    elif kind == "no label":
+        members[:] = [each for each in members if not each[0].endswith((".cls", ".json"))]
+    elif kind == "a key twice":
+        members.append((f"{key}.{suffix.swapcase()}", data))
+    elif kind == "a dot in a key":
+        members.append((f"{key}.1.jpg", JPG))
+
+
+@st.composite
+def shard_sets(draw: st.DrawFn, kinds: Sequence[str]) -> tuple[dict[str, bytes], list[Row], list[str]]:
+    """The files of a set, its images (split, class, bytes; the class is empty without a label), the classes listed."""
+    random_ = random.Random(draw(st.integers(0, 1 << 32)))
+    names = st.sampled_from(("cat", "alarm clock", "T_Shirt", "café", "円", "n01443537"))
+    classes = draw(st.lists(names, min_size=2, max_size=5, unique=True))
+    splits, naming, form, kind = (draw(st.sampled_from(each)) for each in (SPLITS, NAMINGS, FORMATS, kinds))
+    said = draw(st.sampled_from(("cls", "number", "name", "cls and json")))
+    of = draw(st.integers(1 + (kind == "no shard"), 3))
+    shards: dict[str, list[list[Member]]] = {}
+    rows = []
+    for split, n in itertools.product(splits, range(of)):
+        samples = shards[naming.format(split=split, n=n, of=of)] = []
+        for number in range(random_.randint(1, 5)):
+            folder, last = random_.choice(("", "x/", "dog/")), f"{n}_{number}"
+            key = f"{folder}{last}"
+            label = random_.choice([*range(len(classes)), *range(len(classes)), None])
+            suffix, data = random_.choice(list(SUFFIXES.items()))
+            data += f"{split} {key}".encode()
+            rows.append((split, "" if label is None else classes[label], data))
+            others = [(f"{key}.txt", b"a cat"), (f"__MACOSX/{folder}._{last}.jpg", b"x")][: random_.randint(0, 2)]
+            samples.append([(f"{key}.{suffix}", data), *label_of(key, label, classes, said), *others])
+    hurt(shards, kind, random_)
+    files = {"README.md": b"x", "._0.tar": b"x"} if random_.random() < 0.5 else {}
+    for name, samples in shards.items():
+        members = [member for sample in samples for member in sample]
+        random_.shuffle(members)
+        tar = tar_bytes(members, form)
+        files[name] = packed(tar) if name.endswith("gz") else tar
+    if kind == "a cut":
+        name = random_.choice(list(shards))
+        files[name] = files[name][: min(300, len(files[name]) // 2)]
+    if said == "name" and random_.random() < 0.5:
+        return files, rows, []
+    beside = random_.choice(("", naming.rpartition("{split}")[0] if "/{split}" in naming else ""))
+    text = random_.choice(LISTS).format(random_.choice(("\n", "\r\n")).join(classes))
+    return {**files, f"{beside}classnames.txt": text.encode()}, rows, classes
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(shard_sets(["none"]))
+def test_any_shards_are_read_to_exactly_their_images_or_refused(drawn):
+    files, rows, listed = drawn
+    truth = [row for row in rows if row[1]]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            listing = list_source(write(Path(folder), files), None)
+        except UserError as error:
+            used = {name for _, name, _ in truth}
+            assert error.fix and (len(used) < 2 or (listed and listed[0] not in used)), error
+            return
+        reader = BlobReader()
+        read = [(image.domain, listing.classes[image.label], reader.read(image.blob)) for image in listing.images]
+    split_of = {data: split for split, _, data in truth}
+    assert sorted((split_of[data], name, data) for _, name, data in read) == sorted(truth)
+    pairs = {(split_of[data], domain) for domain, _, data in read}
+    assert len(pairs) == len({domain for _, domain in pairs}) == len({split for split, _ in pairs})
+    assert len(pairs) == 1 or all(split in domain for split, domain in pairs)
+    assert sum(row.reason == "a row without a label" for row in listing.rejected) == len(rows) - len(truth)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(shard_sets(DAMAGE))
+def test_shards_that_lack_something_or_have_it_twice_are_refused(drawn):
+    with tempfile.TemporaryDirectory() as folder, pytest.raises(FastclipError):
+        list_source(write(Path(folder), drawn[0]), None)
+
+
+@pytest.mark.slow
+@settings(max_examples=5_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(shard_sets(["none"]), shard_sets(DAMAGE))
+def test_any_of_thousands_of_shards_are_read_to_exactly_their_images_or_refused(drawn, damaged):
+    test_any_shards_are_read_to_exactly_their_images_or_refused.hypothesis.inner_test(drawn)
+    test_shards_that_lack_something_or_have_it_twice_are_refused.hypothesis.inner_test(damaged)

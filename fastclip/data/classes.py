@@ -18,6 +18,9 @@ HEADERS = frozenset(
 )
 """The words of a first line in a class list that is no class."""
 
+NO_LABEL = "-1"
+"""The label that stands for none, in test sets whose labels are kept back."""
+
 
 def one_form(name: str) -> str:
     """`name` with one code for each letter (NFC): macOS writes `é` as two, and it is the same name."""

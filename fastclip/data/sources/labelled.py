@@ -101,7 +101,7 @@ def _read_classnames(path: Path) -> tuple[str, ...]:
     """The class names in a file, one a line, in label order.
 
     A byte-order mark, Windows' line ends and blank lines at the end are no part of the names. Raises `UserError` for a
-    blank line between them.
+    blank line between them, and for numbers before them.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -114,6 +114,12 @@ def _read_classnames(path: Path) -> tuple[str, ...]:
         raise UserError(
             f"{path} has a blank line {lines.index('') + 1}: every class after it would be numbered wrongly.",
             fix="Remove the line, or write the class's name there.",
+        )
+    numbers = [int(match[1]) for line in lines if (match := re.match(r"([0-9]{1,9})[\t,:;]", line))]
+    if numbers in (list(range(len(lines))), list(range(1, len(lines) + 1))):
+        raise UserError(
+            f"{path} has a number before each name ({lines[0]!r}).",
+            fix="Write the names alone, in the order of the labels, which begin at 0.",
         )
     return tuple(lines)
 

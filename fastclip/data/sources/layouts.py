@@ -177,5 +177,5 @@ def _read(tree: Tree, layout: str | None, split: str | None) -> tuple[dict[str, 
             )
     for group in numbered:
         if all(len(piece.number) < 4 or piece.number.startswith("0") for piece in group):  # no years
-            check_whole(group)
+            check_whole(group, from_one=True)
     return found

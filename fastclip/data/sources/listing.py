@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,9 @@ from fastclip.errors import UserError
 
 ONLY_DOMAIN = "all"
 """The name of the one domain of a source without domain folders."""
+
+_PIECE = re.compile(r"\.(tar(?!\.gz$)|tgz|parquet)[^/]+$", re.IGNORECASE)
+"""1.tar.zst, 1.tar.part, 1.tar.1: a shard or table in another form."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,18 @@ def check_classes(classes: Sequence[str]) -> None:
 def other_files(source: Path, used: Collection[Path], reason: str) -> list[Rejected]:
     """Every file below the folder `source` that is not `used`, by the rule that knows its name, or else `reason`.
 
-    There are none if `source` is a file itself.
+    There are none if `source` is a file itself. Raises `UserError` for shards and tables in a form that is not read.
     """
     paths = sorted(source.rglob("*")) if source.is_dir() else []
     others = [path for path in paths if path.is_file() and path not in used]
     names = [path.relative_to(source).as_posix() for path in others]
-    return [Rejected(path=name, reason=known_reason(name) or reason) for name in names]
+    found = [Rejected(path=name, reason=known_reason(name) or reason) for name in names]
+    if lost := next((row.path for row in found if row.reason == reason and _PIECE.search(row.path)), None):
+        raise UserError(
+            f"{source} holds {lost}, which is not read: packed otherwise, not yet whole, or a copy.",
+            fix="Finish its download, unpack it, or move it out of --source: images in it would be missed.",
+        )
+    return found
 
 
 def in_order(images: Iterable[SourceImage], domains: Iterable[str]) -> tuple[SourceImage, ...]:

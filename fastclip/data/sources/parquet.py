@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from fastclip.data.catalogue import DatasetCard, same_name
-from fastclip.data.classes import Classes, check_numbers, one_form
+from fastclip.data.classes import NO_LABEL, Classes, check_numbers, one_form
 from fastclip.data.shards.manifest import Rejected
 from fastclip.data.sources.blobs import Blob
 from fastclip.data.sources.listing import Listing, SourceImage, checked, other_files, with_distinct_paths
@@ -33,7 +33,7 @@ def list_parquet(source: Path, card: DatasetCard | None) -> Listing | None:
 
     Classes are the label column's names (`ClassLabel`), or its texts. Domains are the domain column's. Without one,
     each split (`clipart-00000-of-00002.parquet`) is a domain, and so is each split of each configuration
-    (`CONFIGURATION/train/0000.parquet`).
+    (`CONFIGURATION/train/0000.parquet`). With one, several splits are kept apart (`clipart-train`), but for a card.
     """
     paths = find_files(source, (".parquet",))
     if not paths:
@@ -53,13 +53,16 @@ def list_parquet(source: Path, card: DatasetCard | None) -> Listing | None:
         for row, size, file, number, spelling in table.rows(column, names):
             at = f"{table.name}#{row}"
             domain: str | None = spelling
+            if not card and table.domain_column and spelling and len(splits) > 1:
+                domain = f"{spelling}-{table.split}"
             if card:
                 domain = card.domains[0].name if only == spelling else domain_of.get(same_name(spelling))
                 if alone and not domain:  # a configuration for each domain
                     domain = domain_of.get(same_name(posixpath.basename(table.configuration)))
             label = found.labels[number] if number is not None else None
             if not domain or label is None or number is None:
-                reason = "a row without a label" if label is None else f"its domain {spelling!r} is not asked for"
+                reason = f"its domain {spelling!r} is not asked for" if spelling else "a row without a domain"
+                reason = "a row without a label" if label is None else reason
                 rejected.append(Rejected(path=at, reason=reason))
                 continue
             used.add(number)
@@ -107,7 +110,14 @@ def _tables(source: Path, paths: Sequence[Path]) -> list[_Table]:
     splits = group_names(groups, by_file=True)
     tables = [_Table.open(piece, source, splits[piece.group]) for piece in found]
     configurations = sorted({table.configuration for table in tables})
-    if len(configurations) > 1 and any(table.domain_column for table in tables):
+    having = [table for table in tables if table.domain_column and table.holds(table.domain_column)]
+    for table in tables:
+        if having and table.domain_column != having[0].domain_column:
+            raise UserError(
+                f"{having[0].path} has a column of domains, {having[0].domain_column!r}, and {table.path} has not.",
+                fix="Point --source at one of them, or put each set into a folder of its own.",
+            )
+    if len(configurations) > 1 and having:
         raise UserError(
             f"{source} holds several configurations ({', '.join(configurations)}), and each has all domains.",
             fix="Point --source at one of them: their images may be the same.",
@@ -141,6 +151,8 @@ class _Table:
             features = dict(metadata.get("info", {}).get("features", {}))
         except (pa.ArrowInvalid, OSError, ValueError, TypeError, AttributeError) as error:
             raise _damaged(path, error) from error
+        if twice := next((name for name in schema.names if schema.names.count(name) > 1), None):
+            raise UserError(f"{path} has two columns {twice!r}.", fix="Save it again with one of them.")
         return cls(
             path,
             path.relative_to(source).as_posix() if source.is_dir() else path.name,
@@ -167,11 +179,11 @@ class _Table:
         names = feature.get("names") if isinstance(feature, dict) else None
         return tuple(map(one_form, names)) if isinstance(names, list) and all(type(n) is str for n in names) else ()
 
-    def holds_texts(self, column: str) -> bool:
-        """Whether a column is of texts, and not of numbers. Raises `UserError` if it is of something else."""
+    def holds(self, column: str) -> str:
+        """`texts` or `numbers`. Raises `UserError` if a column is of something else."""
         type_ = self.schema.field(column).type
         if kind := _holds(type_):
-            return kind == "texts"
+            return kind
         raise UserError(
             f"{self.path}: the column {column!r} holds {type_}, neither texts nor numbers.",
             fix="Save it again with a class's name, or with datasets' ClassLabel, in each row.",
@@ -293,7 +305,8 @@ def _label_column(tables: Sequence[_Table], card: DatasetCard | None) -> str:
                 pairs = set()
                 break
         firsts, others = ({pair[side] for pair in pairs} for side in (0, 1))
-        if not pairs or not len(pairs) == len(firsts) == len(others):
+        crossed = any(pair[0] != pair[1] for pair in pairs) and any(isinstance(each, str) for each in firsts & others)
+        if not pairs or crossed or not len(pairs) == len(firsts) == len(others):
             raise UserError(
                 f"{tables[0].path} has several columns of labels that say different things: {found[0]} and {other}.",
                 fix="Keep the one that counts, and drop the other column.",
@@ -307,7 +320,7 @@ def _class_names(tables: Sequence[_Table], column: str, source: Path) -> tuple[t
     Texts are names, also where the column's `ClassLabel` was left behind. Raises `UserError` if files disagree.
     """
     having = [table for table in tables if column in table.schema.names]
-    numbers = [table for table in having if not table.holds_texts(column)]
+    numbers = [table for table in having if table.holds(column) == "numbers"]
     texts = {text for table in having if table not in numbers for text in table.values(column) if isinstance(text, str)}
     lists = {names for table in numbers or having if (names := table.names_of(column))}
     if len(lists) == 1:
@@ -330,11 +343,12 @@ def _value(value: Any) -> str | int | None:
     """A cell as text or number; None if it is empty. Raises `ValueError` that says what it is."""
     if isinstance(value, bytes):
         try:
-            value = value.rstrip(b"\0").decode()
+            value = value.decode()
         except UnicodeDecodeError:
             raise ValueError(f"{value[:20]!r}, which is no UTF-8 text") from None
     if isinstance(value, str):
-        return one_form(value.strip()) or None
+        text = one_form(value.rstrip("\0").strip())
+        return None if text in ("", NO_LABEL) else text
     if isinstance(value, float):
         if value != value:
             return None

@@ -27,6 +27,8 @@ _TAIL = re.compile(r"(-[0-9a-f]{16}|-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(-
 """Hashes that `datasets` and Spark append."""
 _OF = re.compile(r"(?P<before>.*?)(?P<number>[0-9]+)[-_]of[-_](?P<count>[0-9]+)$")
 _NUMBER = re.compile(r"[0-9]+(?![0-9A-Za-z])")
+_COPY = re.compile(r"( ?\([0-9]+\)| - copy( \([0-9]+\))?| copy( [0-9]+)?)$", re.IGNORECASE)
+"""What browsers, Windows and macOS append to the name of a second copy."""
 _EXTENSIONS = re.compile(r"(\.(tar|gz|tgz|parquet|snappy|zstd|zst|gzip|lz4|brotli))+$", re.IGNORECASE)
 
 Group = tuple[tuple[str, ...], str, str]
@@ -88,7 +90,15 @@ def _leads_up(folder: Path) -> bool:
 
 
 def pieces(source: Path, paths: Sequence[Path]) -> list[Piece]:
-    """The pieces at `paths`. A number right behind a letter counts only if another file has the same letters."""
+    """The pieces at `paths`. A number right behind a letter counts only if another file has the same letters.
+
+    Raises `UserError` for a second copy of a file: its images would count twice.
+    """
+    names = {path.with_name(_EXTENSIONS.sub("", path.name)): path for path in paths}
+    for name, path in names.items():
+        original = names.get(name.with_name(_COPY.sub("", name.name) or name.name), path)
+        if original != path:
+            raise UserError(f"{path} looks like a second copy of {original.name}.", fix="Move one of them away.")
     root = source if source.is_dir() else source.parent
     found = [_piece(path, path.relative_to(root).parts[:-1]) for path in paths]
     sizes = Counter(piece.group for piece in found)
@@ -112,29 +122,29 @@ def _piece(path: Path, folders: tuple[str, ...]) -> Piece:
     return Piece(path, folders, name[: number.start()], number[0], name[number.end() :])
 
 
-def check_whole(group: Sequence[Piece], count: int | None = None) -> None:
+def check_whole(group: Sequence[Piece], count: int | None = None, *, from_one: bool = False) -> None:
     """Raise `UserError` if a number is missing among the pieces of a group, stands twice or is one too many.
 
-    They begin at 0 or 1. `count` is how many there are, from 0 on. Without it, and without a count in the names, a loss
-    at the end cannot be seen.
+    They begin at 0; at 1 if they may (`from_one`), or if the number of the last one is that of all. `count` is how many
+    there are. Without it, and without a count in the names, a loss at the end cannot be seen.
     """
     first = group[0]
     if not first.number and count is None and len(group) == 1:
         return
     place, total = first.path.parent, count if count is not None else first.count
     numbers = [int(piece.number) if piece.number else -1 for piece in group]
-    start = int(0 not in numbers and (total is None or (count is None and total in numbers)))
+    start = int(0 not in numbers and (from_one if total is None else total in numbers))
     expected = range(start, start + total if total is not None else max(numbers) + 1)
     present = set(numbers)
     if missing := list(islice((number for number in expected if number not in present), MAX_NAMED)):
         names = ", ".join(_name(first, number) for number in missing)
         alone = len(group) == 1 and total is None
-        raise UserError(
-            f"{place} lacks {names}: shards are numbered without holes.",
-            fix=f"Get what is missing, or rename {first.path.name} if its number counts nothing."
-            if alone
-            else "Get what is missing; a part of a dataset gives other numbers than the whole.",
-        )
+        cure = "Get what is missing; a part of a dataset gives other numbers than the whole."
+        if missing == [0]:
+            cure = "Get what is missing; or, if they begin at 1, rename them to begin at 0."
+        if alone:
+            cure = f"Get what is missing, or rename {first.path.name} if its number counts nothing."
+        raise UserError(f"{place} lacks {names}: shards are numbered without holes, from 0 on.", fix=cure)
     times = Counter(numbers)
     odd = [piece for piece, n in zip(group, numbers, strict=True) if times[n] > 1 or n not in expected]
     odd = odd or [piece for piece in group if piece.count != first.count]

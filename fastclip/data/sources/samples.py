@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastclip.data.classes import one_form
+from fastclip.data.classes import NO_LABEL, one_form
 from fastclip.data.image_headers import sniff
 from fastclip.data.shards.manifest import CLASS_NAMES, MANIFEST, REJECTED, SHARD_COUNT, Rejected
 from fastclip.data.sources.blobs import Blob
@@ -32,8 +32,6 @@ OURS = frozenset((MANIFEST, REJECTED, CLASS_NAMES, SHARD_COUNT, "zeroshot_classi
 SHARDS = (".tar", ".tar.gz", ".tgz")
 IMAGES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)
 JSON_LABELS = ("label", "cls", "class")
-NO_LABEL = "-1"
-"""The label that stands for none, in test sets whose labels are kept back."""
 MAX_LABEL_BYTES = 1 << 20
 """The most that a .cls or .json may have: they are read whole."""
 
@@ -111,12 +109,12 @@ def pairs(shard: SourceShard) -> bool:
         if extension.rpartition(".")[2] == "cls":
             return True
         fields.setdefault(key, {})[extension] = member
-    found = [each["json"] for each in fields.values() if "json" in each and IMAGES & each.keys()]
-    if not found:
-        return False
+    beside = [each for each in fields.values() if "json" in each and len(each) > 1]
     # Without folders they can be no class folders of images with their metadata: img2dataset's, unlabelled.
+    if "/" not in next((each["json"].name for each in beside if IMAGES & each.keys()), "/"):
+        return True
     reader = BlobReader()
-    return "/" not in found[0].name or any(_has_label(_read_json(shard, member, reader)) for member in found)
+    return any(_has_label(_read_json(shard, each["json"], reader)) for each in beside)
 
 
 def check_no_labels(files: Mapping[str, Blob]) -> None:
@@ -140,13 +138,17 @@ def read_samples(shard: SourceShard) -> list[Sample]:
         _check_key(shard, member)
     for key, fields in _fields(shard).items():
         images = [fields[extension] for extension in sorted(IMAGES & fields.keys())]
+        images = images or _by_first_bytes(shard, fields, reader)
         if len(images) > 1:
             names = " and ".join(repr(image.name) for image in images)
             raise UserError(f"{shard.name} holds two images of one key: {names}.", fix="Remove one of them.")
-        if not images and _is_labelled(shard, fields, reader):
-            images = [_unknown_image(shard, fields, reader)]
         if images:
             found.append(Sample(key, images[0], _label(shard, key, fields, reader)))
+        elif _is_labelled(shard, fields, reader):
+            label = fields.get("cls") or fields["json"]
+            raise UserError(
+                f"{shard.name} has a label without an image: {label.name!r}.", fix="Add the image, or remove the label."
+            )
     if not found:
         raise UserError(f"{shard.name} holds no image.", fix="Remove it or get it again: an empty shard hides a loss.")
     return sorted(found, key=lambda sample: sample.image.offset)
@@ -171,21 +173,10 @@ def _has_label(row: Mapping[str, Any]) -> bool:
     return any(name in row for name in JSON_LABELS)
 
 
-def _unknown_image(shard: SourceShard, fields: Mapping[str, TarMember], reader: BlobReader) -> TarMember:
-    """The image among the members of a labelled key, by its first bytes: its suffix is none of an image."""
-    label = fields.get("cls") or fields["json"]
+def _by_first_bytes(shard: SourceShard, fields: Mapping[str, TarMember], reader: BlobReader) -> list[TarMember]:
+    """The images among the members of a key, of which no suffix is one of an image."""
     others = [member for extension, member in fields.items() if extension not in ("cls", "json")]
-    starts = [reader.read(replace(shard.blob(member), size=min(member.size, 64))) for member in others]
-    images = [member for member, start in zip(others, starts, strict=True) if sniff(start)]
-    if len(images) != 1:
-        names = " and ".join(repr(image.name) for image in images)
-        raise UserError(
-            f"{shard.name} holds two images of one key: {names}."
-            if images
-            else f"{shard.name} has a label without an image: {label.name!r}.",
-            fix="Remove one of them." if images else "Add the image, or remove the label.",
-        )
-    return images[0]
+    return [each for each in others if sniff(reader.read(replace(shard.blob(each), size=min(each.size, 64))))]
 
 
 def _label(shard: SourceShard, key: str, fields: Mapping[str, TarMember], reader: BlobReader) -> int | str | None:
@@ -206,9 +197,15 @@ def _label(shard: SourceShard, key: str, fields: Mapping[str, TarMember], reader
             f"{shard.name} has an image without a label: {key!r}.",
             fix=f"Every image needs KEY.cls, or KEY.json with one of {', '.join(JSON_LABELS)}.",
         )
-    name = next((name for name in JSON_LABELS if row.get(name) is not None), JSON_LABELS[0])
+    said = [name for name in JSON_LABELS if row.get(name) is not None]
+    name = (said or JSON_LABELS)[0]
     value = row.get(name)
-    if value is None or value == int(NO_LABEL):
+    if any(type(row[other]) is type(value) and row[other] != value for other in said):
+        raise UserError(
+            f"{shard.name}: {' and '.join(said)} of {key!r} say different things.",
+            fix="Write the shard again with one label for an image.",
+        )
+    if value in (None, NO_LABEL, int(NO_LABEL)):
         return None
     if isinstance(value, str) and value.strip():
         return one_form(value.strip())
