@@ -85,6 +85,17 @@ READ: dict[str, tuple[Mapping[str, bytes], str, dict[str, str]]] = {
         "domain/class",
         {"art/n01443537": "art/n01443537"},
     ),
+    "numbers as classes of one domain": (
+        grid("mnist", classes=tuple("0123456789")),
+        "domain/class",
+        {"mnist/7": "mnist/7"},
+    ),
+    "numbered classes": (grid("train", classes=("c0", "c1", "c2")), "split/class", {"train/c1": "train/c1"}),
+    "numbered domains": (
+        grid("batch_1", "batch_2", classes=("dog", "cat", "mug", "bed", "bus")),
+        "domain/class",
+        {"batch_1/dog": "batch_1/dog"},
+    ),
 }
 
 
@@ -122,8 +133,55 @@ REFUSED: dict[str, tuple[Mapping[str, bytes], str, str]] = {
     ),
     "three folders that all say something": (
         images_in(*(f"{a}/{b}/{c}" for a in ("x", "y") for b in THREE for c in ("lamp", "sofa"))),
-        "two ways",
-        "--layout domain/class or --layout class",
+        "as skip/domain/class .* or as class",
+        "--layout skip/domain/class or --layout class",
+    ),
+    "masks beside images": (
+        images_in("set/images", "set/masks"),
+        "images is hardly a class",
+        "--layout domain/class if",
+    ),
+    "masks of classes": (
+        grid("set/images", "set/segmentations", classes=("dog", "cat", "mug", "bed")),
+        "images is hardly a class or a domain",
+        "--layout skip/domain/class if",
+    ),
+    "annotated images": (
+        images_in(*(f"VOC2012/{name}" for name in ("JPEGImages", "SegmentationClass", "SegmentationObject"))),
+        "JPEGImages is hardly a class",
+        "point --source at",
+    ),
+    "numbered parts": (
+        images_in("HAM10000_images_part_1", "HAM10000_images_part_2"),
+        "they differ in a number alone",
+        "--layout class if they are classes",
+    ),
+    "lettered parts": (images_in("part_a", "part_b"), "they differ in a number alone", "--layout class"),
+    "numbered parts of one class": (images_in(*(f"out/{n:05}" for n in range(3))), "of the one class out", "--layout"),
+    "splits beside others": (
+        images_in("bounding_box_train", "bounding_box_test", "gt_bbox", "query"),
+        "bounding_box_test and bounding_box_train are splits",
+        "--layout class",
+    ),
+    "classes that sound like splits": (
+        images_in("positive test", "negative test"),
+        "which is a split",
+        "If negative test, positive test are classes: --layout class.",
+    ),
+    "a copy in the copy": (
+        grid("set", "set/set"),
+        "mixes layouts",
+        "One may be a copy of the other: point --source at one of them, or move it away.",
+    ),
+    "odd images beside splits": (
+        grid("train", "val") | images_in("Meta"),
+        "Meta/[01].png lies beside (train|val)/",
+        "Move the odd ones away.",
+    ),
+    "folders of several depths": (
+        images_in("root/b/barn", "root/b/bakery/shop", "root/a/abbey"),
+        "mixes layouts",
+        "--layout skip/class (classes a, b) or --layout skip/path (classes a_abbey, b_bakery_shop, b_barn)",
     ),
     "one class": (images_in("data"), "one class, 'data'", "Labels in a table"),
     "one class in two domains": (images_in("flat/dog", "night/dog"), "two ways", "--layout domain/class or"),
@@ -173,6 +231,28 @@ def test_a_layout_says_what_folders_mean(files, layout: str, domains: list[str],
     assert len(listing.images) == len(files)
 
 
+def test_a_layout_that_leaves_out_a_folder_is_read_in_the_one_way_that_has_classes_or_refused(tmp_path: Path):
+    source = write(tmp_path, images_in(*(f"root/{n}/{part}" for n in THREE for part in "ab")))
+    with pytest.raises(UserError, match="two ways") as error:
+        list_source(source, None, layout="domain/class")
+    assert "--layout skip/domain/class or --layout domain/class/skip" in error.value.fix
+    assert list_source(source, None, layout="domain/class/skip").classes == THREE
+    assert list_source(source, None, layout="skip/domain/class").classes == ("a", "b")
+    assert list_source(source, None, layout="skip/class").classes == THREE
+    assert list_source(source, None, layout="class").classes == THREE
+    source = write(tmp_path / "photos", images_in("photo/dog/new", "photo/cat/new"))
+    assert list_source(source, None, layout="domain/class").classes == ("cat", "dog")
+
+
+def test_the_first_folder_is_the_split_where_the_layout_says_so(tmp_path: Path):
+    listing = list_source(
+        write(tmp_path, images_in(*(f"train_set/{name}" for name in ("birds/a", "birds/b", "fish/c")))),
+        None,
+        layout="split/path",
+    )
+    assert (listing.domains, listing.classes) == (("train_set",), ("birds_a", "birds_b", "fish_c"))
+
+
 @pytest.mark.parametrize(
     "layout", ["", "klass", "domain", "class/class", "path/class", "class/path", "domain/domain/class"]
 )
@@ -192,11 +272,13 @@ def test_one_split_is_taken_and_the_others_are_listed(tmp_path: Path):
 
 
 def test_an_unlabelled_split_beside_labelled_ones_is_left_over_by_name(tmp_path: Path):
-    files = grid("train", "val") | images_in("test")
+    files = grid("train", "val") | images_in("test", "seg_pred/seg_pred")
     listing = list_source(write(tmp_path, files), None)
     assert listing.domains == ("train", "val") and len(listing.images) == 12
     assert [(row.path, row.reason) for row in listing.rejected] == [
-        (f"test/{n}.png", "in test, a split without class folders") for n in range(2)
+        (f"{folder}/{n}.png", f"in {name}, a split without class folders")
+        for folder, name in (("seg_pred/seg_pred", "seg_pred"), ("test", "test"))
+        for n in range(2)
     ]
 
 

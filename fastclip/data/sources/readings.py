@@ -17,7 +17,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fastclip.data.catalogue import same_name
@@ -32,6 +32,12 @@ WRAPPERS = frozenset(
 )
 """Folders, in lower case, that say nothing where a folder holds nothing else."""
 
+BESIDE = WRAPPERS | {
+    "masks", "annotations", "trimaps", "segmentation", "segmentations", "segmentationclass", "segmentationobject",
+    "groundtruth", "gt", "labels",
+}  # fmt: skip
+"""Folders, as `same_name` has them, that are no class and no domain where others lie beside them."""
+
 ROLES = ("skip", "split", "domain", "class", "path")
 
 EXPECTED = (
@@ -39,15 +45,22 @@ EXPECTED = (
     "each class, or a card (shards/README.md)."
 )
 
-ID = re.compile(
-    r"(?!n\d{8}$)"  # WordNet's numbers are classes
-    r"(.|[a-z]{0,4}[-_ ]?\d[\d_.-]*|[0-9a-f]{8,}|[0-9a-f]{8}-[0-9a-f-]+|"
+PART = re.compile(
     r"(part|video|vid|clip|seq|sequence|session|burst|batch|instance|object|obj|item|take|shot|frames?|group|fold|scene|"
-    r"subject|person|camera|chunk|folder|subdir|dir|set)s?[-_ ]?[a-z]?\d*)",
+    r"subject|person|camera|chunk|folder|subdir|dir|set)s?[-_ ]?[a-z]?\d*",
     re.IGNORECASE,
 )
-"""Names that tell things of one class apart: a letter, numbers, `video_12`."""
+"""Names of parts: `video_12`."""
 
+ID = re.compile(
+    r"(?!n\d{8}$)"  # WordNet's numbers are classes
+    rf"(.|[a-z]{{0,4}}[-_ ]?\d[\d_.-]*|[0-9a-f]{{8,}}|[0-9a-f]{{8}}-[0-9a-f-]+|{PART.pattern})",
+    re.IGNORECASE,
+)
+"""Names that tell things of one class apart: a letter, numbers, parts."""
+
+COUNTED = frozenset(("class", "cls", "label", "category", "type", "grade", "stage", "level", "sample", "digit"))
+"""Words, in lower case, before numbers that tell classes apart, not parts: `grade_3`."""
 
 DOMAINS = {
     "photo", "photos", "art", "artpainting", "painting", "cartoon", "sketch", "clipart", "infograph", "quickdraw",
@@ -129,7 +142,7 @@ def read_tree(where: str, paths: Iterable[str], layout: str | None, split: str |
     if layout is None:
         layout = _only_layout(where, images)
     else:
-        images = _at_the_right_depth(where, images, parse_layout(layout))
+        images = _as_named(where, images, parse_layout(layout))
     reading = _read(images, layout, left)
     if split is not None:
         reading = _of_split(where, reading, images, layout, split)
@@ -186,44 +199,85 @@ def _without_unlabelled(images: list[_Image]) -> tuple[list[_Image], dict[str, s
     return [image for image in images if image.path not in flat], flat
 
 
-def _at_the_right_depth(where: str, images: list[_Image], layout: str) -> list[_Image]:
-    """The images without as many folders around all of them as the layout does not name."""
-    wanted = layout.count("/") + 1
-    while min(len(image.kept) for image in images) > wanted and len({image.names[0] for image in images}) == 1:
-        images = [_Image(image.path, image.parts, image.kept[1:]) for image in images]
-    if odd := next((image for image in images if len(image.kept) < wanted), None):
+def _as_named(where: str, images: list[_Image], layout: str) -> list[_Image]:
+    """The images as `layout` names their folders: without one around all of them that it does not name.
+
+    Raises `UserError` if that folder may be the first one that it names.
+    """
+    roles = layout.split("/")
+    if odd := next((image for image in images if len(image.kept) < len(roles)), None):
         raise UserError(
             f"{where}: {odd.path} has too few folders above it for --layout {layout}.",
             fix="Move it away, or choose another --layout.",
         )
-    return images
+    if min(len(image.kept) for image in images) == len(roles) or len({image.names[0] for image in images}) > 1:
+        return images
+    told = roles[0] == "skip" or (roles[0] == "split" and split_of(images[0].names[0]))
+    if told or (roles[-1] == "path" and layout != "path"):
+        return images
+    inner = [_Image(image.path, image.parts, image.kept[1:]) for image in images]
+    outer_classes, inner_classes = (len(_read(each, layout, {}).classes) for each in (images, inner))
+    if layout == "path" or outer_classes < 2:
+        return _as_named(where, inner, layout)
+    if inner_classes < 2:
+        return images
+    raise _ambiguous(where, images, f"skip/{layout}", f"{layout}/skip")
 
 
 def _only_layout(where: str, images: list[_Image]) -> str:
     """The only layout that fits. Raises `UserError` if there is none, or more than one."""
     by_depth = {len(image.kept): image for image in images}
     if len(by_depth) > 1:
-        shallow, deep = by_depth[min(by_depth)], by_depth[max(by_depth)]
-        ways = "--layout class takes the first folder as the class; --layout path every folder that holds images"
-        raise UserError(
-            f"{where} mixes layouts: {shallow.path} lies beside {deep.path}.",
-            fix=f"Move the odd ones away, or choose: {ways}." if shallow.kept else "Move the odd ones away.",
-        )
+        raise _mixed(where, images, by_depth[min(by_depth)], by_depth[max(by_depth)])
     levels = [sorted(set(names)) for names in zip(*(image.names for image in images), strict=True)]
     if not levels:
-        raise _no_classes(where, images[0].path)
+        raise UserError(f"{where} has no class folders: {images[0].path} lies in none.", fix=EXPECTED)
     split = next((number for number, names in enumerate(levels) if all(map(split_of, names))), None)
     others = [number for number in range(len(levels)) if number != split]
     while len(others) > 1 and (silent := _silent(levels, others, of_splits=split is not None)) is not None:
         others.remove(silent)
     if not others:
-        raise _no_classes(where, images[0].path)
-    if len(others) == 1:
-        return _layout(split, domain=None, classes=others[0])
-    as_domains = _layout(split, domain=others[0], classes=others[1])
-    if len(others) > 2 or not _are_domains(images, *others):
-        raise _ambiguous(where, images, as_domains, _layout(split, domain=None, classes=others[0]))
-    return as_domains
+        folder = posixpath.dirname(images[0].path)
+        raise UserError(
+            f"{where} has no class folders: {images[0].path} lies in {folder}, which is a split.",
+            fix=f"{EXPECTED} If {_few(levels[-1])} are classes: --layout {'skip/' * (len(levels) - 1)}class.",
+        )
+    *_, domain, classes = (None, *others)
+    layout = _layout(split, domain=domain, classes=classes)
+    domains = levels[domain] if domain is not None else []
+    if len(others) > 2 or (len(domains) > 1 and not _are_domains(images, *others)):
+        raise _ambiguous(where, images, layout, _layout(split, domain=None, classes=others[0]))
+    for names, doubt in ((domains, _beside(domains)), (levels[classes], _doubt(levels[classes], domains))):
+        if doubt:
+            raise UserError(
+                f"{where} has the folders {_few(names)}: {doubt}.",
+                fix=f"--layout {layout} if they are classes; else point --source at folders that are.",
+            )
+    return layout
+
+
+def _beside(names: Sequence[str]) -> str | None:
+    """Why folders may be neither classes nor domains: one of them is called `images`, or as what lies beside images."""
+    beside = [name for name in names if same_name(name) in BESIDE]
+    return f"{beside[0]} is hardly a class or a domain" if beside and len(names) > 1 else None
+
+
+def _doubt(names: Sequence[str], domains: Sequence[str]) -> str | None:
+    """Why folders may be no classes; None if nothing speaks against them."""
+    splits = [name for name in names if split_of(name)]
+    if len(splits) > 1:
+        return f"{splits[0]} and {splits[1]} are splits, and others are not"
+    if len(names) > 1 and _differ_in_a_number(names):
+        return "they differ in a number alone, as parts of one set do"
+    if len(domains) == 1 and _are_parts([name for name in names if not re.fullmatch(r"0|[1-9]\d*", name)]):
+        return f"they may be parts of the one class {domains[0]}"
+    return _beside(names)
+
+
+def _differ_in_a_number(names: Sequence[str]) -> bool:
+    stems = {re.sub(r"\d+", "0", name.casefold()) for name in names}
+    *_, word = ["", *re.findall(r"[^\W\d_]+", min(stems))]
+    return (len(stems) == 1 and len(word) > 2 and word not in COUNTED) or all(map(PART.fullmatch, names))
 
 
 def _layout(split: int | None, *, domain: int | None, classes: int) -> str:
@@ -250,19 +304,23 @@ def _are_domains(images: Iterable[_Image], first: int, second: int) -> bool:
     """Whether the folders `first` are domains and `second` their classes, and it cannot be otherwise.
 
     Each domain shares classes with another, at least half of what the smaller one has; there are more classes than
-    domains; and the names of most classes are not such as tell videos, objects or domains apart.
+    domains; and the classes have no names of parts.
     """
     classes: dict[str, set[str]] = defaultdict(set)
     for image in images:
         classes[image.names[first]].add(same_name(image.names[second]))
-    names = {image.names[second] for image in images}
-    if 2 * sum(ID.fullmatch(name) is not None or same_name(name) in DOMAINS for name in names) > len(names):
+    if _are_parts({image.names[second] for image in images}):
         return False
     overlap = all(
         any(2 * len(own & other) >= min(len(own), len(other)) for name, other in classes.items() if name != domain)
         for domain, own in classes.items()
     )
-    return len(classes) == 1 or (overlap and len(classes) < len(set().union(*classes.values())))
+    return overlap and len(classes) < len(set().union(*classes.values()))
+
+
+def _are_parts(names: Collection[str]) -> bool:
+    """Whether the names of most folders are such as tell videos, objects or domains of one class apart."""
+    return 2 * sum(ID.fullmatch(name) is not None or same_name(name) in DOMAINS for name in names) > len(names)
 
 
 def _read(images: Iterable[_Image], layout: str, left: Mapping[str, str]) -> Reading:
@@ -308,16 +366,21 @@ def _ambiguous(where: str, images: Sequence[_Image], *layouts: str) -> UserError
     readings = [_read(images, layout, {}) for layout in layouts]
     return UserError(
         f"{where} can be read in two ways: as {readings[0]}, or as {readings[1]}.",
-        fix=" or ".join(f"--layout {layout}" for layout in layouts),
+        fix=" or ".join(f"--layout {layout}" for layout in layouts) + ", or a word for each folder (shards/README.md).",
     )
 
 
-def _no_classes(where: str, path: str) -> UserError:
-    folder = posixpath.dirname(path)
-    return UserError(
-        f"{where} has no class folders: {path} lies {f'in {folder}, which is a split' if folder else 'in none'}.",
-        fix=EXPECTED,
-    )
+def _mixed(where: str, images: Sequence[_Image], shallow: _Image, deep: _Image) -> UserError:
+    """The error that the images `shallow` and `deep` lie at different depths."""
+    common = len(posixpath.commonprefix([image.names for image in images]))
+    fix = "Move the odd ones away"
+    if any(image.names[-1:] == shallow.names[-1:] for image in images if len(image.kept) > len(shallow.kept)):
+        fix = "One may be a copy of the other: point --source at one of them, or move it away"
+    elif len(shallow.kept) > common and not split_of(deep.names[common]):
+        layouts = ["skip/" * common + role for role in ("class", "path")]
+        ways = [f"--layout {each} (classes {_few(_read(images, each, {}).classes)})" for each in layouts]
+        fix += f"; or choose {ways[0]} or {ways[1]}"
+    return UserError(f"{where} mixes layouts: {shallow.path} lies beside {deep.path}.", fix=f"{fix}.")
 
 
 def _few(names: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ WORDS = {
     **dict.fromkeys(("val", "valid", "validate", "validation", "crossval", "dev", "devel", "valset"), "validation"),
     **dict.fromkeys(("test", "testing", "tst", "testset", "eval", "evaluation", "holdout"), "test"),
     **dict.fromkeys(("trainval", "unlabeled", "unlabelled", "query", "gallery"), ""),
+    **dict.fromkeys(("pred", "prediction", "predictions", "predict"), "prediction"),
 }
 """Word → the split that it means; an empty text for one that means itself."""
 
