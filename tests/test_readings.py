@@ -90,6 +90,11 @@ READ: dict[str, tuple[Mapping[str, bytes], str, dict[str, str]]] = {
         "domain/class",
         {"mnist/7": "mnist/7"},
     ),
+    "classes with a word of splits": (
+        images_in("train", "test tube", "train_station", "art_gallery", "bus"),
+        "class",
+        {"train": "all/train"},
+    ),
     "numbered classes": (grid("train", classes=("c0", "c1", "c2")), "split/class", {"train/c1": "train/c1"}),
     "numbered domains": (
         grid("batch_1", "batch_2", classes=("dog", "cat", "mug", "bed", "bus")),
@@ -160,9 +165,10 @@ REFUSED: dict[str, tuple[Mapping[str, bytes], str, str]] = {
     "numbered parts of one class": (images_in(*(f"out/{n:05}" for n in range(3))), "of the one class out", "--layout"),
     "splits beside others": (
         images_in("bounding_box_train", "bounding_box_test", "gt_bbox", "query"),
-        "bounding_box_test and bounding_box_train are splits",
+        "bounding_box_test is hardly a class",
         "--layout class",
     ),
+    "images without labels beside classes": (images_in("cat", "dog", "test"), "test is hardly a class", "class if"),
     "classes that sound like splits": (
         images_in("positive test", "negative test"),
         "which is a split",
@@ -372,6 +378,43 @@ def test_numbered_archives_are_pieces_or_domains_and_none_may_be_missing(tmp_pat
     (tmp_path / "apart" / "piece_1.zip").unlink()
     with pytest.raises(UserError, match=r"lacks piece_1\.zip"):
         list_source(tmp_path / "apart", None)
+
+
+def test_archives_of_one_class_each_are_classes_also_by_number(tmp_path: Path):
+    wordnet = ("n01443537", "n01484850", "n01614925")
+    for name in (*wordnet, "ILSVRC2012_img_val"):
+        zipped({f"{name}_{n}.png": image_bytes() for n in range(2)}, tmp_path / "imagenet" / f"{name}.zip")
+    with pytest.raises(UserError, match="ILSVRC2012_img_val is hardly a class"):
+        list_source(tmp_path / "imagenet", None)
+    (tmp_path / "imagenet" / "ILSVRC2012_img_val.zip").unlink()
+    assert list_source(tmp_path / "imagenet", None).classes == wordnet
+    for name in ("0", "1", "3"):
+        zipped({"1.png": image_bytes() + name.encode()}, tmp_path / "digits" / f"{name}.zip")
+        zipped({"1.png": image_bytes() + name.encode()}, tmp_path / "parts" / f"part{name}.zip")
+    assert list_source(tmp_path / "digits", None).classes == ("0", "1", "3")
+    with pytest.raises(UserError, match="differ in a number alone") as error:
+        list_source(tmp_path / "parts", None)
+    assert "--layout class if they are classes" in error.value.fix
+
+
+def test_a_layout_of_pieces_never_makes_archives_into_classes(tmp_path: Path):
+    for number in (1, 2):
+        zipped({f"{name}/1.png": image_bytes() + bytes([number]) for name in THREE}, tmp_path / f"part{number}.zip")
+    assert list_source(tmp_path, None, layout="domain/class").domains == ("part1", "part2")
+    with pytest.raises(UserError, match=r"lies in both part1\.zip and part2\.zip"):
+        list_source(tmp_path, None, layout="class")
+
+
+@pytest.mark.parametrize("packing", ["zip", "folder"])
+def test_an_archive_in_an_archive_is_refused_because_its_images_would_be_missed(packing: str, tmp_path: Path):
+    inner = zipped(images_in("star"), tmp_path / "inner.zip").read_bytes()
+    outer = zipped(images_in(*THREE) | {"more.zip": inner}, tmp_path / "in" / "outer.zip")
+    with pytest.raises(UserError, match=r"more\.zip, an archive that is not read \(in an archive\)") as error:
+        list_source(outer if packing == "zip" else outer.parent, None)
+    assert error.value.fix == "Unpack outer.zip and move it out of --source."
+    texts = {"labels.csv.gz": b"\x1f\x8b", "__MACOSX/._more.zip": b"x"}
+    zipped(images_in(*THREE) | texts, outer)
+    assert len(list_source(outer.parent, None).images) == 6
 
 
 @pytest.mark.parametrize("inside", ["", "set/"])

@@ -24,7 +24,7 @@ from fastclip.data.catalogue import same_name
 from fastclip.data.classes import one_form
 from fastclip.data.sources.leftovers import NO_IMAGE, reason_of
 from fastclip.data.sources.listing import ONLY_DOMAIN
-from fastclip.data.sources.splits import is_split, split_of
+from fastclip.data.sources.splits import is_held_out, is_split, split_of
 from fastclip.errors import UserError
 
 WRAPPERS = frozenset(
@@ -237,17 +237,18 @@ def _only_layout(where: str, images: list[_Image]) -> str:
     while len(others) > 1 and (silent := _silent(levels, others, of_splits=split is not None)) is not None:
         others.remove(silent)
     if not others:
-        folder = posixpath.dirname(images[0].path)
+        folder, names = posixpath.dirname(images[0].path), levels[-1]
+        classes = f" If {_few(names)} are classes: --layout {'skip/' * (len(levels) - 1)}class." if names[1:] else ""
         raise UserError(
             f"{where} has no class folders: {images[0].path} lies in {folder}, which is a split.",
-            fix=f"{EXPECTED} If {_few(levels[-1])} are classes: --layout {'skip/' * (len(levels) - 1)}class.",
+            fix=f"{EXPECTED}{classes}",
         )
-    *_, domain, classes = (None, *others)
-    layout = _layout(split, domain=domain, classes=classes)
+    *_, domain, last = (None, *others)
+    layout = _layout(split, domain=domain, classes=last)
     domains = levels[domain] if domain is not None else []
     if len(others) > 2 or (len(domains) > 1 and not _are_domains(images, *others)):
         raise _ambiguous(where, images, layout, _layout(split, domain=None, classes=others[0]))
-    for names, doubt in ((domains, _beside(domains)), (levels[classes], _doubt(levels[classes], domains))):
+    for names, doubt in ((domains, _beside(domains)), (levels[last], _doubt(levels[last], domains))):
         if doubt:
             raise UserError(
                 f"{where} has the folders {_few(names)}: {doubt}.",
@@ -264,9 +265,8 @@ def _beside(names: Sequence[str]) -> str | None:
 
 def _doubt(names: Sequence[str], domains: Sequence[str]) -> str | None:
     """Why folders may be no classes; None if nothing speaks against them."""
-    splits = [name for name in names if split_of(name)]
-    if len(splits) > 1:
-        return f"{splits[0]} and {splits[1]} are splits, and others are not"
+    if held_out := next(filter(is_held_out, names), None):
+        return f"{held_out} is hardly a class beside others"
     if len(names) > 1 and _differ_in_a_number(names):
         return "they differ in a number alone, as parts of one set do"
     if len(domains) == 1 and _are_parts([name for name in names if not re.fullmatch(r"0|[1-9]\d*", name)]):
