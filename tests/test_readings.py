@@ -95,6 +95,16 @@ READ: dict[str, tuple[Mapping[str, bytes], str, dict[str, str]]] = {
         "class",
         {"train": "all/train"},
     ),
+    "words of one letter": (
+        grid("set", classes=("猫", "犬", "🐱")),
+        "domain/class",
+        {"set/猫": "set/猫"},
+    ),
+    "splits with other classes": (
+        grid("train") | grid("test", classes=("dog", "cat")),
+        "split/class",
+        {"test/dog": "test/dog"},
+    ),
     "numbered classes": (grid("train", classes=("c0", "c1", "c2")), "split/class", {"train/c1": "train/c1"}),
     "numbered domains": (
         grid("batch_1", "batch_2", classes=("dog", "cat", "mug", "bed", "bus")),
@@ -144,17 +154,32 @@ REFUSED: dict[str, tuple[Mapping[str, bytes], str, str]] = {
     "masks beside images": (
         images_in("set/images", "set/masks"),
         "images is hardly a class",
-        "--layout domain/class if",
+        "if all are images, --layout domain/class",
     ),
     "masks of classes": (
         grid("set/images", "set/segmentations", classes=("dog", "cat", "mug", "bed")),
         "images is hardly a class or a domain",
-        "--layout skip/domain/class if",
+        "if all are images, --layout skip/domain/class",
+    ),
+    "masks in each class": (
+        images_in(*(f"{name}/{kind}" for name in THREE for kind in ("images", "masks"))),
+        "images is hardly a class or a domain",
+        "Keep the images alone",
+    ),
+    "images without labels in one folder of their split": (
+        grid("train", "val") | images_in("test/unknown"),
+        "unknown lies in test alone",
+        "--layout split/class if",
+    ),
+    "images without labels in numbered folders of their split": (
+        grid("train") | images_in("test/trunk00", "test/trunk01"),
+        "trunk00 lies in test alone",
+        "--layout split/class if",
     ),
     "annotated images": (
         images_in(*(f"VOC2012/{name}" for name in ("JPEGImages", "SegmentationClass", "SegmentationObject"))),
         "JPEGImages is hardly a class",
-        "point --source at",
+        "Keep the images alone",
     ),
     "numbered parts": (
         images_in("HAM10000_images_part_1", "HAM10000_images_part_2"),

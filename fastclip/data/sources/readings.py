@@ -54,7 +54,7 @@ PART = re.compile(
 
 ID = re.compile(
     r"(?!n\d{8}$)"  # WordNet's numbers are classes
-    rf"(.|[a-z]{{0,4}}[-_ ]?\d[\d_.-]*|[0-9a-f]{{8,}}|[0-9a-f]{{8}}-[0-9a-f-]+|{PART.pattern})",
+    rf"([a-z]|[a-z]{{0,4}}[-_ ]?\d[\d_.-]*|[0-9a-f]{{8,}}|[0-9a-f]{{8}}-[0-9a-f-]+|{PART.pattern})",
     re.IGNORECASE,
 )
 """Names that tell things of one class apart: a letter, numbers, parts."""
@@ -246,21 +246,26 @@ def _only_layout(where: str, images: list[_Image]) -> str:
     *_, domain, last = (None, *others)
     layout = _layout(split, domain=domain, classes=last)
     domains = levels[domain] if domain is not None else []
+    _check_beside(where, [levels[number] for number in others], layout)
     if len(others) > 2 or (len(domains) > 1 and not _are_domains(images, *others)):
         raise _ambiguous(where, images, layout, _layout(split, domain=None, classes=others[0]))
-    for names, doubt in ((domains, _beside(domains)), (levels[last], _doubt(levels[last], domains))):
-        if doubt:
-            raise UserError(
-                f"{where} has the folders {_few(names)}: {doubt}.",
-                fix=f"--layout {layout} if they are classes; else point --source at folders that are.",
-            )
+    if doubt := _doubt(levels[last], domains) or (split is not None and _odd_split(images, split, last)):
+        raise UserError(
+            f"{where} has the folders {_few(levels[last])}: {doubt}.",
+            fix=f"--layout {layout} if they are classes; else point --source at folders that are.",
+        )
     return layout
 
 
-def _beside(names: Sequence[str]) -> str | None:
-    """Why folders may be neither classes nor domains: one of them is called `images`, or as what lies beside images."""
-    beside = [name for name in names if same_name(name) in BESIDE]
-    return f"{beside[0]} is hardly a class or a domain" if beside and len(names) > 1 else None
+def _check_beside(where: str, levels: Iterable[Sequence[str]], layout: str) -> None:
+    """Raise `UserError` if other folders lie beside one that is called `images`, or like what lies beside images."""
+    for names in levels:
+        beside = [name for name in names if same_name(name) in BESIDE]
+        if beside and len(names) > 1:
+            raise UserError(
+                f"{where} has the folders {_few(names)}: {beside[0]} is hardly a class or a domain.",
+                fix=f"Keep the images alone, without masks and the like; or, if all are images, --layout {layout}",
+            )
 
 
 def _doubt(names: Sequence[str], domains: Sequence[str]) -> str | None:
@@ -271,10 +276,23 @@ def _doubt(names: Sequence[str], domains: Sequence[str]) -> str | None:
         return "they differ in a number alone, as parts of one set do"
     if len(domains) == 1 and _are_parts([name for name in names if not re.fullmatch(r"0|[1-9]\d*", name)]):
         return f"they may be parts of the one class {domains[0]}"
-    return _beside(names)
+    return None
 
 
-def _differ_in_a_number(names: Sequence[str]) -> bool:
+def _odd_split(images: Iterable[_Image], split: int, last: int) -> str | None:
+    """Why the folders of a split may be no classes: no other split has them, and they are one or differ in a number."""
+    classes: dict[str, set[str]] = defaultdict(set)
+    for image in images:
+        classes[image.names[split]].add(image.names[last])
+    for name, own in classes.items():
+        others = set().union(*(each for other, each in classes.items() if other != name))
+        if others and not own & others and (len(own) == 1 or _differ_in_a_number(own)):
+            return f"{min(own)} lies in {name} alone"
+    return None
+
+
+def _differ_in_a_number(names: Collection[str]) -> bool:
+    """Whether names are those of parts: `images_001` and `images_002`, but not `c0` and `c1`."""
     stems = {re.sub(r"\d+", "0", name.casefold()) for name in names}
     *_, word = ["", *re.findall(r"[^\W\d_]+", min(stems))]
     return (len(stems) == 1 and len(word) > 2 and word not in COUNTED) or all(map(PART.fullmatch, names))
