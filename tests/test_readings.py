@@ -196,8 +196,23 @@ REFUSED: dict[str, tuple[Mapping[str, bytes], str, str]] = {
     "images without labels beside classes": (images_in("cat", "dog", "test"), "test is hardly a class", "class if"),
     "classes that sound like splits": (
         images_in("positive test", "negative test"),
-        "which is a split",
-        "If negative test, positive test are classes: --layout class.",
+        "negative test is hardly a class",
+        "--layout class if they are classes",
+    ),
+    "classes that sound like splits in domains": (
+        grid("a", "b", classes=("positive test", "negative test")),
+        "as domain/class",
+        "--layout domain/class",
+    ),
+    "views of classes": (
+        images_in(*(f"{name}/{view}" for name in ("dog", "cat") for view in ("front", "back", "left", "right", "top"))),
+        "two ways",
+        "--layout class",
+    ),
+    "a class that sounds like a split beside deeper ones": (
+        images_in("photo/dog", "photo/test tube", "sketch/dog/old", "sketch/test tube/old"),
+        "mixes layouts",
+        "Move",
     ),
     "a copy in the copy": (
         grid("set", "set/set"),
@@ -205,8 +220,8 @@ REFUSED: dict[str, tuple[Mapping[str, bytes], str, str]] = {
         "One may be a copy of the other: point --source at one of them, or move it away.",
     ),
     "odd images beside splits": (
-        grid("train", "val") | images_in("Meta"),
-        "Meta/[01].png lies beside (train|val)/",
+        grid("train", "val") | images_in("Meta", "test"),
+        "Meta/0.png lies beside val/star/1.png",
         "Move the odd ones away.",
     ),
     "folders of several depths": (
@@ -224,7 +239,7 @@ REFUSED: dict[str, tuple[Mapping[str, bytes], str, str]] = {
     "no folders": ({"1.png": b"", "2.png": b""}, "no class folders: 1.png lies in none", "DOMAIN/CLASS/IMAGE"),
     "images at two depths": (
         images_in("dog", "cat/tabby"),
-        "mixes layouts: dog/[01].png lies beside cat",
+        "mixes layouts: dog/0.png lies beside cat/tabby/1.png",
         "--layout path",
     ),
     "an archive that is not read": (images_in(*THREE) | {"more.rar": b"Rar!"}, r"more\.rar, an archive", "Unpack it"),
@@ -251,6 +266,7 @@ def test_a_tree_that_can_be_read_in_two_ways_or_in_none_is_refused_with_the_cure
         (images_in(*(f"{n}/{part}" for n in THREE for part in "ab")), "domain/class", list(THREE), ["a", "b"]),
         (images_in("animals/dog", "animals/cat/tabby"), "path", ["all"], ["cat_tabby", "dog"]),
         (images_in("dog", "cat/tabby"), "class", ["all"], ["cat", "dog"]),
+        (images_in("train", "car/blue", "bus/red"), "class", ["all"], ["bus", "car", "train"]),
         (images_in("x/a/dog", "x/b/dog", "y/a/cat"), "skip/domain/class", ["a", "b"], ["cat", "dog"]),
         (images_in("root/x/a/dog", "root/y/a/cat"), "domain/skip/class", ["x", "y"], ["cat", "dog"]),
         (images_in("x/dog/tiny", "y/cat", "y/dog"), "domain/path", ["x", "y"], ["cat", "dog", "dog_tiny"]),

@@ -44,6 +44,8 @@ def list_source(
     `layout` says what folders mean (see `fastclip.data.sources.readings`), and `split` which one of several is taken.
     Raises `UserError` when there is no image, when it can be read in two ways, or when folders contradict the card.
     """
+    if not source.exists():
+        raise UserError(f"There is no {source}.", fix="--source PATH, of a folder, an archive or a Parquet file")
     source = _with_suffix(source)
     listing = list_webdataset(source, card) or list_parquet(source, card)
     if listing is None:

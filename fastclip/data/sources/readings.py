@@ -70,6 +70,14 @@ DOMAINS = {
 }  # fmt: skip
 """Names, as `same_name` has them, that are of domains and hardly of classes."""
 
+VIEWS = {
+    "front", "back", "rear", "left", "right", "top", "bottom", "side", "near", "far", "closeup", "inside", "outside",
+    "original", "augmented", "raw", "cropped", "color", "gray", "grayscale", "segmented", "small", "medium", "large",
+    "easy", "hard", "low", "high", "sunny", "cloudy", "dim", "bright", "dark", "grass", "ongrass", "water", "inwater",
+    "rock", "snow", "onsnow", "beach", "onbeach", "forest", "autumn",
+}  # fmt: skip
+"""Names, likewise, of views and places that several classes may be seen in."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -138,11 +146,13 @@ def read_tree(where: str, paths: Iterable[str], layout: str | None, split: str |
     Of the splits, `split` is taken; None takes each as a domain of its own. Raises `UserError`, with two readings and
     the option that chooses, if several fit.
     """
-    images, left = _without_unlabelled(_without_wrappers(paths))
+    images = _without_wrappers(paths)
+    folders = max(len(image.kept) for image in images) if layout is None else parse_layout(layout).count("/") + 1
+    images, left = _without_unlabelled(images, folders)
     if layout is None:
         layout = _only_layout(where, images)
     else:
-        images = _as_named(where, images, parse_layout(layout))
+        images = _as_named(where, images, layout)
     reading = _read(images, layout, left)
     if split is not None:
         reading = _of_split(where, reading, images, layout, split)
@@ -188,15 +198,25 @@ def _says_nothing(parent: str, name: str) -> bool:
     return name.casefold() in WRAPPERS or same_name(name) == same_name(parent)
 
 
-def _without_unlabelled(images: list[_Image]) -> tuple[list[_Image], dict[str, str]]:
-    """The images without those that lie right in a split's folder, beside others in class folders."""
-    depth = max(len(image.kept) for image in images)
-    flat = {
+def _without_unlabelled(images: list[_Image], folders: int) -> tuple[list[_Image], dict[str, str]]:
+    """The images without those that lie right in a split's folder, with fewer than so many `folders` above them.
+
+    Others must lie deeper beside it, and none in folders beside it that are no splits.
+    """
+    holders = {tuple(image.names) for image in images}
+    with_classes = {names[:-1] for names in holders if names and not split_of(names[-1])}
+    with_grandchildren = {names[:depth] for names in holders for depth in range(len(names) - 1)}
+    unlabelled = {
+        names
+        for names in holders
+        if 0 < len(names) < folders and split_of(names[-1]) and names[:-1] in with_grandchildren - with_classes
+    }
+    left = {
         image.path: f"in {image.names[-1]}, a split without class folders"
         for image in images
-        if image.kept and len(image.kept) < depth and split_of(image.names[-1])
+        if tuple(image.names) in unlabelled
     }
-    return [image for image in images if image.path not in flat], flat
+    return [image for image in images if image.path not in left], left
 
 
 def _as_named(where: str, images: list[_Image], layout: str) -> list[_Image]:
@@ -226,22 +246,19 @@ def _as_named(where: str, images: list[_Image], layout: str) -> list[_Image]:
 
 def _only_layout(where: str, images: list[_Image]) -> str:
     """The only layout that fits. Raises `UserError` if there is none, or more than one."""
-    by_depth = {len(image.kept): image for image in images}
-    if len(by_depth) > 1:
-        raise _mixed(where, images, by_depth[min(by_depth)], by_depth[max(by_depth)])
+    if len({len(image.kept) for image in images}) > 1:
+        raise _mixed(where, images)
     levels = [sorted(set(names)) for names in zip(*(image.names for image in images), strict=True)]
     if not levels:
         raise UserError(f"{where} has no class folders: {images[0].path} lies in none.", fix=EXPECTED)
-    split = next((number for number, names in enumerate(levels) if all(map(split_of, names))), None)
+    split = next((number for number in range(len(levels)) if _are_splits(levels[number:])), None)
     others = [number for number in range(len(levels)) if number != split]
     while len(others) > 1 and (silent := _silent(levels, others, of_splits=split is not None)) is not None:
         others.remove(silent)
     if not others:
-        folder, names = posixpath.dirname(images[0].path), levels[-1]
-        classes = f" If {_few(names)} are classes: --layout {'skip/' * (len(levels) - 1)}class." if names[1:] else ""
+        folder = posixpath.dirname(images[0].path)
         raise UserError(
-            f"{where} has no class folders: {images[0].path} lies in {folder}, which is a split.",
-            fix=f"{EXPECTED}{classes}",
+            f"{where} has no class folders: {images[0].path} lies in {folder}, which is a split.", fix=EXPECTED
         )
     *_, domain, last = (None, *others)
     layout = _layout(split, domain=domain, classes=last)
@@ -255,6 +272,12 @@ def _only_layout(where: str, images: list[_Image]) -> str:
             fix=f"--layout {layout} if they are classes; else point --source at folders that are.",
         )
     return layout
+
+
+def _are_splits(levels: Sequence[Sequence[str]]) -> bool:
+    """Whether the first of `levels` of folders is of splits. The last of all is not if it has several of one kind."""
+    kinds = {split_of(name) for name in levels[0]}
+    return None not in kinds and (len(levels) > 1 or len(levels[0]) == 1 or len(kinds) > 1)
 
 
 def _check_beside(where: str, levels: Iterable[Sequence[str]], layout: str) -> None:
@@ -274,7 +297,7 @@ def _doubt(names: Sequence[str], domains: Sequence[str]) -> str | None:
         return f"{held_out} is hardly a class beside others"
     if len(names) > 1 and _differ_in_a_number(names):
         return "they differ in a number alone, as parts of one set do"
-    if len(domains) == 1 and _are_parts([name for name in names if not re.fullmatch(r"0|[1-9]\d*", name)]):
+    if len(domains) == 1 and _are_parts([name for name in names if not re.fullmatch(r"0|[1-9]\d*", name)], DOMAINS):
         return f"they may be parts of the one class {domains[0]}"
     return None
 
@@ -327,7 +350,7 @@ def _are_domains(images: Iterable[_Image], first: int, second: int) -> bool:
     classes: dict[str, set[str]] = defaultdict(set)
     for image in images:
         classes[image.names[first]].add(same_name(image.names[second]))
-    if _are_parts({image.names[second] for image in images}):
+    if _are_parts({image.names[second] for image in images}, DOMAINS | VIEWS):
         return False
     overlap = all(
         any(2 * len(own & other) >= min(len(own), len(other)) for name, other in classes.items() if name != domain)
@@ -336,9 +359,9 @@ def _are_domains(images: Iterable[_Image], first: int, second: int) -> bool:
     return overlap and len(classes) < len(set().union(*classes.values()))
 
 
-def _are_parts(names: Collection[str]) -> bool:
-    """Whether the names of most folders are such as tell videos, objects or domains of one class apart."""
-    return 2 * sum(ID.fullmatch(name) is not None or same_name(name) in DOMAINS for name in names) > len(names)
+def _are_parts(names: Collection[str], views: Collection[str]) -> bool:
+    """Whether the names of most folders are such as tell videos, objects or `views` of one class apart."""
+    return 2 * sum(ID.fullmatch(name) is not None or same_name(name) in views for name in names) > len(names)
 
 
 def _read(images: Iterable[_Image], layout: str, left: Mapping[str, str]) -> Reading:
@@ -388,8 +411,10 @@ def _ambiguous(where: str, images: Sequence[_Image], *layouts: str) -> UserError
     )
 
 
-def _mixed(where: str, images: Sequence[_Image], shallow: _Image, deep: _Image) -> UserError:
-    """The error that the images `shallow` and `deep` lie at different depths."""
+def _mixed(where: str, images: Sequence[_Image]) -> UserError:
+    """The error that images lie at different depths."""
+    shallow = min(images, key=lambda image: (len(image.kept), any(map(split_of, image.names[-1:])), image.path))
+    deep = max(images, key=lambda image: (len(image.kept), image.path))
     common = len(posixpath.commonprefix([image.names for image in images]))
     fix = "Move the odd ones away"
     if any(image.names[-1:] == shallow.names[-1:] for image in images if len(image.kept) > len(shallow.kept)):
