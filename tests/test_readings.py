@@ -266,6 +266,7 @@ def test_a_tree_that_can_be_read_in_two_ways_or_in_none_is_refused_with_the_cure
         (images_in(*(f"{n}/{part}" for n in THREE for part in "ab")), "domain/class", list(THREE), ["a", "b"]),
         (images_in("animals/dog", "animals/cat/tabby"), "path", ["all"], ["cat_tabby", "dog"]),
         (images_in("dog", "cat/tabby"), "class", ["all"], ["cat", "dog"]),
+        (images_in("animals/dog/images", "animals/cat/tabby"), "path", ["all"], ["cat_tabby", "dog"]),
         (images_in("train", "car/blue", "bus/red"), "class", ["all"], ["bus", "car", "train"]),
         (images_in("x/a/dog", "x/b/dog", "y/a/cat"), "skip/domain/class", ["a", "b"], ["cat", "dog"]),
         (images_in("root/x/a/dog", "root/y/a/cat"), "domain/skip/class", ["x", "y"], ["cat", "dog"]),
@@ -298,6 +299,11 @@ def test_the_first_folder_is_the_split_where_the_layout_says_so(tmp_path: Path):
         layout="split/path",
     )
     assert (listing.domains, listing.classes) == (("train_set",), ("birds_a", "birds_b", "fish_c"))
+
+
+def test_two_paths_are_never_joined_to_one_class(tmp_path: Path):
+    with pytest.raises(UserError, match="would both be the class dog_old_red"):
+        list_source(write(tmp_path, images_in("dog_old/red", "dog/old_red", "cat")), None, layout="path")
 
 
 @pytest.mark.parametrize(
@@ -344,6 +350,7 @@ LEFTOVERS = {
     "star/.ipynb_checkpoints/0-checkpoint.png": image_bytes(), ".Trash-1000/files/9.png": image_bytes(),
     ".git/objects/ab/cd": b"x", "README.md": b"x", "LICENSE": b"x", "labels.csv": b"x", "desktop.ini": b"x",
     "circle/0.json": b"{}", "$RECYCLE.BIN/S-1/1.png": image_bytes(), "lost+found/1.png": image_bytes(),
+    "circle/Thumbnails/1.png": image_bytes(), "thumbnails/1.png": image_bytes(),
 }  # fmt: skip
 
 
@@ -456,6 +463,11 @@ def test_an_archive_in_an_archive_is_refused_because_its_images_would_be_missed(
     texts = {"labels.csv.gz": b"\x1f\x8b", "__MACOSX/._more.zip": b"x"}
     zipped(images_in(*THREE) | texts, outer)
     assert len(list_source(outer.parent, None).images) == 6
+
+
+def test_a_source_that_is_not_there_is_said_to_be_absent(tmp_path: Path):
+    with pytest.raises(UserError, match="There is no "):
+        list_source(tmp_path / "nowhere", None)
 
 
 @pytest.mark.parametrize("inside", ["", "set/"])

@@ -118,18 +118,23 @@ def _check_archives(tree: Tree) -> None:
     """
     for archive in ("", *tree.packed):
         members = tree.archives[archive] if archive else tree.loose
-        folders = {"/".join(path.split("/")[: depth + 1]) for path in members for depth in range(path.count("/"))}
-        for path in members:
-            kind = unread_archive(path) or ("in an archive" if path.lower().endswith(ARCHIVES) else None)
-            if not kind or leftover(path) or path.partition(".")[0] in folders or is_text(posixpath.splitext(path)[0]):
+        for path in filter(_unread, members):
+            inside = path.partition(".")[0] + "/"
+            if is_text(posixpath.splitext(path)[0]) or any(other.startswith(inside) for other in members):
                 continue
             raise UserError(
-                f"{tree.source} holds {posixpath.join(archive, path)}, an archive that is not read ({kind}): images in "
-                "it would be missed.",
+                f"{tree.source} holds {posixpath.join(archive, path)}, an archive that is not read ({_unread(path)}): "
+                "images in it would be missed.",
                 fix=f"Unpack {archive or tree.source.name} and move it out of --source."
                 if archive or tree.source.is_file()
                 else "Unpack it and move it out of --source, or pack it as zip, tar or tar.gz.",
             )
+
+
+def _unread(path: str) -> str | None:
+    """Why an archive among the files of a source is not read; None for any other file."""
+    kind = unread_archive(path) or ("in an archive" if path.lower().endswith(ARCHIVES) else None)
+    return kind if kind and not leftover(path) else None
 
 
 def _of_archives(tree: Tree) -> Iterator[Rejected]:

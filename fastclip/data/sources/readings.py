@@ -129,15 +129,18 @@ class Reading:
 
 @dataclass(frozen=True)
 class _Image:
-    """An image and the folders above it that say something, as positions in its path."""
+    """An image and the folders above it."""
 
     path: str
-    parts: tuple[str, ...]
+    folders: tuple[str, ...]
     kept: tuple[int, ...]
+    """The positions of those that say something."""
+    names: tuple[str, ...]
+    """Those that say something."""
 
-    @property
-    def names(self) -> list[str]:
-        return [self.parts[index] for index in self.kept]
+    def without_first(self) -> _Image:
+        """The same, as if the first folder said nothing."""
+        return _Image(self.path, self.folders, self.kept[1:], self.names[1:])
 
 
 def read_tree(where: str, paths: Iterable[str], layout: str | None, split: str | None) -> Reading:
@@ -178,20 +181,21 @@ def parse_layout(layout: str) -> str:
 
 
 def _without_wrappers(paths: Iterable[str]) -> list[_Image]:
-    parts = {path: tuple(path.split("/")) for path in paths}
+    where = {path: posixpath.dirname(path) for path in paths}
+    folders = {folder: tuple(folder.split("/")) if folder else () for folder in set(where.values())}
     children: dict[tuple[str, ...], set[str]] = defaultdict(set)
-    for each in parts.values():
-        for depth in range(len(each)):
-            children[each[:depth]].add(each[depth] if depth < len(each) - 1 else "")  # "": images lie right here
+    for each in folders.values():
+        children[each].add("")  # images lie right here
+        for depth, name in enumerate(each):
+            children[each[:depth]].add(name)
     silent = {
         (*folder, *names)
         for folder, names in children.items()
         if len(names) == 1 and folder and "" not in names and _says_nothing(folder[-1], *names)
     }
-    return [
-        _Image(path, each, tuple(i for i in range(len(each) - 1) if each[: i + 1] not in silent))
-        for path, each in parts.items()
-    ]
+    kept = {each: tuple(i for i in range(len(each)) if each[: i + 1] not in silent) for each in folders.values()}
+    names = {each: tuple(each[i] for i in kept[each]) for each in kept}
+    return [_Image(path, each, kept[each], names[each]) for path in where for each in [folders[where[path]]]]
 
 
 def _says_nothing(parent: str, name: str) -> bool:
@@ -203,7 +207,7 @@ def _without_unlabelled(images: list[_Image], folders: int) -> tuple[list[_Image
 
     Others must lie deeper beside it, and none in folders beside it that are no splits.
     """
-    holders = {tuple(image.names) for image in images}
+    holders = {image.names for image in images}
     with_classes = {names[:-1] for names in holders if names and not split_of(names[-1])}
     with_grandchildren = {names[:depth] for names in holders for depth in range(len(names) - 1)}
     unlabelled = {
@@ -214,7 +218,7 @@ def _without_unlabelled(images: list[_Image], folders: int) -> tuple[list[_Image
     left = {
         image.path: f"in {image.names[-1]}, a split without class folders"
         for image in images
-        if tuple(image.names) in unlabelled
+        if image.names in unlabelled
     }
     return [image for image in images if image.path not in left], left
 
@@ -235,7 +239,7 @@ def _as_named(where: str, images: list[_Image], layout: str) -> list[_Image]:
     told = roles[0] == "skip" or (roles[0] == "split" and split_of(images[0].names[0]))
     if told or (roles[-1] == "path" and layout != "path"):
         return images
-    inner = [_Image(image.path, image.parts, image.kept[1:]) for image in images]
+    inner = [image.without_first() for image in images]
     outer_classes, inner_classes = (len(_read(each, layout, {}).classes) for each in (images, inner))
     if layout == "path" or outer_classes < 2:
         return _as_named(where, inner, layout)
@@ -248,7 +252,7 @@ def _only_layout(where: str, images: list[_Image]) -> str:
     """The only layout that fits. Raises `UserError` if there is none, or more than one."""
     if len({len(image.kept) for image in images}) > 1:
         raise _mixed(where, images)
-    levels = [sorted(set(names)) for names in zip(*(image.names for image in images), strict=True)]
+    levels = [sorted(set(names)) for names in zip(*{image.names for image in images}, strict=True)]
     if not levels:
         raise UserError(f"{where} has no class folders: {images[0].path} lies in none.", fix=EXPECTED)
     split = next((number for number in range(len(levels)) if _are_splits(levels[number:])), None)
@@ -348,8 +352,8 @@ def _are_domains(images: Iterable[_Image], first: int, second: int) -> bool:
     domains; and the classes have no names of parts.
     """
     classes: dict[str, set[str]] = defaultdict(set)
-    for image in images:
-        classes[image.names[first]].add(same_name(image.names[second]))
+    for names in {image.names for image in images}:
+        classes[names[first]].add(same_name(names[second]))
     if _are_parts({image.names[second] for image in images}, DOMAINS | VIEWS):
         return False
     overlap = all(
@@ -367,13 +371,21 @@ def _are_parts(names: Collection[str], views: Collection[str]) -> bool:
 def _read(images: Iterable[_Image], layout: str, left: Mapping[str, str]) -> Reading:
     roles = layout.split("/")
     places = {}
+    joined: dict[str, tuple[str, ...]] = {}
     for image in images:
         said = dict(zip(roles, image.names, strict=False))
         last = image.kept[len(roles) - 1]
         if roles[-1] == "path":
-            first, last = last, len(image.parts) - 2
-            said["class"] = "_".join(image.parts[first : last + 1])
-        places[image.path] = Place(_domain(said), said["class"], "/".join(image.parts[last + 1 :]))
+            last = image.kept[-1]
+            names = image.names[len(roles) - 1 :]
+            said["class"] = "_".join(names)
+            if (other := joined.setdefault(said["class"], names)) != names:
+                raise UserError(
+                    f"{'/'.join(other)} and {'/'.join(names)} would both be the class {said['class']}.",
+                    fix="Rename one of them.",
+                )
+        rest = (*image.folders[last + 1 :], posixpath.basename(image.path))
+        places[image.path] = Place(_domain(said), said["class"], "/".join(rest))
     return Reading(layout, places, left)
 
 
