@@ -8,6 +8,8 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from helpers import Program, image_bytes, write
 from hypothesis import HealthCheck, assume, given, settings
@@ -85,6 +87,32 @@ READ: dict[str, tuple[Mapping[str, bytes], str, dict[str, str]]] = {
         "domain/class",
         {"art/n01443537": "art/n01443537"},
     ),
+    "numbers as classes of one domain": (
+        grid("mnist", classes=tuple("0123456789")),
+        "domain/class",
+        {"mnist/7": "mnist/7"},
+    ),
+    "classes with a word of splits": (
+        images_in("train", "test tube", "train_station", "art_gallery", "bus"),
+        "class",
+        {"train": "all/train"},
+    ),
+    "words of one letter": (
+        grid("set", classes=("猫", "犬", "🐱")),
+        "domain/class",
+        {"set/猫": "set/猫"},
+    ),
+    "splits with other classes": (
+        grid("train") | grid("test", classes=("dog", "cat")),
+        "split/class",
+        {"test/dog": "test/dog"},
+    ),
+    "numbered classes": (grid("train", classes=("c0", "c1", "c2")), "split/class", {"train/c1": "train/c1"}),
+    "numbered domains": (
+        grid("batch_1", "batch_2", classes=("dog", "cat", "mug", "bed", "bus")),
+        "domain/class",
+        {"batch_1/dog": "batch_1/dog"},
+    ),
 }
 
 
@@ -122,8 +150,86 @@ REFUSED: dict[str, tuple[Mapping[str, bytes], str, str]] = {
     ),
     "three folders that all say something": (
         images_in(*(f"{a}/{b}/{c}" for a in ("x", "y") for b in THREE for c in ("lamp", "sofa"))),
+        "as skip/domain/class .* or as class",
+        "--layout skip/domain/class or --layout class",
+    ),
+    "masks beside images": (
+        images_in("set/images", "set/masks"),
+        "images is hardly a class",
+        "if all are images, --layout domain/class",
+    ),
+    "masks of classes": (
+        grid("set/images", "set/segmentations", classes=("dog", "cat", "mug", "bed")),
+        "images is hardly a class or a domain",
+        "if all are images, --layout skip/domain/class",
+    ),
+    "masks in each class": (
+        images_in(*(f"{name}/{kind}" for name in THREE for kind in ("images", "masks"))),
+        "images is hardly a class or a domain",
+        "Keep the images alone",
+    ),
+    "images without labels in one folder of their split": (
+        grid("train", "val") | images_in("test/unknown"),
+        "unknown lies in test alone",
+        "--layout split/class if",
+    ),
+    "images without labels in numbered folders of their split": (
+        grid("train") | images_in("test/trunk00", "test/trunk01"),
+        "trunk00 lies in test alone",
+        "--layout split/class if",
+    ),
+    "annotated images": (
+        images_in(*(f"VOC2012/{name}" for name in ("JPEGImages", "SegmentationClass", "SegmentationObject"))),
+        "JPEGImages is hardly a class",
+        "Keep the images alone",
+    ),
+    "numbered parts": (
+        images_in("HAM10000_images_part_1", "HAM10000_images_part_2"),
+        "they differ in a number alone",
+        "--layout class if they are classes",
+    ),
+    "lettered parts": (images_in("part_a", "part_b"), "they differ in a number alone", "--layout class"),
+    "numbered parts of one class": (images_in(*(f"out/{n:05}" for n in range(3))), "of the one class out", "--layout"),
+    "splits beside others": (
+        images_in("bounding_box_train", "bounding_box_test", "gt_bbox", "query"),
+        "bounding_box_test is hardly a class",
+        "--layout class",
+    ),
+    "images without labels beside classes": (images_in("cat", "dog", "test"), "test is hardly a class", "class if"),
+    "classes that sound like splits": (
+        images_in("positive test", "negative test"),
+        "negative test is hardly a class",
+        "--layout class if they are classes",
+    ),
+    "classes that sound like splits in domains": (
+        grid("a", "b", classes=("positive test", "negative test")),
+        "as domain/class",
+        "--layout domain/class",
+    ),
+    "views of classes": (
+        images_in(*(f"{name}/{view}" for name in ("dog", "cat") for view in ("front", "back", "left", "right", "top"))),
         "two ways",
-        "--layout domain/class or --layout class",
+        "--layout class",
+    ),
+    "a class that sounds like a split beside deeper ones": (
+        images_in("photo/dog", "photo/test tube", "sketch/dog/old", "sketch/test tube/old"),
+        "mixes layouts",
+        "Move",
+    ),
+    "a copy in the copy": (
+        grid("set", "set/set"),
+        "mixes layouts",
+        "One may be a copy of the other: point --source at one of them, or move it away.",
+    ),
+    "odd images beside splits": (
+        grid("train", "val") | images_in("Meta", "test"),
+        "Meta/0.png lies beside val/star/0.png",
+        "Move the odd ones away.",
+    ),
+    "folders of several depths": (
+        images_in("root/b/barn", "root/b/bakery/shop", "root/a/abbey"),
+        "mixes layouts",
+        "--layout skip/class (classes a, b) or --layout skip/path (classes a_abbey, b_bakery_shop, b_barn)",
     ),
     "one class": (images_in("data"), "one class, 'data'", "Labels in a table"),
     "one class in two domains": (images_in("flat/dog", "night/dog"), "two ways", "--layout domain/class or"),
@@ -135,7 +241,7 @@ REFUSED: dict[str, tuple[Mapping[str, bytes], str, str]] = {
     "no folders": ({"1.png": b"", "2.png": b""}, "no class folders: 1.png lies in none", "DOMAIN/CLASS/IMAGE"),
     "images at two depths": (
         images_in("dog", "cat/tabby"),
-        "mixes layouts: dog/[01].png lies beside cat",
+        "mixes layouts: dog/0.png lies beside cat/tabby/0.png",
         "--layout path",
     ),
     "an archive that is not read": (images_in(*THREE) | {"more.rar": b"Rar!"}, r"more\.rar, an archive", "Unpack it"),
@@ -162,6 +268,8 @@ def test_a_tree_that_can_be_read_in_two_ways_or_in_none_is_refused_with_the_cure
         (images_in(*(f"{n}/{part}" for n in THREE for part in "ab")), "domain/class", list(THREE), ["a", "b"]),
         (images_in("animals/dog", "animals/cat/tabby"), "path", ["all"], ["cat_tabby", "dog"]),
         (images_in("dog", "cat/tabby"), "class", ["all"], ["cat", "dog"]),
+        (images_in("animals/dog/images", "animals/cat/tabby"), "path", ["all"], ["cat_tabby", "dog"]),
+        (images_in("train", "car/blue", "bus/red"), "class", ["all"], ["bus", "car", "train"]),
         (images_in("x/a/dog", "x/b/dog", "y/a/cat"), "skip/domain/class", ["a", "b"], ["cat", "dog"]),
         (images_in("root/x/a/dog", "root/y/a/cat"), "domain/skip/class", ["x", "y"], ["cat", "dog"]),
         (images_in("x/dog/tiny", "y/cat", "y/dog"), "domain/path", ["x", "y"], ["cat", "dog", "dog_tiny"]),
@@ -171,6 +279,33 @@ def test_a_layout_says_what_folders_mean(files, layout: str, domains: list[str],
     listing = list_source(write(tmp_path, files), None, layout=layout)
     assert (list(listing.domains), list(listing.classes)) == (domains, classes)
     assert len(listing.images) == len(files)
+
+
+def test_a_layout_that_leaves_out_a_folder_is_read_in_the_one_way_that_has_classes_or_refused(tmp_path: Path):
+    source = write(tmp_path, images_in(*(f"root/{n}/{part}" for n in THREE for part in "ab")))
+    with pytest.raises(UserError, match="two ways") as error:
+        list_source(source, None, layout="domain/class")
+    assert "--layout skip/domain/class or --layout domain/class/skip" in error.value.fix
+    assert list_source(source, None, layout="domain/class/skip").classes == THREE
+    assert list_source(source, None, layout="skip/domain/class").classes == ("a", "b")
+    assert list_source(source, None, layout="skip/class").classes == THREE
+    assert list_source(source, None, layout="class").classes == THREE
+    source = write(tmp_path / "photos", images_in("photo/dog/new", "photo/cat/new"))
+    assert list_source(source, None, layout="domain/class").classes == ("cat", "dog")
+
+
+def test_the_first_folder_is_the_split_where_the_layout_says_so(tmp_path: Path):
+    listing = list_source(
+        write(tmp_path, images_in(*(f"train_set/{name}" for name in ("birds/a", "birds/b", "fish/c")))),
+        None,
+        layout="split/path",
+    )
+    assert (listing.domains, listing.classes) == (("train_set",), ("birds_a", "birds_b", "fish_c"))
+
+
+def test_two_paths_are_never_joined_to_one_class(tmp_path: Path):
+    with pytest.raises(UserError, match="would both be the class dog_old_red"):
+        list_source(write(tmp_path, images_in("dog_old/red", "dog/old_red", "cat")), None, layout="path")
 
 
 @pytest.mark.parametrize(
@@ -192,11 +327,13 @@ def test_one_split_is_taken_and_the_others_are_listed(tmp_path: Path):
 
 
 def test_an_unlabelled_split_beside_labelled_ones_is_left_over_by_name(tmp_path: Path):
-    files = grid("train", "val") | images_in("test")
+    files = grid("train", "val") | images_in("test", "seg_pred/seg_pred")
     listing = list_source(write(tmp_path, files), None)
     assert listing.domains == ("train", "val") and len(listing.images) == 12
     assert [(row.path, row.reason) for row in listing.rejected] == [
-        (f"test/{n}.png", "in test, a split without class folders") for n in range(2)
+        (f"{folder}/{n}.png", f"in {name}, a split without class folders")
+        for folder, name in (("seg_pred/seg_pred", "seg_pred"), ("test", "test"))
+        for n in range(2)
     ]
 
 
@@ -215,6 +352,7 @@ LEFTOVERS = {
     "star/.ipynb_checkpoints/0-checkpoint.png": image_bytes(), ".Trash-1000/files/9.png": image_bytes(),
     ".git/objects/ab/cd": b"x", "README.md": b"x", "LICENSE": b"x", "labels.csv": b"x", "desktop.ini": b"x",
     "circle/0.json": b"{}", "$RECYCLE.BIN/S-1/1.png": image_bytes(), "lost+found/1.png": image_bytes(),
+    "circle/Thumbnails/1.png": image_bytes(), "thumbnails/1.png": image_bytes(),
 }  # fmt: skip
 
 
@@ -251,6 +389,18 @@ def test_the_only_domain_of_a_card_may_have_no_folder(tmp_path: Path):
     files = images_in(*card.classes[:2]) | {f"{card.classes[0]}/x.q": b"?"}
     listing = list_source(write(tmp_path, files), card)
     assert {image.found_at for image in listing.images} == files.keys() and not listing.rejected
+
+
+def test_tables_without_images_are_left_over_and_folders_of_images_beside_tables_are_refused(tmp_path: Path):
+    write(tmp_path, images_in(*THREE))
+    pq.write_table(pa.table({"file_name": ["star/0.png"], "label": ["circle"]}), tmp_path / "metadata.parquet")
+    listing = list_source(tmp_path, None)
+    assert listing.classes == THREE and [row.path for row in listing.rejected] == ["metadata.parquet"]
+    table = pa.table({"image": [image_bytes(), image_bytes()], "label": ["dog", "cat"]})
+    pq.write_table(table, tmp_path / "test.parquet")
+    (tmp_path / "metadata.parquet").unlink()
+    with pytest.raises(UserError, match="holds folders of images"):
+        list_source(tmp_path, None)
 
 
 def zipped(files: Mapping[str, bytes], path: Path) -> Path:
@@ -299,6 +449,48 @@ def test_numbered_archives_are_pieces_or_domains_and_none_may_be_missing(tmp_pat
     (tmp_path / "apart" / "piece_1.zip").unlink()
     with pytest.raises(UserError, match=r"lacks piece_1\.zip"):
         list_source(tmp_path / "apart", None)
+
+
+def test_archives_of_one_class_each_are_classes_also_by_number(tmp_path: Path):
+    wordnet = ("n01443537", "n01484850", "n01614925")
+    for name in (*wordnet, "ILSVRC2012_img_val"):
+        zipped({f"{name}_{n}.png": image_bytes() for n in range(2)}, tmp_path / "imagenet" / f"{name}.zip")
+    with pytest.raises(UserError, match="ILSVRC2012_img_val is hardly a class"):
+        list_source(tmp_path / "imagenet", None)
+    (tmp_path / "imagenet" / "ILSVRC2012_img_val.zip").unlink()
+    assert list_source(tmp_path / "imagenet", None).classes == wordnet
+    for name in ("0", "1", "3"):
+        zipped({"1.png": image_bytes() + name.encode()}, tmp_path / "digits" / f"{name}.zip")
+        zipped({"1.png": image_bytes() + name.encode()}, tmp_path / "parts" / f"part{name}.zip")
+    assert list_source(tmp_path / "digits", None).classes == ("0", "1", "3")
+    with pytest.raises(UserError, match="differ in a number alone") as error:
+        list_source(tmp_path / "parts", None)
+    assert "--layout class if they are classes" in error.value.fix
+
+
+def test_a_layout_of_pieces_never_makes_archives_into_classes(tmp_path: Path):
+    for number in (1, 2):
+        zipped({f"{name}/1.png": image_bytes() + bytes([number]) for name in THREE}, tmp_path / f"part{number}.zip")
+    assert list_source(tmp_path, None, layout="domain/class").domains == ("part1", "part2")
+    with pytest.raises(UserError, match=r"lies in both part1\.zip and part2\.zip"):
+        list_source(tmp_path, None, layout="class")
+
+
+@pytest.mark.parametrize("packing", ["zip", "folder"])
+def test_an_archive_in_an_archive_is_refused_because_its_images_would_be_missed(packing: str, tmp_path: Path):
+    inner = zipped(images_in("star"), tmp_path / "inner.zip").read_bytes()
+    outer = zipped(images_in(*THREE) | {"more.zip": inner}, tmp_path / "in" / "outer.zip")
+    with pytest.raises(UserError, match=r"more\.zip, an archive that is not read \(in an archive\)") as error:
+        list_source(outer if packing == "zip" else outer.parent, None)
+    assert error.value.fix == "Unpack outer.zip and move it out of --source."
+    texts = {"labels.csv.gz": b"\x1f\x8b", "__MACOSX/._more.zip": b"x"}
+    zipped(images_in(*THREE) | texts, outer)
+    assert len(list_source(outer.parent, None).images) == 6
+
+
+def test_a_source_that_is_not_there_is_said_to_be_absent(tmp_path: Path):
+    with pytest.raises(UserError, match="There is no "):
+        list_source(tmp_path / "nowhere", None)
 
 
 @pytest.mark.parametrize("inside", ["", "set/"])

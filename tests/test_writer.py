@@ -250,5 +250,5 @@ def test_images_with_the_same_bytes_are_reported(tmp_path: Path, fastclip: Progr
     write(tmp_path, files)
     outcome = fastclip.here("shard", "pets", "--source", tmp_path / "in")
     assert (
-        "2 images have the bytes of another one, 1 of them in another class; a/dog/3.png is a/cat/1.png." in outcome.out
+        "2 images with the bytes of another one, 1 of them in another class; a/dog/3.png is a/cat/1.png." in outcome.out
     )

@@ -101,6 +101,7 @@ def _print_variant_line(console: Console, line: str) -> None:
 
 
 def _print_duplicates(console: Console, written: Written) -> None:
+    from fastclip.cli.console import counted
     from fastclip.data.shards.fingerprint import duplicates
 
     if not (repeated := duplicates(written.images)):
@@ -108,7 +109,7 @@ def _print_duplicates(console: Console, written: Written) -> None:
     elsewhere = sum(other_class for _, _, other_class in repeated)
     first, earlier, _ = next((row for row in repeated if row[2]), repeated[0])
     console.print(
-        f"{len(repeated):,} images have the bytes of another one, {elsewhere:,} of them in another class; "
+        f"{counted(len(repeated), 'image')} with the bytes of another one, {elsewhere:,} of them in another class; "
         f"{printable(first)} is {printable(earlier)}.",
         soft_wrap=True,
     )

@@ -46,6 +46,15 @@ DECODED = {
 }
 """The extensions that images have in shards, and Pillow's names of their formats."""
 
+IMAGE_SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif", ".apng"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".pam"),
+        *(".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl", ".svg", ".psd", ".ico", ".tga", ".exr", ".hdr", ".mpo"),
+    )
+)
+"""A file with such a name counts as an image: if it cannot be used, it is an unreadable image of its class."""
+
 REFUSED = {
     "heic": "HEIC",
     "jp2": "JPEG 2000",

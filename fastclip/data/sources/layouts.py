@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from fastclip.data.catalogue import DatasetCard, readable_name
@@ -14,13 +15,13 @@ from fastclip.data.sources.archives import ARCHIVES, unread_archive
 from fastclip.data.sources.blobs import Blob
 from fastclip.data.sources.camera_traps import list_camera_traps
 from fastclip.data.sources.known_copies import KnownCopy
-from fastclip.data.sources.leftovers import leftover, reason_of
+from fastclip.data.sources.leftovers import is_text, leftover, reason_of
 from fastclip.data.sources.listing import Listing, SourceImage, in_order, of_split, with_distinct_paths
 from fastclip.data.sources.parquet import list_parquet
-from fastclip.data.sources.pieces import check_whole, grouped, pieces
+from fastclip.data.sources.pieces import Piece, check_whole, grouped, pieces
 from fastclip.data.sources.readings import Reading, read_tree
 from fastclip.data.sources.samples import check_no_labels
-from fastclip.data.sources.trees import Tree, find_images, list_tree
+from fastclip.data.sources.trees import Tree, find_images, list_tree, stem
 from fastclip.data.sources.webdataset import list_webdataset
 from fastclip.data.twins import check_twins
 from fastclip.errors import UserError
@@ -35,6 +36,8 @@ def list_source(
     `layout` says what folders mean (see `fastclip.data.sources.readings`), and `split` which one of several is taken.
     Raises `UserError` when there is no image, when it can be read in two ways, or when folders contradict the card.
     """
+    if not source.exists():
+        raise UserError(f"There is no {source}.", fix="--source PATH, of a folder, an archive or a Parquet file")
     source = _with_suffix(source)
     listing = list_webdataset(source, card) or list_parquet(source, card)
     if listing is None:
@@ -101,14 +104,29 @@ def _images(tree: Tree, files: Mapping[str, Blob]) -> list[str]:
 
 
 def _check_archives(tree: Tree) -> None:
-    """Raise `UserError` for an archive of a kind that is not read, unless it lies there unpacked."""
-    folders = {"/".join(path.split("/")[: depth + 1]) for path in tree.loose for depth in range(path.count("/"))}
-    for path in tree.loose:
-        if (kind := unread_archive(path)) and not leftover(path) and path.partition(".")[0] not in folders:
+    """Raise `UserError` for an archive that is not read, by its kind or because it lies in another.
+
+    One that lies there unpacked, or whose name is that of a packed text, holds no images that would be missed.
+    """
+    for archive in ("", *tree.packed):
+        members = tree.archives[archive] if archive else tree.loose
+        for path in filter(_unread, members):
+            inside = path.partition(".")[0] + "/"
+            if is_text(posixpath.splitext(path)[0]) or any(other.startswith(inside) for other in members):
+                continue
             raise UserError(
-                f"{tree.source} holds {path}, an archive that is not read ({kind}): images in it would be missed.",
-                fix="Unpack it and move it out of --source, or pack it as zip, tar or tar.gz.",
+                f"{tree.source} holds {posixpath.join(archive, path)}, an archive that is not read ({_unread(path)}): "
+                "images in it would be missed.",
+                fix=f"Unpack {archive or tree.source.name} and move it out of --source."
+                if archive or tree.source.is_file()
+                else "Unpack it and move it out of --source, or pack it as zip, tar or tar.gz.",
             )
+
+
+def _unread(path: str) -> str | None:
+    """Why an archive among the files of a source is not read; None for any other file."""
+    kind = unread_archive(path) or ("in an archive" if path.lower().endswith(ARCHIVES) else None)
+    return kind if kind and not leftover(path) else None
 
 
 def _of_archives(tree: Tree) -> Iterator[Rejected]:
@@ -157,25 +175,46 @@ def _read(tree: Tree, layout: str | None, split: str | None) -> tuple[dict[str, 
     if not tree.packed:
         return read(tree.in_place)
     share = () if layout else tree.with_equal_folders
-    numbered = [
-        group for group in grouped(pieces(tree.source, [tree.source / each for each in tree.packed])) if group[1:]
-    ]
+    groups = grouped(pieces(tree.source, [tree.source / each for each in tree.packed]))
+    numbered = [group for group in groups if group[1:]]
+    first, second = (tree.apart, tree.in_place) if share else (tree.in_place, tree.apart)
     try:
-        found = read(tree.apart if share else tree.in_place)
+        found = read(first)
     except UserError as error:
         if share and not numbered:
             raise
         try:
-            found = read(tree.in_place if share else tree.apart)
+            found = read(second)
         except UserError:
             raise error from None
+        if layout and any("/" in place.rest for place in found[1].places.values()):
+            raise  # the layout does not name the archives' own folders
     else:
         if share and numbered:
-            raise UserError(
-                f"{tree.source} can be read in two ways: {share[0]} and {share[1]} as pieces, or each as a domain.",
-                fix="--layout class for pieces, --layout domain/class for domains",
-            )
-    for group in numbered:
-        if all(len(piece.number) < 4 or piece.number.startswith("0") for piece in group):  # no years
-            check_whole(group, from_one=True)
+            _check_no_pieces(tree.source, numbered[0], found[1], partial(read, second))
+    _check_pieces(numbered, found[1])
     return found
+
+
+def _check_no_pieces(
+    source: Path, group: Sequence[Piece], apart: Reading, read: Callable[[], tuple[dict[str, Blob], Reading]]
+) -> None:
+    """Raise `UserError` if archives, which can be read `apart`, can be read as pieces of one whole too."""
+    try:
+        _, whole = read()
+    except UserError:
+        return
+    raise UserError(
+        f"{source} can be read in two ways: {group[0].path.name} and {group[1].path.name} as pieces, or each as a "
+        "domain.",
+        fix=f"--layout {whole.layout} for pieces, --layout {apart.layout} for domains",
+    )
+
+
+def _check_pieces(numbered: Iterable[Sequence[Piece]], reading: Reading) -> None:
+    """Raise `UserError` if one of several numbered archives is missing. Years, classes and domains are no numbers."""
+    folders = {*reading.classes, *reading.domains}
+    for group in numbered:
+        counted = all(len(piece.number) < 4 or piece.number.startswith("0") for piece in group)
+        if counted and not folders.issuperset(stem(piece.path.name) for piece in group):
+            check_whole(group, from_one=True)

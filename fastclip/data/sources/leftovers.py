@@ -12,6 +12,7 @@ FOLDERS = {
     "a file server": ("lost+found", "#recycle", "#snapshot", "_vti_cnf", "aquota"),
     "version control": ("cvs", "_darcs"),
     "Python": ("__pycache__",),
+    "a photo program": ("thumbnails", "_thumbnails", "_thumbs"),
 }
 """Maker → folders in lower case that it leaves behind, with all that is in them."""
 

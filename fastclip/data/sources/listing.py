@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fastclip.data.image_headers import IMAGE_SUFFIXES
 from fastclip.data.shards.manifest import Rejected
 from fastclip.data.sources.blobs import Blob
 from fastclip.data.sources.leftovers import known_reason
@@ -57,7 +59,9 @@ def of_split(listing: Listing, split: str, where: str) -> Listing:
     """The part of a listing whose domains are one split. Raises `UserError` if it has no such split."""
     taken = [name for name in listing.domains if is_split(name, split) or is_split(name.rpartition("-")[2], split)]
     if not taken:
-        raise UserError(f"{where} has no split {split!r}; it has {', '.join(listing.domains)}.", fix="--split NAME")
+        raise UserError(
+            f"{where} has no split {split!r}; it has {', '.join(listing.domains)}.", fix=f"--split {listing.domains[0]}"
+        )
     others = [image for image in listing.images if image.domain not in taken]
     left = [Rejected(path=image.found_at, reason=f"of {image.domain}, which is not asked for") for image in others]
     kept = [row if row.domain in (None, *taken) else replace(row, domain=None, label=None) for row in listing.rejected]
@@ -87,7 +91,8 @@ def check_classes(classes: Sequence[str]) -> None:
 def other_files(source: Path, used: Collection[Path], reason: str) -> list[Rejected]:
     """Every file below the folder `source` that is not `used`, by the rule that knows its name, or else `reason`.
 
-    There are none if `source` is a file itself. Raises `UserError` for shards and tables in a form that is not read.
+    There are none if `source` is a file itself. Raises `UserError` for shards and tables in a form that is not read,
+    and for folders of images, whose labels would be others.
     """
     paths = sorted(source.rglob("*")) if source.is_dir() else []
     others = [path for path in paths if path.is_file() and path not in used]
@@ -97,6 +102,13 @@ def other_files(source: Path, used: Collection[Path], reason: str) -> list[Rejec
         raise UserError(
             f"{source} holds {lost}, which is not read: packed otherwise, not yet whole, or a copy.",
             fix="Finish its download, unpack it, or move it out of --source: images in it would be missed.",
+        )
+    unknown = [row.path for row in found if row.reason == reason]
+    images = [path for path in unknown if posixpath.splitext(path)[1].lower() in IMAGE_SUFFIXES]
+    if len({posixpath.dirname(path) for path in images}) > 1:
+        raise UserError(
+            f"{source} holds folders of images ({images[0]}) beside files that hold labelled images.",
+            fix="Point --source at one of the two, or move the other away.",
         )
     return found
 

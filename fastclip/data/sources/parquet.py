@@ -36,8 +36,8 @@ def list_parquet(source: Path, card: DatasetCard | None) -> Listing | None:
     (`CONFIGURATION/train/0000.parquet`). With one, several splits are kept apart (`clipart-train`), but for a card.
     """
     paths = find_files(source, (".parquet",))
-    if not paths:
-        return None
+    if not paths or (source.is_dir() and not any(map(_may_hold_images, paths))):
+        return None  # tables of labels or facts beside images
     tables = _tables(source, paths)
     column = _label_column(tables, card)
     names, listed = _class_names(tables, column, source)
@@ -260,6 +260,14 @@ class _Table:
         numbers = [value if isinstance(value, str) else self._number(value, self.domain_column) for value in values]
         names = self.names_of(self.domain_column)
         return [names[value] if isinstance(value, int) else value for value in numbers]
+
+
+def _may_hold_images(path: Path) -> bool:
+    """Whether a file has a column of bytes, or cannot be read."""
+    try:
+        return any(_is_image(field.type) for field in pq.read_schema(path))
+    except (pa.ArrowInvalid, OSError):
+        return True
 
 
 def _image_column(path: Path, schema: pa.Schema, features: Mapping[str, Any]) -> str:

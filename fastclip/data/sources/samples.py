@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastclip.data.classes import NO_LABEL, one_form
-from fastclip.data.image_headers import sniff
+from fastclip.data.image_headers import IMAGE_SUFFIXES, sniff
 from fastclip.data.shards.manifest import CLASS_NAMES, MANIFEST, REJECTED, SHARD_COUNT, Rejected
 from fastclip.data.sources.blobs import Blob
 from fastclip.data.sources.containers import BlobReader
 from fastclip.data.sources.pieces import Piece, find_files, pieces
 from fastclip.data.sources.tars import TarMember, list_tar
-from fastclip.data.sources.trees import IMAGE_SUFFIXES
 from fastclip.errors import UserError
 
 OURS = frozenset((MANIFEST, REJECTED, CLASS_NAMES, SHARD_COUNT, "zeroshot_classification_templates.txt"))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from fastclip.data.image_headers import sniff
+from fastclip.data.image_headers import IMAGE_SUFFIXES, sniff
 from fastclip.data.sources.archives import ARCHIVES
 from fastclip.data.sources.blobs import MAX_BYTES, Blob
 from fastclip.data.sources.containers import BlobReader
@@ -17,15 +17,6 @@ from fastclip.data.sources.leftovers import is_text, leftover
 from fastclip.data.sources.members import list_members
 from fastclip.data.sources.walk import walk
 from fastclip.errors import UserError
-
-IMAGE_SUFFIXES = frozenset(
-    (
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif", ".apng"),
-        *(".ppm", ".pgm", ".pbm", ".pnm", ".pam"),
-        *(".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl", ".svg", ".psd", ".ico", ".tga", ".exr", ".hdr", ".mpo"),
-    )
-)
-"""A file with such a name counts as an image: if it cannot be used, it is an unreadable image of its class."""
 
 
 @dataclass(frozen=True)
