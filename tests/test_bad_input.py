@@ -87,9 +87,13 @@ class Bad:
 
 
 BAD = {
-    "no such source": Bad({}, 2, ("in is not a folder or an archive", "--source DIR")),
+    "no such source": Bad({}, 2, ("There is no in.", "--source PATH")),
     "no images": Bad({"in/readme.txt": b""}, 2, ("in holds no images",)),
-    "two layouts": Bad({"in/cat/1.png": PNG, "in/a/cat/2.png": PNG}, 2, ("mixes layouts", "Move the odd ones")),
+    "two layouts": Bad(
+        {"in/cat/1.png": PNG, "in/a/cat/2.png": PNG},
+        2,
+        ("mixes layouts", "point --source at one of them, or move it away"),
+    ),
     "nothing usable": Bad(
         {"in/cat/1.png": b"x", "in/dog/2.png": b"x"}, 2, ("None of the 2 images can be used", "not an image")
     ),

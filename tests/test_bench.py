@@ -49,7 +49,7 @@ PUBLISHED_GFLOPS = {
 @pytest.fixture
 def few(tmp_path: Path) -> Sharded:
     files = {f"a/{'xy'[i % 2]}/{i}.png": image_bytes(size=(40 + i, 50)) for i in range(14)}
-    return shard(write(tmp_path / "few", files), tmp_path / "shards", "few", shard_images=8)
+    return shard(write(tmp_path / "few", files), tmp_path / "shards", "few", shard_images=8, layout="domain/class")
 
 
 @pytest.mark.parametrize("name", PUBLISHED_GFLOPS)

@@ -63,7 +63,14 @@ def test_norms_give_the_towers_own_features_back(precision: str, rounding: float
 def test_features_come_in_manifest_order_with_labels_keys_and_unreadable_rows(tmp_path: Path):
     files = {f"all/{name}/{n}.jpg": image_bytes("JPEG", (40 + n, 50)) for name in ("a", "b") for n in range(6)}
     files["all/a/4.jpg"] = image_bytes("JPEG", (640, 640))[:-2000]
-    sharded = shard(write(tmp_path / "source", files), tmp_path / "shards", "set", shard_images=5, verify=False)
+    sharded = shard(
+        write(tmp_path / "source", files),
+        tmp_path / "shards",
+        "set",
+        shard_images=5,
+        verify=False,
+        layout="domain/class",
+    )
     features = features_of(sharded, tmp_path / "store")
     manifest = read_manifest(sharded.folder)
     assert [each.shard.name for each in features] == [each.name for each in manifest.shards]
@@ -155,7 +162,9 @@ def test_the_bytes_of_an_image_and_nothing_else_of_its_row_name_a_part(tmp_path:
     file = io.BytesIO()
     Image.new("RGB", (9, 9), "red").save(file, "PNG")
     files = {f"all/a/{n}.png": image_bytes(size=(9 + n, 9)) for n in range(3)} | {"all/b/9.png": file.getvalue()}
-    sharded = shard(write(tmp_path / "source", files), tmp_path / "shards", "set", shard_images=2)
+    sharded = shard(
+        write(tmp_path / "source", files), tmp_path / "shards", "set", shard_images=2, layout="domain/class"
+    )
     first, second = (
         resolve(EvalOptions(backbones=("tiny",), shards=sharded.shards, store=tmp_path / "store")).targets[0].shards
     )

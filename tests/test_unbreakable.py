@@ -209,7 +209,7 @@ def test_no_process_outlives_its_launcher(small: Sharded, calm: dict[str, bytes]
 def test_a_mistake_or_an_open_decision_is_told_once_however_often_the_launcher_restarts(processes: int, tmp_path: Path):
     files = {f"all/{name}/{n}.png": image_bytes(size=(9 + n, 9)) for name in ("a", "b") for n in range(3)}
     files["all/a/0.png"] = b"<html>"
-    sharded = shard(write(tmp_path / "source", files), tmp_path / "shards", "broken")
+    sharded = shard(write(tmp_path / "source", files), tmp_path / "shards", "broken", layout="domain/class")
     command = ["broken", "--shards", str(sharded.shards), "-b", "tiny"]
     with Launch(tmp_path, processes, "embeddings", command) as launch:
         assert launch.wait() != 0
@@ -274,7 +274,14 @@ def poisoned(tmp_path: Path) -> Sharded:
     files = {f"all/{'b' if n > 22 else 'a'}/{n:02}.png": image_bytes(size=(9 + n, 9)) for n in range(24)}
     # Cut, so that torchvision gives up and Pillow is asked.
     files["all/a/13.png"] = image_bytes(size=(40, 40))[:60] + b"POISON"
-    sharded = shard(write(tmp_path / "source", files), tmp_path / "shards", "poisoned", shard_images=4, verify=False)
+    sharded = shard(
+        write(tmp_path / "source", files),
+        tmp_path / "shards",
+        "poisoned",
+        shard_images=4,
+        verify=False,
+        layout="domain/class",
+    )
     write(tmp_path / "patch", {"sitecustomize.py": POISON.encode()})
     return sharded
 
