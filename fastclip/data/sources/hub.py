@@ -16,6 +16,7 @@ from fsspec.utils import glob_translate
 
 from fastclip.data.catalogue import Download
 from fastclip.data.download.files import download, files_of_repository, hub_error
+from fastclip.data.sources.splits import WORDS
 from fastclip.errors import UserError
 from fastclip.storage.transfer import FetchOptions, RemoteFile, Watch, options_from_environment
 
@@ -27,9 +28,6 @@ ADDRESS = re.compile(
 
 NUMBERED = re.compile(r"-\d+-of-\d+(-[0-9a-f]{16})?$")
 """How the files of one split are told apart in their names."""
-
-SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval")
-"""Folders, and beginnings of files' names, that are a split's and no configuration's."""
 
 DEFAULT = "default"
 """The name of the one configuration of a repository that names none."""
@@ -152,7 +150,7 @@ def _inferred(files: Sequence[RemoteFile]) -> dict[str, Splits]:
     found: dict[str, list[RemoteFile]] = {}
     for file in data:
         top, slash, _ = file.name.partition("/")
-        own = slash and file.name.endswith(".parquet") and top not in ("data", *SPLITS)
+        own = slash and file.name.endswith(".parquet") and top not in ("data", *WORDS)
         found.setdefault(top if own else DEFAULT, []).append(file)
     return {name: _by_split(of) for name, of in found.items()}
 
@@ -177,7 +175,7 @@ def _split_of(path: str) -> str:
     stem = NUMBERED.sub("", PurePosixPath(last).stem)
     if path.endswith(".parquet"):
         return folders[-1] if stem.isdecimal() and folders else stem
-    return next((word for word in (*folders, re.split(r"[-_.]", stem)[0]) if word in SPLITS), "")
+    return next((word for word in (*folders, re.split(r"[-_.]", stem)[0]) if word in WORDS), "")
 
 
 def _in_split(split: str, files: Sequence[RemoteFile]) -> list[RemoteFile]:

@@ -15,10 +15,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+from fastclip.data.sources.splits import WORDS
 from fastclip.errors import UserError
-
-SPLITS = frozenset(("train", "training", "val", "valid", "validation", "crossval", "dev", "test", "testing", "eval"))
-"""Words in the names of files that say which split they hold."""
 
 NO_NAMES = frozenset(("", "part", "shard", "data", "chunk", "file", "batch"))
 """Words before numbers that say nothing about what is in a file."""
@@ -209,7 +207,7 @@ def _place(first: Piece, here: Sequence[Piece], by_file: bool) -> tuple[str, ...
 
 def _split(piece: Piece) -> str:
     """The one split that a file's name speaks of; empty if it speaks of none or several."""
-    found = [each for each in re.split("[^A-Za-z]+", piece.word) if each.casefold() in SPLITS]
+    found = [each for each in re.split("[^A-Za-z]+", piece.word) if each.casefold() in WORDS]
     return found[0] if len(found) == 1 else ""
 
 
