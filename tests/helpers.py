@@ -74,9 +74,9 @@ def recipe(**changes: object) -> Recipe:
     return replace(usual, **changes)
 
 
-def image_bytes(format: str = "PNG", size: tuple[int, int] = (5, 7), mode: str = "RGB") -> bytes:
+def image_bytes(format: str = "PNG", size: tuple[int, int] = (5, 7), mode: str = "RGB", color: int = 7) -> bytes:
     file = io.BytesIO()
-    Image.new(mode, size, 7).save(file, format)
+    Image.new(mode, size, color).save(file, format)
     return file.getvalue()
 
 

@@ -289,3 +289,10 @@ def test_compiling_pays_from_as_many_images_as_were_measured(
 def test_durations_read_well():
     shown = [duration(seconds) for seconds in (0.01, 0.44, 9.96, 99.0, 100.0, 5900.0, 6000.0, 172_700.0, 2e5)]
     assert shown == ["0.1 s", "0.4 s", "10 s", "99 s", "1.7 min", "98 min", "1.7 h", "48 h", "2 days"]
+
+
+def test_black_images_are_no_obstacle_to_measuring(tmp_path: Path):
+    files = {f"{name}/{n}.png": image_bytes(size=(40 + n, 50), color=0) for name in ("cat", "dog") for n in range(4)}
+    black = shard(write(tmp_path / "in", files), tmp_path / "shards", "black")
+    options = EvalOptions(targets=("black",), backbones=("tiny",), shards=black.shards, store=tmp_path / "store")
+    assert bench(options, 8, 1, tmp_path / "bench").images == 8

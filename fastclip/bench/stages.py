@@ -61,7 +61,7 @@ class _Pixel(ImageTower):
         self.side = side
 
     def __call__(self, crops: UInt8[Tensor, "batch 3 side side"]) -> Embedded:
-        first = crops[:, 0, 0, 0].float()
+        first = crops[:, 0, 0, 0].float() + 1  # a norm of 0, by a black pixel, is refused
         return Embedded(first[:, None], first)
 
 
