@@ -21,6 +21,7 @@ from PIL import Image
 
 from fastclip.cli import main
 from fastclip.data.catalogue import find_card
+from fastclip.data.images import check_image
 from fastclip.data.shards.writer import WriteOptions, write_shards
 from fastclip.data.sources.layouts import list_source
 from fastclip.files import is_temporary
@@ -78,6 +79,15 @@ def image_bytes(format: str = "PNG", size: tuple[int, int] = (5, 7), mode: str =
     file = io.BytesIO()
     Image.new(mode, size, color).save(file, format)
     return file.getvalue()
+
+
+def refusal(data: bytes) -> str:
+    """Why sharding refuses an image; "" if it does not."""
+    try:
+        check_image(data)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def lively(model: torch.nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:

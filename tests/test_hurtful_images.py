@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import REPOSITORY, Sharded, image_bytes, recipe
+from helpers import REPOSITORY, Sharded, image_bytes, recipe, refusal
 from PIL import Image, ImageFile
 from test_pixels import picture, reference, save
 
 from fastclip.data.image_headers import MAX_PIXELS, MAX_SCANS, check_header
-from fastclip.data.images import check_image, read_header
+from fastclip.data.images import read_header
 from fastclip.data.shards.manifest import read_manifest
 from fastclip.embed.attempts import Attempts
 from fastclip.embed.loop import EmbeddingLoop
@@ -37,15 +37,6 @@ CPU = torch.device("cpu")
 DECODERS = ("torchvision", "dali")
 SIDE = 32
 BATCH = 6
-
-
-def refusal(data: bytes) -> str:
-    """Why sharding refuses an image; "" if it does not."""
-    try:
-        check_image(data)
-    except ValueError as error:
-        return str(error)
-    return ""
 
 
 def offered(data: bytes) -> EncodedImage:

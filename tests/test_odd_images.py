@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset
-from helpers import Program, write
+from helpers import Program, refusal, write
 from PIL import Image
 
 from fastclip.data.image_headers import DECODED, REFUSED, check_header, sniff
@@ -29,15 +29,6 @@ CPU = torch.device("cpu")
 DECODERS = ("torchvision", "dali")
 ODD, DAMAGED = odd_files(), damaged_files()
 EVERY = ODD | DAMAGED
-
-
-def refusal(data: bytes) -> str:
-    """Why sharding refuses an image; "" if it does not."""
-    try:
-        check_image(data)
-    except ValueError as error:
-        return str(error)
-    return ""
 
 
 DECODABLE = [kind for kind in ODD if not refusal(ODD[kind])]

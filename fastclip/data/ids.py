@@ -13,7 +13,7 @@ ALWAYS = re.compile(
     r"|[mg][_/.][01]\w+"  # Freebase's, as Open Images has them: /m/0bt9lr
     r"|(?=.*\d)(?=.*[a-f])[0-9a-f-]{8,}"  # hexadecimal digests, UUIDs
 )
-"""What an id looks like, whatever the other classes are called."""
+"""Names that are ids, whatever the other classes are called."""
 
 NUMBERED = re.compile(
     r"([a-z]{0,2}|class|cls|label|category|id|idx|index|type|group|cluster|folder|target|object)[ _.#-]*\d+"

@@ -109,7 +109,7 @@ def sniff(data: bytes | memoryview) -> str | None:
 
 
 def check_header(data: bytes | memoryview) -> Header:
-    """What the header says. Raises `ValueError` with a reason if this image must not be decoded.
+    """The facts in an image's header. Raises `ValueError` with a reason if this image must not be decoded.
 
     It must not if it has another format, no size, too many pixels, more than 8 bits a channel, too many scans or
     senseless tags. 10 µs for JPEG, PNG and WebP. Pillow clips 16 bits to white, DALI scales them, torchvision returns

@@ -26,11 +26,11 @@ _TAIL = re.compile(r"(-[0-9a-f]{16}|-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(-
 _OF = re.compile(r"(?P<before>.*?)(?P<number>[0-9]+)[-_]of[-_](?P<count>[0-9]+)$")
 _NUMBER = re.compile(r"[0-9]+(?![0-9A-Za-z])")
 _COPY = re.compile(r"( ?\([0-9]+\)| - copy( \([0-9]+\))?| copy( [0-9]+)?)$", re.IGNORECASE)
-"""What browsers, Windows and macOS append to the name of a second copy."""
+"""Endings that browsers, Windows and macOS give the name of a second copy."""
 _EXTENSIONS = re.compile(r"(\.(tar|gz|tgz|parquet|snappy|zstd|zst|gzip|lz4|brotli))+$", re.IGNORECASE)
 
 Group = tuple[tuple[str, ...], str, str]
-"""What the pieces of one whole have in common: folders, prefix, suffix."""
+"""Folders, prefix and suffix: the same for all pieces of one whole."""
 
 MAX_NAMED = 5
 """Missing files that are named."""
@@ -57,7 +57,7 @@ class Piece:
 
     @property
     def word(self) -> str:
-        """What the name says apart from its number; empty if that is nothing."""
+        """The name without its number; empty if that says nothing."""
         word = f"{self.prefix} {self.suffix}".strip(" -_.")
         return "" if word.casefold() in NO_NAMES else word
 

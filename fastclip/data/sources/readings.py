@@ -81,7 +81,7 @@ VIEWS = {
 
 @dataclass(frozen=True)
 class Place:
-    """What the folders above an image say."""
+    """The meaning of the folders above an image."""
 
     domain: str
     class_folder: str
@@ -433,7 +433,7 @@ def _of_split(where: str, reading: Reading, images: Iterable[_Image], layout: st
     places = {path: reading.places[path] for path in asked}
     if "domain" in roles:
         places = {
-            path: Place(place.domain.removesuffix(f"-{names[path]}"), place.class_folder, place.rest)
+            path: Place(place.domain.removesuffix(f"-{one_form(names[path])}"), place.class_folder, place.rest)
             for path, place in places.items()
         }
     return Reading(layout, places, {**reading.left, **others})
