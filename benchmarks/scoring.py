@@ -32,7 +32,8 @@ from fastclip.data.shards.manifest import (
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.setup import Setup, resolve
 from fastclip.files import digest, write_whole
-from fastclip.heads.zero_shot import ZeroShotHead, classify
+from fastclip.heads.linear import LinearHead
+from fastclip.heads.scores import classify
 from fastclip.machine import available_cores
 from fastclip.store.parts import Part, part_name
 from fastclip.text.prototypes import Question, TextRecipe, keep_prototypes
@@ -117,7 +118,7 @@ def publish_drawn(setup: Setup) -> None:
 def classify_alone(images: int, classes: int, rounds: int) -> Measurement:
     """Seconds of `classify` without files, shard by shard in threads."""
     rng = np.random.default_rng(2)
-    heads = {name: ZeroShotHead(unit_rows(rng, classes)) for name in PROMPTS}
+    heads = {name: LinearHead(unit_rows(rng, classes)) for name in PROMPTS}
     few = [(unit_rows(rng, SHARD_IMAGES).astype(np.float16), rng.integers(0, classes, SHARD_IMAGES)) for _ in range(8)]
     shards = -(-images // SHARD_IMAGES)
     seconds = []

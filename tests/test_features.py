@@ -20,7 +20,8 @@ from fastclip.evaluate.embedding import embed
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.setup import resolve
 from fastclip.features.read import Features
-from fastclip.heads.zero_shot import ZeroShotHead, classify, exact
+from fastclip.heads.linear import LinearHead
+from fastclip.heads.scores import classify, exact
 
 
 def features_of(sharded: Sharded, store: Path, **options: object) -> Features:
@@ -115,7 +116,7 @@ def test_no_order_of_summation_no_block_and_no_blas_moves_a_bit_of_a_score(dim: 
     embeddings = unit(rng, 300, dim).astype(np.float16)
     prototypes = unit(rng, 50, dim).astype(np.float32)
     left, right = exact(embeddings), exact(prototypes)
-    scores = ZeroShotHead(prototypes)(left)
+    scores = LinearHead(prototypes)(left)
     # Exactly, in Python's integers, for some of them.
     for row, column in rng.integers(0, 50, (20, 2)):
         whole = sum(int(a * 2**26) * int(b * 2**26) for a, b in zip(left[row], right[column], strict=True))
@@ -123,7 +124,7 @@ def test_no_order_of_summation_no_block_and_no_blas_moves_a_bit_of_a_score(dim: 
     others = {
         "torch": (torch.from_numpy(left) @ torch.from_numpy(right).T).numpy(),
         "einsum": np.einsum("id,cd->ic", left, right),
-        "row by row": np.stack([ZeroShotHead(prototypes)(row[None])[0] for row in left]),
+        "row by row": np.stack([LinearHead(prototypes)(row[None])[0] for row in left]),
         "backwards": left[:, ::-1] @ right[:, ::-1].T,
         "column by column": sum(left[:, d, None] * right[None, :, d] for d in range(dim)),
         "pairwise": (left[:, None] * right[None]).sum(axis=2),
@@ -142,8 +143,8 @@ def test_equal_prototypes_tie_and_the_lower_class_wins():
     twins = np.concatenate([prototypes, prototypes[::-1]])
     labels = np.arange(200) % 10
     embeddings = unit(rng, 200, 512).astype(np.float16)
-    found = classify(embeddings, {"twins": ZeroShotHead(twins)}, labels)["twins"]
-    once = classify(embeddings, {"once": ZeroShotHead(prototypes)}, np.minimum(labels, 9 - labels))["once"]
+    found = classify(embeddings, {"twins": LinearHead(twins)}, labels)["twins"]
+    once = classify(embeddings, {"once": LinearHead(prototypes)}, np.minimum(labels, 9 - labels))["once"]
     assert (found.predicted == once.predicted).all() and (found.margin == 0).all()
     assert (found.rank == 2 * once.rank + (labels >= 5)).all()
 
@@ -152,7 +153,7 @@ def test_a_score_that_is_not_finite_is_an_error_and_never_class_0():
     embeddings = np.eye(3, 4, dtype=np.float16)
     embeddings[1, 2] = np.nan
     with pytest.raises(IntegrityError, match="not finite"):
-        classify(embeddings, {"p": ZeroShotHead(np.eye(2, 4, dtype=np.float32))}, np.zeros(3, np.int64))
+        classify(embeddings, {"p": LinearHead(np.eye(2, 4, dtype=np.float32))}, np.zeros(3, np.int64))
 
 
 def test_the_bytes_of_an_image_and_nothing_else_of_its_row_name_a_part(tmp_path: Path):

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from fastclip.errors import UserError
-from fastclip.heads.zero_shot import IMAGES_PER_BLOCK, Predictions, ZeroShotHead, classify
+from fastclip.heads.linear import LinearHead
+from fastclip.heads.scores import IMAGES_PER_BLOCK, Predictions, classify
 from fastclip.models.backbones import TINY
 from fastclip.models.tower import load_text_tower
 from fastclip.models.weights import find_weights
@@ -126,7 +127,7 @@ def test_of_several_answers_every_reader_takes_the_same_and_the_next_where_that_
 
 
 def classified(embeddings: np.ndarray, prototypes: np.ndarray, labels: np.ndarray) -> Predictions:
-    return classify(embeddings, {"zero-shot": ZeroShotHead(prototypes)}, labels)["zero-shot"]
+    return classify(embeddings, {"zero-shot": LinearHead(prototypes)}, labels)["zero-shot"]
 
 
 def test_ranks_equal_those_of_a_loop_with_ties_by_class_index():
@@ -171,7 +172,7 @@ def test_several_heads_answer_at_once_as_each_does_alone():
     embeddings = unit(rng.normal(size=(9, 16))).astype(np.float16)
     heads = {name: unit(rng.normal(size=(classes, 16))).astype(np.float32) for name, classes in (("a", 4), ("b", 6))}
     labels = rng.integers(0, 4, 9)
-    together = classify(embeddings, {name: ZeroShotHead(rows) for name, rows in heads.items()}, labels)
+    together = classify(embeddings, {name: LinearHead(rows) for name, rows in heads.items()}, labels)
     for name, rows in heads.items():
         alone = classified(embeddings, rows, labels)
         assert np.array_equal(together[name].rank, alone.rank) and np.array_equal(together[name].margin, alone.margin)

@@ -17,7 +17,8 @@ from fastclip.errors import IntegrityError
 from fastclip.evaluate.prototypes import find_all_prototypes
 from fastclip.evaluate.setup import Setup
 from fastclip.features.read import read_shard, read_shard_labels
-from fastclip.heads.zero_shot import ZeroShotHead, classify
+from fastclip.heads.linear import LinearHead
+from fastclip.heads.scores import Head, classify
 from fastclip.results.cells import Cell, DatasetFacts, Evaluation, UnreadableImage, UsedRecipe
 from fastclip.results.predictions import ShardPredictions
 from fastclip.storage.folders import Location
@@ -43,7 +44,7 @@ def score(setup: Setup, keep_predictions: bool = False) -> tuple[Evaluation, lis
             shards = list(target.shards)
             labels = dict(zip(shards, pool.map(partial(read_shard_labels, target), shards), strict=True))
             heads = {
-                backbone: {name: ZeroShotHead(vectors) for name, vectors in prototypes.items()}
+                backbone: {name: LinearHead(vectors) for name, vectors in prototypes.items()}
                 for backbone, prototypes in find_all_prototypes(setup, target).items()
             }
             for backbone in setup.backbones:
@@ -94,7 +95,7 @@ def _score_shard(
     setup: Setup,
     target: Target,
     backbone: str,
-    heads: Mapping[str, ZeroShotHead],
+    heads: Mapping[str, Head],
     labels: Mapping[Shard, np.ndarray],
     shard: Shard,
 ) -> ScoredShard:

@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from fastclip.data.shards.manifest import Shard
 from fastclip.data.shards.reader import read_index
 from fastclip.files import publish, write_temporary
-from fastclip.heads.zero_shot import Predictions
+from fastclip.heads.scores import Predictions
 from fastclip.storage.folders import Folder
 
 

@@ -1,14 +1,15 @@
-"""Zero-shot classification: embeddings times prototypes, exactly, as ranks of the true class.
+"""Heads give scores; scores become the best class, the rank of the true one and a margin.
 
-Both are rounded to multiples of 2⁻²⁶, an error below 8e-9 a component. Products of two such numbers are multiples of
-2⁻⁵², and no partial sum of unit vectors' products reaches 2, so fp64 holds every one of them exactly: no order of
-summation, no block size and no BLAS can move a bit, and equal prototypes tie.
+Embeddings are rounded to multiples of 2⁻²⁶, an error below 8e-9 a component, and so is all that they are multiplied
+by. Products of two such numbers are multiples of 2⁻⁵². Where no partial sum reaches 2, fp64 holds every one of them
+exactly: no order of summation, no block size and no BLAS can move a bit, and equal classes tie.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
@@ -40,29 +41,33 @@ def exact(vectors: Float[np.ndarray, "rows dim"]) -> Float64[np.ndarray, "rows d
     return rounded
 
 
-class ZeroShotHead:
-    """Scores of images by the cosine with each class's prototype."""
+@runtime_checkable
+class Head(Protocol):
+    """Scores of images for every class of a dataset, greater for a better one. Gives the same bits on every machine."""
 
-    def __init__(self, prototypes: Float[np.ndarray, "classes dim"]) -> None:
-        self._prototypes = np.ascontiguousarray(exact(prototypes).T)
+    @property
+    def classes(self) -> int:
+        """How many classes there are: those of the dataset, in its order."""
 
     def __call__(self, embeddings: Float64[np.ndarray, "images dim"]) -> Float64[np.ndarray, "images classes"]:
-        """The scores of embeddings that `exact` has rounded. Raises `IntegrityError` for one that is not finite.
+        """The scores of unit vectors that `exact` has rounded. -inf for a class that the head does not know.
 
-        CLIP's logit scale is left out: it changes no rank.
+        The caller may change the result. Raises `IntegrityError` for a score that is not a number.
         """
-        scores = embeddings @ self._prototypes
-        if not np.isfinite(scores).all():
-            raise IntegrityError(
-                "A score is not finite: an embedding or a prototype is damaged.",
-                fix="Check the weights file, remove the embeddings (fastclip store) and run the same command again.",
-            )
-        return scores
+
+
+def check_finite(scores: Float64[np.ndarray, "images classes"]) -> None:
+    """Raise `IntegrityError` unless every score is finite."""
+    if not np.isfinite(scores).all():
+        raise IntegrityError(
+            "A score is not finite: an embedding, a prototype or a head is damaged.",
+            fix="Check the weights file, remove the embeddings (fastclip store) and run the same command again.",
+        )
 
 
 def classify(
     embeddings: Float[np.ndarray, "images dim"],
-    heads: Mapping[str, ZeroShotHead],
+    heads: Mapping[str, Head],
     labels: Int64[np.ndarray, " images"],
 ) -> dict[str, Predictions]:
     """Rank the true class of every image under each of `heads`; of equal scores the lower class index is better."""
