@@ -53,10 +53,17 @@ class Setup:
     """Why this machine cannot embed what is missing; empty if it can."""
 
 
-def resolve(options: EvalOptions, environment: Mapping[str, str] = os.environ, *, only_look: bool = False) -> Setup:
+def resolve(
+    options: EvalOptions,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    only_look: bool = False,
+    only_stored: bool = False,
+) -> Setup:
     """Resolve everything that can be wrong before any work is done. Loads torch only if something must be embedded.
 
-    Raises `UserError`. With `only_look`, missing weights or a missing device are noted in `no_engine` instead.
+    Raises `UserError`. With `only_look`, missing weights or a missing device are noted in `no_engine` instead. With
+    `only_stored`, nothing is embedded: `IncompleteError` is raised for a dataset that no recipe has whole.
     """
     process = find_process(environment, options.share)
     targets = find_targets(options.shards, options.targets)
@@ -81,6 +88,8 @@ def resolve(options: EvalOptions, environment: Mapping[str, str] = os.environ, *
     recipes = {} if options.here else {pair: found for pair in pairs if (found := shelf.complete(*pair))}
     missing = [pair for pair in pairs if pair not in recipes]
     engine, no_engine = None, ""
+    if missing and only_stored:
+        raise shelf.not_stored(missing)
     if missing:
         names = [name for name in backbones if any(name == each for _, each in missing)]
         try:

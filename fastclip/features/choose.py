@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from fastclip.errors import FastclipError, UserError
+from fastclip.errors import FastclipError, IncompleteError, UserError
 from fastclip.store.recipes import Recipe
 from fastclip.store.store import Store
 
@@ -94,6 +94,22 @@ class Shelf:
         """The recipe that has most parts of a dataset; None if none has any."""
         counts = {each: len(self._needed[dataset] & self._listed(each.id)) for each in self.admitted[backbone]}
         return max(counts, key=counts.__getitem__) if any(counts.values()) else None
+
+    def not_stored(self, pairs: Iterable[tuple[str, str]]) -> IncompleteError:
+        """The error for (dataset, backbone) `pairs` that no recipe has whole, with how much there is of each."""
+        pairs = list(pairs)
+        found = []
+        for dataset, backbone in pairs:
+            recipe = self.begun(dataset, backbone)
+            there = len(self._needed[dataset] & self._listed(recipe.id)) if recipe else 0
+            of = f"in {there:,} of {len(self.parts[dataset]):,} shards (recipe {recipe.id[:12]})" if recipe else "not"
+            found.append(f"{dataset} by {backbone} {of}")
+        datasets = " ".join(dict.fromkeys(dataset for dataset, _ in pairs))
+        backbones = " ".join(f"-b {each}" for each in dict.fromkeys(backbone for _, backbone in pairs))
+        return IncompleteError(
+            f"Not everything is embedded: {'; '.join(found)}.",
+            fix=f"fastclip eval {datasets} {backbones} (with the options of this command), or wait for those at work",
+        )
 
     def cannot_embed(self, pairs: Iterable[tuple[str, str]], error: FastclipError) -> FastclipError:
         """`error`, why this machine cannot embed, with how much the store has of the first of `pairs` that was begun.
