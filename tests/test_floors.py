@@ -25,6 +25,7 @@ FLOORS = [
     {"results"},
     {"embed", "report"},
     {"evaluate"},
+    {"transfer"},
     {"bench", "verify"},
     {"cli"},
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -16,44 +17,72 @@ from fastclip.data.shards.targets import Target
 from fastclip.errors import IntegrityError
 from fastclip.evaluate.prototypes import find_all_prototypes
 from fastclip.evaluate.setup import Setup
-from fastclip.features.read import read_shard, read_shard_labels
+from fastclip.features.read import read_shard, read_shard_rows
 from fastclip.heads.linear import LinearHead
 from fastclip.heads.scores import Head, classify
-from fastclip.results.cells import Cell, DatasetFacts, Evaluation, UnreadableImage, UsedRecipe
+from fastclip.results.cells import ZERO_SHOT, Cell, DatasetFacts, Evaluation, UnreadableImage, UsedRecipe
 from fastclip.results.predictions import ShardPredictions
 from fastclip.storage.folders import Location
 
 
+class HeadKey(NamedTuple):
+    """A head of one backbone and domain: zero-shot with a prompt set, or the name of a fitted one."""
+
+    head: str
+    prompts: str = ""
+
+
+FittedHeads: TypeAlias = Mapping[tuple[str, str, str], Mapping[str, Head]]
+"""(backbone, dataset, domain) → the fitted heads that are scored there, by name."""
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Images of every domain that are asked about, by their digests, and how a reader is told."""
+
+    name: str
+    has: Callable[[np.ndarray], np.ndarray]
+    """SHA-256 as hexadecimal bytes → which of them belong to it."""
+
+
 @dataclass(frozen=True)
 class ScoredShard:
-    """The answers for one shard by prompt set, none while its part is missing, and its unreadable images."""
+    """The answers for one shard by head, none while its part is missing, and its unreadable images."""
 
     shard: Shard
-    answers: Mapping[str, ShardPredictions]
+    images: int
+    """Those asked about."""
+    answers: Mapping[HeadKey, ShardPredictions]
     unreadable: Sequence[UnreadableImage]
 
 
-def score(setup: Setup, keep_predictions: bool = False) -> tuple[Evaluation, list[ShardPredictions]]:
-    """Counts of every cell and, if they are to be kept, the answers behind them. Computes missing prototypes."""
+def score(
+    setup: Setup, keep_predictions: bool = False, fitted: FittedHeads | None = None, subset: Subset | None = None
+) -> tuple[Evaluation, list[ShardPredictions]]:
+    """Counts of every cell and, if they are to be kept, the answers behind them. Computes missing prototypes.
+
+    The heads in `fitted` are scored beside zero-shot. Without a `subset`, all images are asked about.
+    """
     cells: list[Cell] = []
     kept: list[ShardPredictions] = []
     unreadable: dict[tuple[str, str, str], UnreadableImage] = {}  # once, however many decoders say why
     with ThreadPoolExecutor(setup.process.cores, "score") as pool:
         for target in setup.targets:
-            _add(unreadable, _rejected_images(target))
+            if subset is None:
+                _add(unreadable, _rejected_images(target))
             shards = list(target.shards)
-            labels = dict(zip(shards, pool.map(partial(read_shard_labels, target), shards), strict=True))
-            heads = {
-                backbone: {name: LinearHead(vectors) for name, vectors in prototypes.items()}
-                for backbone, prototypes in find_all_prototypes(setup, target).items()
-            }
+            rows = dict(zip(shards, pool.map(partial(read_shard_rows, target), shards), strict=True))
+            prototypes = find_all_prototypes(setup, target)
             for backbone in setup.backbones:
-                score_shard = partial(_score_shard, setup, target, backbone, heads[backbone], labels)
+                zero_shot = {HeadKey(ZERO_SHOT, name): LinearHead(each) for name, each in prototypes[backbone].items()}
                 for domain in target.domains:
+                    others = (fitted or {}).get((backbone, target.name, domain), {})
+                    heads: dict[HeadKey, Head] = {**zero_shot, **{HeadKey(each): others[each] for each in others}}
+                    score_shard = partial(_score_shard, setup, target, backbone, heads, rows, subset)
                     scored = list(pool.map(score_shard, target.manifest.shards_of(domain)))
                     _add(unreadable, (image for each in scored for image in each.unreadable))
                     kept += [answer for each in scored for answer in each.answers.values() if keep_predictions]
-                    cells += [_count(target, domain, backbone, prompts.name, scored) for prompts in setup.prompts]
+                    cells += [_count(target, domain, backbone, key, scored, subset) for key in heads]
     evaluation = Evaluation(
         unreadable_policy=setup.unreadable,
         datasets=tuple(dataset_facts(target, setup.shards) for target in setup.targets),
@@ -95,38 +124,55 @@ def _score_shard(
     setup: Setup,
     target: Target,
     backbone: str,
-    heads: Mapping[str, Head],
-    labels: Mapping[Shard, np.ndarray],
+    heads: Mapping[HeadKey, Head],
+    rows: Mapping[Shard, tuple[np.ndarray, np.ndarray]],
+    subset: Subset | None,
     shard: Shard,
 ) -> ScoredShard:
-    """The answers for one shard under every prompt set; none if its part is missing. Runs in a thread."""
-    features = read_shard(setup.store, setup.recipes[target.name, backbone], target, shard, labels[shard])
+    """The answers for one shard under every head; none if its part is missing. Runs in a thread."""
+    labels, digests = rows[shard]
+    asked = subset.has(digests) if subset else None
+    images = shard.images if asked is None else int(asked.sum())
+    features = read_shard(setup.store, setup.recipes[target.name, backbone], target, shard, labels)
     if features is None:
-        return ScoredShard(shard, {}, [])
-    found = classify(features.vectors, heads, features.labels)
+        return ScoredShard(shard, images, {}, [])
+    chosen = slice(None) if asked is None else asked[features.rows]
+    found = classify(features.vectors[chosen], heads, features.labels[chosen])
     answers = {
-        prompts: ShardPredictions(target.folder, shard, backbone, prompts, features.rows, predictions)
-        for prompts, predictions in found.items()
+        key: ShardPredictions(
+            target.folder, shard, backbone, key.prompts, key.head, features.rows[chosen], predictions, asked
+        )
+        for key, predictions in found.items()
     }
     records = read_index(target.folder, shard) if features.unreadable else []
     unreadable = [
         UnreadableImage(dataset=target.name, domain=shard.domain, path=records[row].path, reason=reason)
         for row, reason in features.unreadable
+        if asked is None or asked[row]
     ]
-    return ScoredShard(shard, answers, unreadable)
+    return ScoredShard(shard, images, answers, unreadable)
 
 
-def _count(target: Target, domain: str, backbone: str, prompts: str, scored: Sequence[ScoredShard]) -> Cell:
+def _count(
+    target: Target,
+    domain: str,
+    backbone: str,
+    key: HeadKey,
+    scored: Sequence[ScoredShard],
+    subset: Subset | None,
+) -> Cell:
     """The counts of one cell. Raises `IntegrityError` unless every image is counted exactly once."""
-    rejected = next(each.unreadable for each in target.manifest.domains if each.name == domain)
+    rejected = next(each.unreadable for each in target.manifest.domains if each.name == domain) if not subset else 0
     found = [each for each in scored if each.answers]
-    ranks = [each.answers[prompts].predictions.rank for each in found]
+    ranks = [each.answers[key].predictions.rank for each in found]
     cell = Cell(
         dataset=target.name,
         domain=domain,
         backbone=backbone,
-        prompts=prompts,
-        images=rejected + sum(each.shard.images for each in scored),
+        prompts=key.prompts,
+        head=key.head,
+        sample=subset.name if subset else "",
+        images=rejected + sum(each.images for each in scored),
         classified=sum(len(rank) for rank in ranks),
         top1=sum(int((rank == 0).sum()) for rank in ranks),
         top5=sum(int((rank < 5).sum()) for rank in ranks),
@@ -134,7 +180,7 @@ def _count(target: Target, domain: str, backbone: str, prompts: str, scored: Seq
         shards=len(scored),
         missing_shards=len(scored) - len(found),
     )
-    missing = sum(each.shard.images for each in scored if not each.answers)
+    missing = sum(each.images for each in scored if not each.answers)
     if cell.images != cell.classified + cell.unreadable + missing:
         raise IntegrityError(
             f"{cell.dataset}/{domain}: {cell.images} images, but {cell.classified} classified, {cell.unreadable} "

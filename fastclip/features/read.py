@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32, Int64, Shaped
 
 from fastclip.data.shards.manifest import ImageRecord, Shard, Unreadable, rewrite
-from fastclip.data.shards.reader import read_index, read_labels
+from fastclip.data.shards.reader import read_index, read_labels_and_digests
 from fastclip.data.shards.targets import Target
 from fastclip.errors import IntegrityError
 from fastclip.store.parts import Part, part_name
@@ -86,14 +86,19 @@ def read_shard(
 
 def read_shard_labels(target: Target, shard: Shard) -> Int64[np.ndarray, " rows"]:
     """The label of every row of a shard's index. Raises `IntegrityError` for one that is no class."""
-    labels = read_labels(target.folder, shard)
+    return read_shard_rows(target, shard)[0]
+
+
+def read_shard_rows(target: Target, shard: Shard) -> tuple[Int64[np.ndarray, " rows"], Shaped[np.ndarray, " rows"]]:
+    """The label and the SHA-256 of every row of a shard's index. Raises as `read_shard_labels` does."""
+    labels, digests = read_labels_and_digests(target.folder, shard)
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(target.manifest.classes):
         raise IntegrityError(
             f"{target.folder}/{shard.index_name} has labels from {labels.min()} to {labels.max()}; "
             f"there are {len(target.manifest.classes)} classes.",
             fix=f"Write the shards again: {rewrite(target.folder)}",
         )
-    return labels
+    return labels, digests
 
 
 def _check(part: Part, store: Store, recipe: Recipe, shard: Shard) -> None:

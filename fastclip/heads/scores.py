@@ -7,9 +7,9 @@ exactly: no order of summation, no block size and no BLAS can move a bit, and eq
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
@@ -21,6 +21,8 @@ IMAGES_PER_BLOCK = 1024
 it hands every product; blocks of 128 take up to five times as long there."""
 
 STEPS = 2.0**26
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,11 @@ def check_finite(scores: Float64[np.ndarray, "images classes"]) -> None:
 
 def classify(
     embeddings: Float[np.ndarray, "images dim"],
-    heads: Mapping[str, Head],
+    heads: Mapping[Name, Head],
     labels: Int64[np.ndarray, " images"],
-) -> dict[str, Predictions]:
+) -> dict[Name, Predictions]:
     """Rank the true class of every image under each of `heads`; of equal scores the lower class index is better."""
-    blocks: dict[str, list[Predictions]] = {name: [] for name in heads}
+    blocks: dict[Name, list[Predictions]] = {name: [] for name in heads}
     for first in range(0, max(1, len(embeddings)), IMAGES_PER_BLOCK):
         block = exact(embeddings[first : first + IMAGES_PER_BLOCK])
         for name, head in heads.items():

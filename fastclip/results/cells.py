@@ -12,14 +12,22 @@ from fastclip.store.recipes import Recipe
 POLICIES = ("stop", "wrong", "exclude")
 
 
+ZERO_SHOT = "zero-shot"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """Counts of one backbone × prompt set × domain: `images` = classified + unreadable + those of missing shards."""
+    """Counts of one backbone × head × domain: `images` = classified + unreadable + those of missing shards."""
 
     dataset: str
     domain: str
     backbone: str
     prompts: str
+    """The prompt set of a zero-shot head; empty for a head that was fitted."""
+    head: str = ZERO_SHOT
+    """`zero-shot`, or the name of one of the fitted heads."""
+    sample: str = ""
+    """Which of the domain's images are asked about; empty for all."""
     images: int
     classified: int
     top1: int

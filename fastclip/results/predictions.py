@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from fastclip.data.shards.manifest import Shard
 from fastclip.data.shards.reader import read_index
@@ -19,18 +19,24 @@ from fastclip.storage.folders import Folder
 
 @dataclass(frozen=True)
 class ShardPredictions:
-    """The answers for one shard of the dataset in `folder`. Index rows that are not in `rows` are unreadable images."""
+    """The answers for one shard of the dataset in `folder`.
+
+    Index rows that are asked about and not in `rows` are unreadable.
+    """
 
     folder: Folder
     shard: Shard
     backbone: str
     prompts: str
+    head: str
     rows: Int64[np.ndarray, " answers"]
     predictions: Predictions
+    asked: Bool[np.ndarray, " images"] | None = None
+    """Which rows of the index are asked about; None means all."""
 
 
 def write_predictions(path: Path, answers: Iterable[ShardPredictions]) -> None:
-    """Write a row an image, backbone and prompt set to a Parquet file, replacing it."""
+    """Write a row an image, backbone and head to a Parquet file, replacing it."""
     import pyarrow as pa  # its import takes a tenth of a second, and few runs need it
     import pyarrow.parquet as pq
 
@@ -43,6 +49,7 @@ def write_predictions(path: Path, answers: Iterable[ShardPredictions]) -> None:
             ("label", pa.int32()),
             ("backbone", pa.string()),
             ("prompts", pa.string()),
+            ("head", pa.string()),
             ("predicted", pa.int32()),  # null where the image is unreadable, and so are the next two
             ("rank", pa.int32()),
             ("margin", pa.float32()),
@@ -69,6 +76,8 @@ def _rows(answer: ShardPredictions) -> Iterator[dict[str, Any]]:
         )
     }
     for row, record in enumerate(read_index(answer.folder, answer.shard)):
+        if answer.asked is not None and not answer.asked[row]:
+            continue
         predicted, rank, margin = found.get(row, (None, None, None))
         yield {
             "dataset": answer.folder.name,
@@ -78,6 +87,7 @@ def _rows(answer: ShardPredictions) -> Iterator[dict[str, Any]]:
             "label": record.label,
             "backbone": answer.backbone,
             "prompts": answer.prompts,
+            "head": answer.head,
             "predicted": predicted,
             "rank": rank,
             "margin": margin,

@@ -1,0 +1,83 @@
+"""Features of domains in memory, in an order that belongs to the images: what heads are fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from jaxtyping import Float, Int64, Shaped
+
+from fastclip.data.shards.manifest import Shard
+from fastclip.data.shards.targets import Target
+from fastclip.errors import IncompleteError
+from fastclip.features.read import read_shard, read_shard_rows
+from fastclip.heads.labelled import Labelled
+from fastclip.store.recipes import Recipe
+from fastclip.store.store import Store
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The readable images of some domains: unit vectors as stored, labels, and SHA-256 as hexadecimal bytes."""
+
+    vectors: Float[np.ndarray, "images dim"]
+    labels: Int64[np.ndarray, " images"]
+    digests: Shaped[np.ndarray, " images"]
+    unreadable: int
+    """Images that have no features: in no shard, or in a part as unreadable."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: np.ndarray) -> Sample:
+        """Some of the rows: their numbers, or a mark a row. Unreadable images are left out of the count."""
+        return Sample(self.vectors[rows], self.labels[rows], self.digests[rows], 0)
+
+    def labelled(self, classes: int) -> Labelled:
+        """The vectors and labels, for a dataset of so many classes."""
+        return Labelled(self.vectors, self.labels, classes)
+
+
+def read_domain(store: Store, recipe: Recipe, target: Target, domain: str, pool: ThreadPoolExecutor) -> Sample:
+    """The images of one domain. Raises `IncompleteError` if a part is missing or damaged."""
+    found = list(pool.map(partial(_read_shard, store, recipe, target), target.manifest.shards_of(domain)))
+    rejected = next(each.unreadable for each in target.manifest.domains if each.name == domain)
+    if not found:
+        empty = np.zeros(0, np.int64)
+        return Sample(np.zeros((0, 0), np.float32), empty, np.zeros(0, "S64"), rejected)
+    return _in_order(found, rejected + sum(each.unreadable for each in found))
+
+
+def joined(samples: Iterable[Sample]) -> Sample:
+    """The images of several domains as one sample."""
+    samples = [each for each in samples if len(each)] or list(samples)[:1]
+    return samples[0] if len(samples) == 1 else _in_order(samples, sum(each.unreadable for each in samples))
+
+
+def _read_shard(store: Store, recipe: Recipe, target: Target, shard: Shard) -> Sample:
+    labels, digests = read_shard_rows(target, shard)
+    features = read_shard(store, recipe, target, shard, labels)
+    if features is None:
+        raise IncompleteError(
+            f"The embeddings of {target.name}/{shard.name} by {recipe.backbone} are missing or were damaged.",
+            fix=f"fastclip eval {target.name} -b {recipe.backbone} makes them again",
+        )
+    return Sample(features.vectors, features.labels, digests[features.rows], len(features.unreadable))
+
+
+def _in_order(samples: Sequence[Sample], unreadable: int) -> Sample:
+    """All rows by digest, then label. Rows that share both are in the order of their vectors' bytes."""
+    vectors = np.concatenate([each.vectors for each in samples])
+    labels = np.concatenate([each.labels for each in samples])
+    digests = np.concatenate([each.digests for each in samples])
+    order = np.lexsort((labels, digests))
+    same = (digests[order][1:] == digests[order][:-1]) & (labels[order][1:] == labels[order][:-1])
+    for first in np.flatnonzero(same & ~np.concatenate([[False], same[:-1]])).tolist():
+        last = first + 1
+        while last < len(same) and same[last]:
+            last += 1
+        order[first : last + 1] = sorted(order[first : last + 1], key=lambda row: vectors[row].tobytes())
+    return Sample(vectors[order], labels[order], digests[order], unreadable)
