@@ -1,0 +1,61 @@
+"""WiSE by heads: interpolation between zero-shot classification and a trained linear head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastclip.heads.counting import count_right
+from fastclip.heads.labelled import Labelled
+from fastclip.heads.linear import LinearHead
+
+LOGIT_SCALE = 100.0
+"""By which CLIP multiplies cosines. A trained head has that scale in its weights."""
+
+ALPHAS = tuple(step / 10 for step in range(11))
+"""From zero-shot (0) to the trained head (1)."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """How many of a number of images the head at `alpha` classifies correctly."""
+
+    alpha: float
+    right: int
+    images: int
+
+
+def interpolate(zero_shot: LinearHead, trained: LinearHead, alpha: float) -> LinearHead:
+    """The head with weights (1 - α) · 100 · prototypes + α · trained ones, in fp64, and the bias times α.
+
+    At 0 and 1 it is the given head itself, so that both ends predict the same bits. In between, a class that the
+    trained head does not know stays unknown: its weights were never fitted.
+    """
+    assert zero_shot.bias is None, "zero-shot has prototypes and nothing else"
+    if alpha == 0:
+        return zero_shot
+    if alpha == 1:
+        return trained
+    weights = (1 - alpha) * LOGIT_SCALE * zero_shot.weights.astype(np.float64)
+    weights += alpha * trained.weights.astype(np.float64)
+    return LinearHead(weights, None if trained.bias is None else alpha * trained.bias, trained.known)
+
+
+def curve(
+    zero_shot: LinearHead, trained: LinearHead, images: Labelled, *, alphas: Sequence[float] = ALPHAS, cores: int = 1
+) -> tuple[Point, ...]:
+    """The counts of every head between two, in the order of `alphas`."""
+    heads = [interpolate(zero_shot, trained, alpha) for alpha in alphas]
+    return tuple(
+        Point(alpha, count_right(head, images, cores), len(images)) for alpha, head in zip(alphas, heads, strict=True)
+    )
+
+
+def choose_alpha(zero_shot: LinearHead, trained: LinearHead, held_out: Labelled, *, cores: int = 1) -> float:
+    """The α of `ALPHAS` that classifies most of `held_out`, images of the source; of equal ones the smallest.
+
+    The smallest is nearest to zero-shot classification.
+    """
+    return max(curve(zero_shot, trained, held_out, cores=cores), key=lambda each: (each.right, -each.alpha)).alpha
