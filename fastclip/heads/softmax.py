@@ -1,0 +1,134 @@
+"""The objective of a logistic probe: mean cross-entropy plus a penalty, with its gradient, by blocks of rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64
+
+from fastclip.errors import IntegrityError
+from fastclip.heads.blocks import blocks_of, over_blocks
+
+ROWS = 2048
+"""Rows a block. Another number moves last bits of sums."""
+
+MOST_COPIED = 2**30
+"""Bytes of vectors up to which they are kept in fp32. Converting fp16 takes as long as products with 40 classes."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """The objective at some parameters."""
+
+    parameters: Float64[np.ndarray, "classes columns"]
+    value: float
+    gradient: Float64[np.ndarray, "classes columns"]
+    spread: Float64[np.ndarray, " classes"]
+    """The mean of p (1 - p) of each class's probability p: how strongly the loss is curved along its row."""
+    steepest: float
+    """The greatest size of an entry of the gradient by weights and intercept as they are applied to vectors."""
+
+
+@dataclass(frozen=True, eq=False)
+class Softmax:
+    """Mean cross-entropy of the softmax of linear scores, as a function of one parameter matrix.
+
+    Its columns are the weights' coordinates along the principal axes of the vectors, then the intercept at their mean.
+    There the curvature is nearly diagonal, and what is penalised stays the same: the axes are orthonormal. Weights are
+    counted from `origin`.
+    """
+
+    vectors: Float[np.ndarray, "images dim"]
+    labels: Int64[np.ndarray, " images"]
+    origin: Float64[np.ndarray, "classes dim"]
+    cores: int = 1
+    mean: Float64[np.ndarray, " dim"] = field(init=False)
+    axes: Float64[np.ndarray, "dim dim"] = field(init=False)
+    """A column an axis."""
+    variances: Float64[np.ndarray, " columns"] = field(init=False)
+    """Along each axis; 1 for the intercept."""
+    penalised: Float64[np.ndarray, " columns"] = field(init=False)
+    """1, and 0 for the intercept."""
+    _single: Float[np.ndarray, "images dim"] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        small = self.vectors.size * 4 <= MOST_COPIED
+        object.__setattr__(self, "_single", self.vectors.astype(np.float32, copy=False) if small else self.vectors)
+        mean, axes, variances = self._principal_axes()
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "axes", axes)
+        object.__setattr__(self, "variances", np.append(variances, 1.0))
+        object.__setattr__(self, "penalised", np.append(np.ones(len(variances)), 0.0))
+
+    def at(self, parameters: Float64[np.ndarray, "classes columns"], strength: float, *, exact: bool) -> Point:
+        """The objective with the penalty `strength` / 2 · ‖parameters‖² / images; products in fp64 if `exact`."""
+        kind = np.float64 if exact else np.float32
+        weights, intercept = self.head(parameters)
+        factors, offsets = weights.astype(kind), intercept.astype(kind)
+        loss, gradient = 0.0, np.zeros_like(weights)
+        totals = np.zeros((2, len(weights)))
+
+        def work(rows: slice) -> tuple[float, np.ndarray, np.ndarray]:
+            vectors = (self.vectors if exact else self._single)[rows].astype(kind, copy=False)
+            scores = vectors @ factors.T
+            scores += offsets
+            lost = _to_probabilities(scores, self.labels[rows])
+            sums = np.stack([scores.sum(axis=0, dtype=np.float64), np.einsum("ic,ic->c", scores, scores)])
+            scores[np.arange(len(scores)), self.labels[rows]] -= 1
+            return lost, scores.T @ vectors, sums
+
+        for lost, slope, sums in over_blocks(work, blocks_of(len(self.vectors), ROWS), self.cores):
+            loss += lost
+            gradient += slope
+            totals += sums
+        images = len(self.vectors)
+        residual = totals[0] - np.bincount(self.labels, minlength=len(weights))
+        turned = np.column_stack([(gradient - np.outer(residual, self.mean)) @ self.axes, residual])
+        penalty = strength / images * self.penalised
+        plain = gradient + strength * (weights - self.origin)
+        return Point(
+            parameters,
+            loss / images + 0.5 * float((penalty * parameters**2).sum()),
+            turned / images + penalty * parameters,
+            (totals[0] - totals[1]) / images,
+            float(max(np.abs(plain).max(), np.abs(residual).max())) / images,
+        )
+
+    def head(
+        self, parameters: Float64[np.ndarray, "classes columns"]
+    ) -> tuple[Float64[np.ndarray, "classes dim"], Float64[np.ndarray, " classes"]]:
+        """Weights and intercept, as they are applied to vectors."""
+        moved = parameters[:, :-1] @ self.axes.T
+        return self.origin + moved, parameters[:, -1] - moved @ self.mean
+
+    def _principal_axes(
+        self,
+    ) -> tuple[Float64[np.ndarray, " dim"], Float64[np.ndarray, "dim dim"], Float64[np.ndarray, " dim"]]:
+        """The vectors' mean, axes and variances. Those in fp32 cost iterations at worst: any axes will do."""
+
+        def work(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+            vectors = self._single[rows].astype(np.float32, copy=False)
+            return vectors.sum(axis=0, dtype=np.float64), vectors.T @ vectors
+
+        total, products = np.zeros(self.vectors.shape[1]), np.zeros((self.vectors.shape[1],) * 2)
+        for each_sum, each_product in over_blocks(work, blocks_of(len(self.vectors), ROWS), self.cores):
+            total += each_sum
+            products += each_product
+        if not np.isfinite(products).all():
+            raise IntegrityError(
+                "An embedding is not finite.", fix="Remove the embeddings (fastclip store) and embed the images again."
+            )
+        mean = total / len(self.vectors)
+        variances, axes = np.linalg.eigh(products / len(self.vectors) - np.outer(mean, mean))
+        return mean, axes, np.maximum(variances, 0.0)
+
+
+def _to_probabilities(scores: Float[np.ndarray, "rows classes"], labels: Int64[np.ndarray, " rows"]) -> float:
+    """Turn `scores` into probabilities, in place. Returns the sum of the cross-entropies."""
+    scores -= scores.max(axis=1, keepdims=True)
+    true = scores[np.arange(len(labels)), labels].sum(dtype=np.float64)
+    np.exp(scores, out=scores)
+    sums = scores.sum(axis=1, keepdims=True)
+    scores /= sums
+    return float(np.log(sums, dtype=np.float64).sum() - true)
