@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastclip.cli.lean import load_lean
-from fastclip.cli.options import PLACE, SHOW, Prompts, Store, Workers, prompt_sets, takes_eval_options
+from fastclip.cli.options import MODEL, PLACE, SHOW, Prompts, Store, Workers, prompt_sets, takes_eval_options
 from fastclip.errors import EXIT_INCOMPLETE, EXIT_UNREADABLE, FastclipError
 from fastclip.files import write_whole
 
@@ -23,14 +23,22 @@ if TYPE_CHECKING:
     from fastclip.embed.loop import StageSeconds
     from fastclip.evaluate.embedding import Embedding
     from fastclip.evaluate.engine import Candidate, Engine
+    from fastclip.evaluate.given_heads import GivenHead
     from fastclip.evaluate.options import EvalOptions
     from fastclip.evaluate.setup import Setup
     from fastclip.results.cells import Evaluation
+    from fastclip.results.predictions import ShardPredictions
 
 
 def evaluate(
     options: EvalOptions,
     prompts: Prompts = None,
+    head: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="A head that fastclip probe --save kept, beside zero-shot. Repeatable.", **MODEL
+        ),
+    ] = None,
     workers: Workers = None,
     store: Store = Path("embeddings"),
     share: Annotated[
@@ -52,20 +60,25 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE", help="Write every answer to this Parquet file.", **SHOW)
     ] = None,
 ) -> None:
-    """Score backbones on sharded datasets, zero-shot. Embeds what is missing; a second run only scores.
+    """Score backbones on sharded datasets, zero-shot and by given heads. Embeds what is missing, once.
 
     Embeddings of any machine count: where a store is complete, neither weights nor a GPU are needed.
 
     Any number of processes: accelerate launch --config_file FILE -m fastclip eval …
     """
     from fastclip.cli.console import err
-    from fastclip.evaluate.score import score
     from fastclip.evaluate.setup import resolve
 
     options = replace(
         options, prompts=prompt_sets(prompts), workers=workers, store=store, share=share, unreadable=unreadable
     )
     messages = err()
+    heads = []
+    if head:
+        from fastclip.evaluate.given_heads import asking, load_heads
+
+        heads = load_heads(head)
+        options = asking(options, heads)
     setup = resolve(options)
     if dry_run:
         return _print_forecast(setup)
@@ -84,7 +97,7 @@ def evaluate(
             failures = report.done.failures
         if not setup.process.reports:
             return _end_share(setup, failures, messages)
-        evaluation, answers = score(setup, keep_predictions=predictions is not None)
+        evaluation, answers = _score(setup, heads, predictions is not None)
         if evaluation.complete or failures:
             break
         if not setup.units:  # a process that has begun to embed keeps its recipes
@@ -104,6 +117,17 @@ def evaluate(
 
 
 command = takes_eval_options(evaluate)
+
+
+def _score(
+    setup: Setup, heads: Sequence[GivenHead], keep_predictions: bool
+) -> tuple[Evaluation, list[ShardPredictions]]:
+    from fastclip.evaluate.given_heads import place
+    from fastclip.evaluate.score import score
+
+    fitted, used = place(setup, heads)
+    evaluation, answers = score(setup, keep_predictions, fitted)
+    return replace(evaluation, heads=used), answers
 
 
 def _twins(setup: Setup) -> list[str]:
@@ -145,11 +169,14 @@ def _print_forecast(setup: Setup) -> None:
 def _print_results(setup: Setup, evaluation: Evaluation, failures: list[FastclipError], messages: Console) -> None:
     """The table, its footnotes, and the shards that were given up."""
     from fastclip.cli.console import out
+    from fastclip.report.heads import given_head_notes, head_tables
     from fastclip.report.terminal import footnotes, tables
 
     console = out()
-    for table in tables(evaluation):
+    for table in head_tables(evaluation) if evaluation.heads else tables(evaluation):
         console.print(table)
+    for line in given_head_notes(evaluation):
+        console.print(line, style="dim")
     can_go_on = not evaluation.complete and not failures and _is_anything_left(setup)
     for line in footnotes(evaluation, can_go_on=can_go_on):
         console.print(line, style="dim")

@@ -78,13 +78,22 @@ Store = Annotated[Path, typer.Option(metavar="DIR", help="Folder of embeddings, 
 
 def takes_eval_options(command: Callable[..., None]) -> Callable[..., None]:
     """Let `command(options, …)` be given `eval_options` on the command line, as if it took each of them itself."""
-    shared, own = inspect.signature(eval_options).parameters, inspect.signature(command).parameters
-    hints = get_type_hints(eval_options, localns={"EvalOptions": Any}, include_extras=True)
+    return _takes(eval_options, command)
+
+
+def takes_stored_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let `command(options, …)` be given `stored_options` on the command line, as if it took each of them itself."""
+    return _takes(stored_options, command)
+
+
+def _takes(make_options: Callable[..., EvalOptions], command: Callable[..., None]) -> Callable[..., None]:
+    shared, own = inspect.signature(make_options).parameters, inspect.signature(command).parameters
+    hints = get_type_hints(make_options, localns={"EvalOptions": Any}, include_extras=True)
     hints |= get_type_hints(command, localns={"EvalOptions": Any}, include_extras=True)
 
     @functools.wraps(command)
     def with_options(**values: Any) -> None:
-        options = eval_options(**{name: values.pop(name) for name in shared})
+        options = make_options(**{name: values.pop(name) for name in shared})
         command(options, **values)
 
     parameters = [*shared.values(), *list(own.values())[1:]]
@@ -94,6 +103,27 @@ def takes_eval_options(command: Callable[..., None]) -> Callable[..., None]:
     with_options.__annotations__ = {each.name: hints[each.name] for each in parameters}
     del with_options.__wrapped__  # type: ignore[attr-defined]  # Typer would ask it for its annotations
     return with_options
+
+
+def stored_options(
+    targets: Targets = None,
+    backbones: Backbones = None,
+    all_backbones: AllBackbones = False,
+    weights: WeightsFiles = None,
+    random_weights: RandomWeights = False,
+    precision: Precision = None,
+    decoder: Decoder = None,
+    recipes: Recipes = None,
+    shards: Shards = "shards",
+    store: Store = Path("embeddings"),
+) -> EvalOptions:
+    """The options of commands that read embeddings and make none: what is read. Raises `UserError`."""
+    from dataclasses import replace
+
+    options = eval_options(
+        targets, backbones, all_backbones, weights, random_weights, precision, decoder, recipes=recipes, shards=shards
+    )
+    return replace(options, store=store)
 
 
 def eval_options(

@@ -49,8 +49,6 @@ class EvalOptions:
     unreadable: str = field(default="stop", metadata=RUNTIME)
 
     def __post_init__(self) -> None:
-        if not self.backbones:
-            raise UserError("No backbone is chosen.", fix="-b ViT-B/32 (repeat it for more), or --all-backbones")
         if self.random_weights and self.weights:
             raise UserError("Weights cannot be random and from a file.", fix="Leave out --random-weights or --weights.")
         if self.here and self.recipes:

@@ -59,12 +59,16 @@ def resolve(
     *,
     only_look: bool = False,
     only_stored: bool = False,
+    one_recipe: bool = False,
 ) -> Setup:
     """Resolve everything that can be wrong before any work is done. Loads torch only if something must be embedded.
 
     Raises `UserError`. With `only_look`, missing weights or a missing device are noted in `no_engine` instead. With
-    `only_stored`, nothing is embedded: `IncompleteError` is raised for a dataset that no recipe has whole.
+    `only_stored`, nothing is embedded: `IncompleteError` is raised for a dataset that no recipe has whole. With
+    `one_recipe`, a backbone is read under the same recipe in all datasets.
     """
+    if not options.backbones:
+        raise UserError("No backbone is chosen.", fix="-b ViT-B/32 (repeat it for more), or --all-backbones")
     process = find_process(environment, options.share)
     targets = find_targets(options.shards, options.targets)
     prompts = _distinct(map(find_prompt_set, options.prompts))
@@ -85,7 +89,12 @@ def resolve(
     _check_filters(wanted, known)
     shelf = Shelf(store, known, wanted, {t.name: [part_name(shard) for shard in t.shards] for t in targets})
     pairs = [(target.name, name) for target in targets for name in backbones]
-    recipes = {} if options.here else {pair: found for pair in pairs if (found := shelf.complete(*pair))}
+    datasets = [target.name for target in targets]
+    recipes = {
+        (dataset, name): found
+        for dataset, name in ([] if options.here else pairs)
+        if (found := shelf.complete(datasets if one_recipe else [dataset], name))
+    }
     missing = [pair for pair in pairs if pair not in recipes]
     engine, no_engine = None, ""
     if missing and only_stored:

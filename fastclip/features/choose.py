@@ -85,9 +85,9 @@ class Shelf:
         self._needed = {dataset: set(names) for dataset, names in parts.items()}
         self._listed = cache(store.parts)
 
-    def complete(self, dataset: str, backbone: str) -> Recipe | None:
-        """The most preferred recipe that has every part of a dataset; None if there is none."""
-        needed = self._needed[dataset]
+    def complete(self, datasets: Iterable[str], backbone: str) -> Recipe | None:
+        """The most preferred recipe that has every part of the datasets; None if there is none."""
+        needed = set().union(*(self._needed[each] for each in datasets))
         return next((each for each in self.admitted[backbone] if needed <= self._listed(each.id)), None)
 
     def begun(self, dataset: str, backbone: str) -> Recipe | None:
@@ -98,17 +98,27 @@ class Shelf:
     def not_stored(self, pairs: Iterable[tuple[str, str]]) -> IncompleteError:
         """The error for (dataset, backbone) `pairs` that no recipe has whole, with how much there is of each."""
         pairs = list(pairs)
+        for backbone in dict.fromkeys(backbone for _, backbone in pairs):
+            datasets = [dataset for dataset, each in pairs if each == backbone]
+            apart = {each: self.complete([each], backbone) for each in datasets}
+            if len(datasets) > 1 and all(apart.values()):
+                shown = ", ".join(f"{each} by recipe {recipe.id[:12]}" for each, recipe in apart.items() if recipe)
+                return IncompleteError(
+                    f"Train and test must share a recipe; {backbone} has {shown}.",
+                    fix=f"Embed one of them as the other is, on the same machine: fastclip eval {' '.join(datasets)} "
+                    f"-b {backbone} --here",
+                )
         found = []
         for dataset, backbone in pairs:
             recipe = self.begun(dataset, backbone)
             there = len(self._needed[dataset] & self._listed(recipe.id)) if recipe else 0
             of = f"in {there:,} of {len(self.parts[dataset]):,} shards (recipe {recipe.id[:12]})" if recipe else "not"
             found.append(f"{dataset} by {backbone} {of}")
-        datasets = " ".join(dict.fromkeys(dataset for dataset, _ in pairs))
+        names = " ".join(dict.fromkeys(dataset for dataset, _ in pairs))
         backbones = " ".join(f"-b {each}" for each in dict.fromkeys(backbone for _, backbone in pairs))
         return IncompleteError(
             f"Not everything is embedded: {'; '.join(found)}.",
-            fix=f"fastclip eval {datasets} {backbones} (with the options of this command), or wait for those at work",
+            fix=f"fastclip eval {names} {backbones} (with the options of this command), or wait for those at work",
         )
 
     def cannot_embed(self, pairs: Iterable[tuple[str, str]], error: FastclipError) -> FastclipError:

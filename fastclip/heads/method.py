@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -19,6 +19,8 @@ class Fit:
 
     head: Head
     facts: Mapping[str, float]
+    others: Mapping[str, Head] = field(default_factory=dict)
+    """Heads beside it, by a word each, such as the points of a curve."""
 
 
 @runtime_checkable

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Float
 
 from fastclip.heads.counting import count_right
-from fastclip.heads.labelled import Labelled
+from fastclip.heads.labelled import Labelled, Unlabelled
 from fastclip.heads.linear import LinearHead
+from fastclip.heads.method import Fit, Method
 
 LOGIT_SCALE = 100.0
 """By which CLIP multiplies cosines. A trained head has that scale in its weights."""
@@ -59,3 +61,57 @@ def choose_alpha(zero_shot: LinearHead, trained: LinearHead, held_out: Labelled,
     The smallest is nearest to zero-shot classification.
     """
     return max(curve(zero_shot, trained, held_out, cores=cores), key=lambda each: (each.right, -each.alpha)).alpha
+
+
+@dataclass(frozen=True)
+class Wise:
+    """A head between zero-shot and that of `trained`, a method whose head is linear."""
+
+    trained: Method
+    alpha: float = 0.5
+
+    @property
+    def name(self) -> str:
+        """The name on the command line."""
+        return "wise"
+
+    @property
+    def settings(self) -> Mapping[str, float]:
+        """Those of the trained head, and α."""
+        return {**self.trained.settings, "alpha": self.alpha}
+
+    def choose(
+        self,
+        train: Labelled,
+        held_out: Labelled,
+        *,
+        prototypes: Float[np.ndarray, "classes dim"] | None = None,
+        cores: int = 1,
+    ) -> Wise:
+        """The trained method with its best settings, and the α that is best with them, both on `held_out`."""
+        trained = self.trained.choose(train, held_out, prototypes=prototypes, cores=cores)
+        zero_shot, head = _ends(trained, train, prototypes, cores)[:2]
+        return replace(self, trained=trained, alpha=choose_alpha(zero_shot, head, held_out, cores=cores))
+
+    def fit(
+        self,
+        labelled: Labelled,
+        *,
+        prototypes: Float[np.ndarray, "classes dim"] | None = None,
+        unlabelled: Unlabelled | None = None,
+        cores: int = 1,
+    ) -> Fit:
+        """The head at α; beside it those at 0, 0.1 … 1, the curve."""
+        zero_shot, head, facts = _ends(self.trained, labelled, prototypes, cores)
+        others = {f"α {alpha:.1f}": interpolate(zero_shot, head, alpha) for alpha in ALPHAS}
+        return Fit(interpolate(zero_shot, head, self.alpha), facts, others)
+
+
+def _ends(
+    trained: Method, labelled: Labelled, prototypes: Float[np.ndarray, "classes dim"] | None, cores: int
+) -> tuple[LinearHead, LinearHead, Mapping[str, float]]:
+    """Zero-shot, the trained head, and the figures of its fit."""
+    assert prototypes is not None, "wise takes prototypes"
+    fit = trained.fit(labelled, prototypes=prototypes, cores=cores)
+    assert isinstance(fit.head, LinearHead), f"{trained.name} is not linear"
+    return LinearHead(prototypes), fit.head, fit.facts

@@ -42,11 +42,12 @@ def _table(dataset: str, cells: list[Cell], evaluation: Evaluation) -> Group:
 
 def _numbers(cells: list[Cell], policy: str) -> list[str]:
     accuracies = [cell.accuracy(policy) for cell in cells]
-    shown = [_percent(accuracy) for accuracy in accuracies]
-    return shown if len(cells) == 1 else [*shown, _percent(mean(accuracies))]
+    shown = [percent(accuracy) for accuracy in accuracies]
+    return shown if len(cells) == 1 else [*shown, percent(mean(accuracies))]
 
 
-def _percent(accuracy: Fraction | None) -> str:
+def percent(accuracy: Fraction | None) -> str:
+    """An accuracy in percent with two decimals; a dash for none."""
     return NO_NUMBER if accuracy is None else f"{float(accuracy * 100):.2f}"
 
 

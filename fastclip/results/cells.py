@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 
+from fastclip.heads.head_files import HeadFacts
 from fastclip.store.recipes import Recipe
 
 POLICIES = ("stop", "wrong", "exclude")
@@ -68,6 +69,21 @@ class UsedRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UsedHead:
+    """A fitted head whose cells are in the result. Cells call it by `name`; several folds may share one."""
+
+    name: str
+    dataset: str
+    domains: tuple[str, ...]
+    """Where it was scored."""
+    sha256: str
+    """Of the head's file, whether or not it was kept."""
+    facts: HeadFacts
+    transductive: bool
+    """Whether it was fitted with the images that it was scored on, without their labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetFacts:
     """The images that a dataset's numbers are about. Only numbers of equal fingerprints may be compared."""
 
@@ -95,6 +111,8 @@ class Evaluation:
     """Prompt set → templates."""
     cells: tuple[Cell, ...]
     unreadable: tuple[UnreadableImage, ...]
+    heads: tuple[UsedHead, ...] = ()
+    """Those that were fitted; with labels, unless their method says otherwise."""
 
     @property
     def complete(self) -> bool:
@@ -111,6 +129,8 @@ class Evaluation:
         document = asdict(self)
         for row, used in zip(document["recipes"], self.recipes, strict=True):
             row |= {"activation": used.recipe.activation, "recipe": used.recipe.to_document()}
+        for row, head in zip(document["heads"], self.heads, strict=True):
+            row["facts"] = head.facts.to_document()
         for row, cell in zip(document["cells"], self.cells, strict=True):
             accuracy = cell.accuracy(self.unreadable_policy)
             row["accuracy"] = None if accuracy is None else float(accuracy)

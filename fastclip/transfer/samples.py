@@ -14,31 +14,45 @@ from fastclip.data.shards.manifest import Shard
 from fastclip.data.shards.targets import Target
 from fastclip.errors import IncompleteError
 from fastclip.features.read import read_shard, read_shard_rows
-from fastclip.heads.labelled import Labelled
+from fastclip.heads.labelled import Labelled, Unlabelled
 from fastclip.store.recipes import Recipe
 from fastclip.store.store import Store
 
 
 @dataclass(frozen=True)
-class Sample:
-    """The readable images of some domains: unit vectors as stored, labels, and SHA-256 as hexadecimal bytes."""
+class Images:
+    """The readable images of some domains, without labels: unit vectors as stored, SHA-256 as hexadecimal bytes."""
 
     vectors: Float[np.ndarray, "images dim"]
-    labels: Int64[np.ndarray, " images"]
     digests: Shaped[np.ndarray, " images"]
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def unlabelled(self) -> Unlabelled:
+        """The vectors, as methods take them."""
+        return Unlabelled(self.vectors)
+
+
+@dataclass(frozen=True)
+class Sample(Images):
+    """Images with their labels."""
+
+    labels: Int64[np.ndarray, " images"]
     unreadable: int
     """Images that have no features: in no shard, or in a part as unreadable."""
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     def take(self, rows: np.ndarray) -> Sample:
         """Some of the rows: their numbers, or a mark a row. Unreadable images are left out of the count."""
-        return Sample(self.vectors[rows], self.labels[rows], self.digests[rows], 0)
+        return Sample(self.vectors[rows], self.digests[rows], self.labels[rows], 0)
 
     def labelled(self, classes: int) -> Labelled:
         """The vectors and labels, for a dataset of so many classes."""
         return Labelled(self.vectors, self.labels, classes)
+
+    def without_labels(self) -> Images:
+        """The same images for a method that must not see a label."""
+        return Images(self.vectors, self.digests)
 
 
 def read_domain(store: Store, recipe: Recipe, target: Target, domain: str, pool: ThreadPoolExecutor) -> Sample:
@@ -47,7 +61,7 @@ def read_domain(store: Store, recipe: Recipe, target: Target, domain: str, pool:
     rejected = next(each.unreadable for each in target.manifest.domains if each.name == domain)
     if not found:
         empty = np.zeros(0, np.int64)
-        return Sample(np.zeros((0, 0), np.float32), empty, np.zeros(0, "S64"), rejected)
+        return Sample(np.zeros((0, 0), np.float32), np.zeros(0, "S64"), empty, rejected)
     return _in_order(found, rejected + sum(each.unreadable for each in found))
 
 
@@ -65,19 +79,18 @@ def _read_shard(store: Store, recipe: Recipe, target: Target, shard: Shard) -> S
             f"The embeddings of {target.name}/{shard.name} by {recipe.backbone} are missing or were damaged.",
             fix=f"fastclip eval {target.name} -b {recipe.backbone} makes them again",
         )
-    return Sample(features.vectors, features.labels, digests[features.rows], len(features.unreadable))
+    return Sample(features.vectors, digests[features.rows], features.labels, len(features.unreadable))
 
 
 def _in_order(samples: Sequence[Sample], unreadable: int) -> Sample:
-    """All rows by digest, then label. Rows that share both are in the order of their vectors' bytes."""
+    """All rows by digest; those that share it in the order of their vectors' bytes, and only then of their labels."""
     vectors = np.concatenate([each.vectors for each in samples])
     labels = np.concatenate([each.labels for each in samples])
     digests = np.concatenate([each.digests for each in samples])
-    order = np.lexsort((labels, digests))
-    same = (digests[order][1:] == digests[order][:-1]) & (labels[order][1:] == labels[order][:-1])
-    for first in np.flatnonzero(same & ~np.concatenate([[False], same[:-1]])).tolist():
-        last = first + 1
-        while last < len(same) and same[last]:
-            last += 1
-        order[first : last + 1] = sorted(order[first : last + 1], key=lambda row: vectors[row].tobytes())
-    return Sample(vectors[order], labels[order], digests[order], unreadable)
+    order = np.argsort(digests, kind="stable")
+    starts = np.flatnonzero(np.concatenate([[True], digests[order][1:] != digests[order][:-1]]))
+    for first, last in zip(starts, [*starts[1:], len(order)], strict=True):
+        if last - first > 1:
+            rows = order[first:last].tolist()
+            order[first:last] = sorted(rows, key=lambda row: (vectors[row].tobytes(), labels[row]))
+    return Sample(vectors[order], digests[order], labels[order], unreadable)

@@ -12,12 +12,13 @@ MOST_HELD_OUT = 4
 """Images of a class that choose the settings of a few-shot head, as in CoOp."""
 
 
-def in_share(digests: Shaped[np.ndarray, " images"], share: float, seed: int) -> Bool[np.ndarray, " images"]:
+def in_share(digests: Shaped[np.ndarray, " images"], share: float, purpose: str) -> Bool[np.ndarray, " images"]:
     """Which images fall into a `share` (0 to 1) of all. Images of the same bytes are always on the same side.
 
-    `digests` are SHA-256 as 64 hexadecimal bytes. An image's place is the SHA-256 of the seed and its digest.
+    `digests` are SHA-256 as 64 hexadecimal bytes. An image's place is the SHA-256 of
+    the `purpose` of the split and its digest.
     """
-    return np.array([int.from_bytes(_place(seed, each)[:8], "big") < share * 2**64 for each in digests], bool)
+    return np.array([int.from_bytes(_place(purpose, each)[:8], "big") < share * 2**64 for each in digests], bool)
 
 
 def draw_shots(
@@ -43,5 +44,5 @@ def _by_class(labels: Int64[np.ndarray, " images"]) -> Iterator[list[int]]:
         yield np.flatnonzero(labels == label).tolist()
 
 
-def _place(seed: int, digest: bytes | np.bytes_) -> bytes:
+def _place(seed: int | str, digest: bytes | np.bytes_) -> bytes:
     return sha256(f"{seed}\0".encode() + bytes(digest)).digest()

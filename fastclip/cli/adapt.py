@@ -1,0 +1,61 @@
+"""`fastclip adapt`: from the labels of one domain to another domain whose images are there and whose labels are not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fastclip.cli.options import Prompts, prompt_sets, takes_stored_options
+from fastclip.cli.probe import HEAD, SPLIT, Json, Predictions, Unreadable
+from fastclip.errors import UserError
+
+if TYPE_CHECKING:
+    from fastclip.evaluate.options import EvalOptions
+
+
+def adapt(
+    options: EvalOptions,
+    to: Annotated[
+        list[str] | None, typer.Option("--to", metavar="DATASET/DOMAIN", help="The target. Repeatable.", **SPLIT)
+    ] = None,
+    all_pairs: Annotated[
+        bool, typer.Option("--all-pairs", help="From every domain of the arguments to every other one.", **SPLIT)
+    ] = False,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="coral (the default), sa, tca, jda, bda, prior or prototype. Repeatable.", **HEAD
+        ),
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(metavar="LAMBDA", help="λ of the classifier. Default: chosen on source images.", **HEAD),
+    ] = None,
+    prompts: Prompts = None,
+    unreadable: Unreadable = "stop",
+    json: Json = None,
+    predictions: Predictions = None,
+) -> None:
+    """Adapt from labelled source domains to a target's images, without its labels, beside zero-shot and source only.
+
+    The arguments are the sources. Embed all domains first: fastclip eval.
+    """
+    from fastclip.cli.transfer import run_and_print
+    from fastclip.transfer.folds import adapt_folds, places
+    from fastclip.transfer.methods import adapt_jobs, find_adaptations
+    from fastclip.transfer.run import Plan, stored
+
+    options = replace(options, prompts=prompt_sets(prompts), unreadable=unreadable)
+    if not options.targets:
+        raise UserError("No source is named.", fix="fastclip adapt DATASET/DOMAIN --to DATASET/DOMAIN -b NAME")
+    known = find_adaptations(tuple(method or ("coral",)))
+    setup = stored(replace(options, targets=(*options.targets, *(to or ()))))
+    sources, targets = places(setup.targets, options.targets), places(setup.targets, tuple(to or ()))
+    folds = adapt_folds(sources, targets, all_pairs=all_pairs)
+    plan = Plan(setup=setup, folds=folds, jobs=adapt_jobs(known, folds, strength))
+    run_and_print(plan, json=json, predictions=predictions, by_pair=True)
+
+
+command = takes_stored_options(adapt)

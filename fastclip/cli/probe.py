@@ -1,0 +1,129 @@
+"""`fastclip probe`: heads fitted on stored embeddings of some domains, scored on others beside zero-shot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fastclip.cli.options import SHOW, Prompts, prompt_sets, takes_stored_options
+from fastclip.errors import UserError
+
+if TYPE_CHECKING:
+    from fastclip.evaluate.options import EvalOptions
+    from fastclip.transfer.run import Plan
+
+SPLIT = {"rich_help_panel": "Which images train and which are tested"}
+HEAD = {"rich_help_panel": "Heads"}
+
+Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write counts and settings to this file.", **SHOW)]
+Predictions = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write every answer to this Parquet file.", **SHOW)
+]
+Unreadable = Annotated[
+    str, typer.Option(metavar="POLICY", help="An unreadable image counts as: stop, wrong or exclude.", **SHOW)
+]
+
+
+def probe(
+    options: EvalOptions,
+    test: Annotated[
+        list[str] | None, typer.Option("--test", metavar="DATASET[/DOMAIN]", help="Tested. Repeatable.", **SPLIT)
+    ] = None,
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="Test each domain after training on all the others.", **SPLIT)
+    ] = False,
+    split: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Train on this share of the images, by hash; test the rest.", **SPLIT),
+    ] = None,
+    shots: Annotated[
+        str | None, typer.Option(metavar="K[,K…]", help="Train on K images a class, such as 1,2,4,8,16.", **SPLIT)
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", help="Draws of the shots: seeds 1 to N.", **SPLIT)] = 3,
+    head: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="logistic (the default), text-logistic, ridge, knn, prototype, tip or wise. Repeatable.",
+            **HEAD,
+        ),
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(metavar="LAMBDA", help="λ = 1/C on unit vectors. Default: chosen on training images.", **HEAD),
+    ] = None,
+    prompts: Prompts = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep the heads as files, for eval --head.", **SHOW)
+    ] = None,
+    unreadable: Unreadable = "stop",
+    json: Json = None,
+    predictions: Predictions = None,
+) -> None:
+    """Train heads on stored embeddings and test them on other domains, beside zero-shot.
+
+    The arguments are the domains that train. Embed them first: fastclip eval. Settings are chosen on a part of the
+    training images; tested images play no part.
+    """
+    from fastclip.cli.transfer import run_and_print
+
+    heads = tuple(head or ("logistic",))
+    run_and_print(
+        _plan(
+            replace(options, prompts=prompt_sets(prompts), unreadable=unreadable),
+            tuple(test or ()),
+            heads,
+            leave_one_out=leave_one_out,
+            split=split,
+            shots=_numbers(shots),
+            seeds=seeds,
+            strength=strength,
+        ),
+        json=json,
+        predictions=predictions,
+        save=save,
+    )
+
+
+command = takes_stored_options(probe)
+
+
+def _plan(
+    options: EvalOptions,
+    test: tuple[str, ...],
+    heads: tuple[str, ...],
+    *,
+    leave_one_out: bool,
+    split: float | None,
+    shots: tuple[int, ...],
+    seeds: int,
+    strength: float | None,
+) -> Plan:
+    from fastclip.transfer.folds import places, probe_folds
+    from fastclip.transfer.methods import find_heads, probe_jobs
+    from fastclip.transfer.run import Plan, stored
+
+    if not options.targets:
+        raise UserError(
+            "No training domain is named.", fix="fastclip probe DATASET/DOMAIN --test DATASET/DOMAIN -b NAME"
+        )
+    if seeds < 1:
+        raise UserError(f"--seeds must be at least 1, not {seeds}.", fix="--seeds 3")
+    known = find_heads(heads)
+    setup = stored(replace(options, targets=(*options.targets, *test)))
+    train = places(setup.targets, options.targets)
+    folds = probe_folds(train, places(setup.targets, test), leave_one_out=leave_one_out, split=split)
+    return Plan(setup=setup, folds=folds, jobs=probe_jobs(known, folds, shots, seeds, strength), split=split)
+
+
+def _numbers(text: str | None) -> tuple[int, ...]:
+    try:
+        numbers = tuple(dict.fromkeys(int(each) for each in text.split(","))) if text else ()
+    except ValueError:
+        numbers = (0,)
+    if any(each < 1 for each in numbers):
+        raise UserError(f"--shots {text} is no list of whole numbers from 1 up.", fix="--shots 1,2,4,8,16")
+    return numbers

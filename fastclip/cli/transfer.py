@@ -1,0 +1,84 @@
+"""The run of `probe` and `adapt`: a forecast, a bar, tables with their notes, and files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from fastclip.cli.console import counted, err, out
+from fastclip.errors import EXIT_UNREADABLE
+from fastclip.files import write_whole
+
+if TYPE_CHECKING:
+    from fastclip.transfer.fitting import FittedHead
+    from fastclip.transfer.run import Outcome, Plan
+
+SAID_FROM_S = 10
+"""A run that is forecast to take longer says so before it begins."""
+
+
+def run_and_print(
+    plan: Plan,
+    *,
+    json: Path | None,
+    predictions: Path | None,
+    save: Path | None = None,
+    by_pair: bool = False,
+) -> None:
+    """Fit, score and print; write what is asked for. Raises `typer.Exit` if unreadable images await a decision."""
+    from fastclip.cli.progress import progress_bar
+    from fastclip.transfer.forecast import forecast_s
+    from fastclip.transfer.run import run
+
+    messages = err()
+    fits = len(plan.jobs) * len(plan.setup.backbones)
+    if (seconds := forecast_s(plan)) > SAID_FROM_S:
+        messages.print(f"{counted(fits, 'head')} to fit: about {_duration(seconds)} on this machine.")
+    with progress_bar(messages, "fitting heads", plan.steps) as advance:
+        outcome = run(plan, lambda: advance(1), keep_predictions=True)
+    _print(plan, outcome, by_pair)
+    if json:
+        write_whole(json, outcome.evaluation.to_json())
+    if predictions:
+        from fastclip.results.predictions import write_predictions
+
+        write_predictions(predictions, outcome.answers)
+    if save:
+        for fitted in (each for of_backbone in outcome.heads.values() for each in of_backbone):
+            messages.print(f"{_save(save, fitted)}", soft_wrap=True)
+    if outcome.evaluation.undecided:
+        raise typer.Exit(EXIT_UNREADABLE)
+
+
+def _print(plan: Plan, outcome: Outcome, by_pair: bool) -> None:
+    from fastclip.report.heads import fit_table, head_notes, head_tables, pair_tables
+    from fastclip.report.terminal import footnotes
+    from fastclip.results.pairs import pairs
+
+    console = out()
+    for each in (pair_tables if by_pair else head_tables)(outcome.evaluation):
+        console.print(each)
+    names = {each.name for each in outcome.evaluation.heads}
+    found = [each for each in pairs(outcome.answers, plan.setup.prompts[0].name) if each.head in names]
+    if table := fit_table(outcome.evaluation, found):
+        console.print(table)
+    for line in [*head_notes(outcome.evaluation, found), *footnotes(outcome.evaluation)]:
+        console.print(line, style="dim")
+
+
+def _save(folder: Path, fitted: FittedHead) -> Path:
+    """Keep a head as a file; its path."""
+    from fastclip.heads.head_files import save_head
+
+    words = (fitted.facts.recipe.backbone, fitted.name, "from", fitted.job.fold.name)
+    path = folder / f"{re.sub('[^A-Za-z0-9._-]+', '-', ' '.join(words)).strip('-')}.safetensors"
+    save_head(path, fitted.head, fitted.facts)
+    return path
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 100 else counted(minutes, "minute")

@@ -1,0 +1,69 @@
+"""Heads from files: which backbones and recipes they ask for, and where they are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fastclip.evaluate.options import EvalOptions
+from fastclip.evaluate.score import FittedHeads
+from fastclip.evaluate.setup import Setup
+from fastclip.files import digest_file
+from fastclip.heads.head_files import HeadFacts, check_head, load_head
+from fastclip.heads.scores import Head
+from fastclip.results.cells import UsedHead
+from fastclip.store.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenHead:
+    """A head and the file that it came from."""
+
+    sha256: str
+    head: Head
+    facts: HeadFacts
+
+    @property
+    def name(self) -> str:
+        """The name that cells have: the method and what it was trained on."""
+        shots = f", {self.facts.shots} shots, draw {self.facts.seed}" if self.facts.shots else ""
+        return f"{self.facts.method}{shots} from {' + '.join(each.domain for each in self.facts.training)}"
+
+
+def load_heads(paths: Iterable[Path]) -> list[GivenHead]:
+    """The heads in files. Raises `UserError` for a file that is none, `IntegrityError` for a damaged one."""
+    return [GivenHead(sha256=digest_file(path), head=head, facts=facts) for path in paths
+            for head, facts in [load_head(path)]]  # fmt: skip
+
+
+def asking(options: EvalOptions, heads: Sequence[GivenHead]) -> EvalOptions:
+    """The options with the heads' backbones, and with their recipes where the store has them."""
+    there = {recipe.id for recipe in Store(options.store).recipes()}
+    recipes = [each.facts.recipe for each in heads]
+    backbones = dict.fromkeys([*options.backbones, *(recipe.backbone for recipe in recipes)])
+    ids = dict.fromkeys([*options.recipes, *(recipe.id for recipe in recipes if recipe.id in there)])
+    return replace(options, backbones=tuple(backbones), recipes=tuple(ids))
+
+
+def place(setup: Setup, heads: Sequence[GivenHead]) -> tuple[FittedHeads, tuple[UsedHead, ...]]:
+    """Every head for every domain. Raises `UserError` for embeddings or classes that a head is not for."""
+    fitted: dict[tuple[str, str, str], dict[str, Head]] = {}
+    used = []
+    for each in heads:
+        for target in setup.targets:
+            backbone = each.facts.recipe.backbone
+            check_head(each.facts, setup.recipes[target.name, backbone], target.manifest.classes)
+            for domain in target.domains:
+                fitted.setdefault((backbone, target.name, domain), {})[each.name] = each.head
+            used.append(
+                UsedHead(
+                    name=each.name,
+                    dataset=target.name,
+                    domains=target.domains,
+                    sha256=each.sha256,
+                    facts=each.facts,
+                    transductive=False,
+                )
+            )
+    return fitted, tuple(used)

@@ -1,0 +1,110 @@
+"""The methods by their names on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from fastclip.errors import UserError
+from fastclip.heads.class_means import ClassMeans
+from fastclip.heads.logistic import Logistic
+from fastclip.heads.method import Method
+from fastclip.heads.neighbours import Neighbours
+from fastclip.heads.wise import Wise
+from fastclip.transfer.fitting import Job
+from fastclip.transfer.folds import Fold
+
+
+@dataclass(frozen=True)
+class Known:
+    """A method: how it is made, and what it needs. `make` takes the strength of a penalty, if it has one."""
+
+    make: Callable[[float], Method]
+    text: bool = False
+    penalised: bool = False
+    free: bool = False
+    """Whether it has no setting."""
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """A method of adaptation, made with its classifier. `text`: it takes prototypes."""
+
+    make: Callable[[Method], Method]
+    text: bool = False
+    classifier: bool = True
+    """Whether it has one: zero-shot's relatives have none."""
+
+
+HEADS: Mapping[str, Known] = {
+    "logistic": Known(Logistic, penalised=True),
+    "text-logistic": Known(lambda strength: Logistic(strength, to_text=True), text=True, penalised=True),
+    "knn": Known(lambda _: Neighbours()),
+    "prototype": Known(lambda _: ClassMeans(), free=True),
+    "wise": Known(lambda strength: Wise(Logistic(strength)), text=True),
+}
+
+ADAPTATIONS: Mapping[str, Adaptation] = {}
+
+
+def find_heads(names: Sequence[str]) -> dict[str, Known]:
+    """The heads of these names. Raises `UserError` for an unknown one."""
+    return {name: _find(HEADS, "--head", name) for name in names}
+
+
+def find_adaptations(names: Sequence[str]) -> dict[str, Adaptation]:
+    """The methods of adaptation of these names. Raises `UserError` for an unknown one."""
+    return {name: _find(ADAPTATIONS, "--method", name) for name in names}
+
+
+def probe_jobs(
+    known: Mapping[str, Known], folds: Sequence[Fold], shots: Sequence[int], seeds: int, strength: float | None
+) -> tuple[Job, ...]:
+    """A job for every fold, head, number of shots and seed. `strength` fixes the settings of penalised heads."""
+    drawn: list[tuple[int | None, int | None]] = [(each, seed + 1) for each in shots for seed in range(seeds)]
+    return tuple(
+        Job(
+            fold=fold,
+            method=each.make(strength or 1.0),
+            fixed=each.free or (each.penalised and strength is not None),
+            text=each.text,
+            shots=number,
+            seed=seed,
+        )
+        for fold in folds
+        for each in known.values()
+        for number, seed in drawn or [(None, None)]
+    )
+
+
+def adapt_jobs(known: Mapping[str, Adaptation], folds: Sequence[Fold], strength: float | None) -> tuple[Job, ...]:
+    """For every fold the classifier of the source alone, then each method, all with the same settings."""
+    classifier = Logistic(strength or 1.0)
+    jobs = []
+    for fold in folds:
+        source_only = Job(
+            fold=fold, method=classifier, fixed=strength is not None, label="source only", names_source=True
+        )
+        jobs.append(source_only)
+        for name, each in known.items():
+            jobs.append(
+                replace(
+                    source_only,
+                    make=each.make,
+                    fixed=source_only.fixed or not each.classifier,
+                    text=each.text,
+                    label=name,
+                    transductive=True,
+                )
+            )
+    return tuple(jobs)
+
+
+Entry = TypeVar("Entry")
+
+
+def _find(known: Mapping[str, Entry], option: str, name: str) -> Entry:
+    if name not in known:
+        raise UserError(f"{option} does not know {name!r}.", fix=f"{option} {' | '.join(known)}")
+    return known[name]

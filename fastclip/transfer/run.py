@@ -1,0 +1,122 @@
+"""Probes and adaptation: reads features, fits heads, and scores them beside zero-shot by the same counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fastclip.data.shards.targets import Target
+from fastclip.evaluate.options import EvalOptions
+from fastclip.evaluate.score import Subset, score
+from fastclip.evaluate.setup import Setup, resolve
+from fastclip.files import digest
+from fastclip.heads.head_files import seal_head
+from fastclip.heads.scores import Head
+from fastclip.results.cells import Evaluation, UsedHead
+from fastclip.results.predictions import ShardPredictions
+from fastclip.transfer.fitting import FittedHead, Job, fit_all, read_material, steps
+from fastclip.transfer.folds import Fold, Place, check_classes
+from fastclip.transfer.splits import in_share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The heads to be fitted for every backbone, and where each is scored."""
+
+    setup: Setup
+    folds: tuple[Fold, ...]
+    jobs: tuple[Job, ...]
+    split: float | None = None
+
+    @property
+    def steps(self) -> int:
+        """How often `run` calls `on_step`."""
+        return steps(self.jobs) * len(self.setup.backbones)
+
+    @property
+    def tested(self) -> tuple[Place, ...]:
+        """Every domain that is scored, in the order of the folds."""
+        return tuple(dict.fromkeys(place for fold in self.folds for place in fold.test))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The heads of a plan, the counts of them and of zero-shot, and the answers behind the counts if they are kept."""
+
+    heads: Mapping[str, Sequence[FittedHead]]
+    """By backbone, in the order of the jobs."""
+    evaluation: Evaluation
+    answers: Sequence[ShardPredictions]
+
+
+def stored(options: EvalOptions) -> Setup:
+    """The setup of work on embeddings that are there, whose datasets have the same classes. Embeds nothing.
+
+    Raises `IncompleteError` for embeddings that are missing, and `UserError` for classes that differ.
+    """
+    setup = resolve(options, only_stored=True, one_recipe=True)
+    check_classes(setup.targets)
+    return setup
+
+
+def run(plan: Plan, on_step: Callable[[], None] = lambda: None, keep_predictions: bool = False) -> Outcome:
+    """Fit every head, and count its answers and those of zero-shot. `on_step` is called in threads: see `steps`."""
+    setup = plan.setup
+    heads: dict[str, list[FittedHead]] = {}
+    for backbone in setup.backbones:  # one after the other: the features of all would take too much memory
+        material = read_material(setup, backbone, plan.folds, plan.split)
+        heads[backbone] = fit_all(material, plan.jobs, setup.process.cores, on_step)
+    tested = replace(setup, targets=tuple(_tested_targets(setup.targets, plan.tested)))
+    evaluation, answers = score(tested, keep_predictions, _scored(heads), _subset(plan.split))
+    return Outcome(heads=heads, evaluation=replace(evaluation, heads=_used(heads)), answers=answers)
+
+
+def _tested_targets(targets: Sequence[Target], tested: Sequence[Place]) -> list[Target]:
+    found = []
+    for target in targets:
+        domains = tuple(each for each in target.domains if Place(target.name, each) in tested)
+        found += [replace(target, domains=domains)] if domains else []
+    return found
+
+
+def _scored(heads: Mapping[str, Sequence[FittedHead]]) -> dict[tuple[str, str, str], dict[str, Head]]:
+    found: dict[tuple[str, str, str], dict[str, Head]] = {}
+    for backbone, fitted in heads.items():
+        for each in fitted:
+            for place in each.job.fold.test:
+                heads_there = found.setdefault((backbone, place.dataset, place.domain), {})
+                heads_there[each.name] = each.head
+                heads_there.update({f"{each.name}, {word}": head for word, head in each.others.items()})
+    return found
+
+
+def _used(heads: Mapping[str, Sequence[FittedHead]]) -> tuple[UsedHead, ...]:
+    found = []
+    for fitted in heads.values():
+        for each in fitted:
+            sha256 = digest(seal_head(each.head, each.facts))
+            for dataset in dict.fromkeys(place.dataset for place in each.job.fold.test):
+                domains = tuple(place.domain for place in each.job.fold.test if place.dataset == dataset)
+                found.append(
+                    UsedHead(
+                        name=each.name,
+                        dataset=dataset,
+                        domains=domains,
+                        sha256=sha256,
+                        facts=each.facts,
+                        transductive=each.job.transductive,
+                    )
+                )
+    return tuple(found)
+
+
+def _subset(split: float | None) -> Subset | None:
+    if split is None:
+        return None
+
+    def has(digests: np.ndarray) -> np.ndarray:
+        return ~in_share(digests, split, "train")
+
+    return Subset(f"the {1 - split:.0%} held out by hash", has)
