@@ -56,7 +56,7 @@ def run_and_print(
 def _print(plan: Plan, outcome: Outcome, by_pair: bool) -> None:
     from fastclip.report.heads import fit_table, head_notes, head_tables, pair_tables
     from fastclip.report.terminal import footnotes
-    from fastclip.results.pairs import pairs
+    from fastclip.results.predictions import pairs
 
     console = out()
     for each in (pair_tables if by_pair else head_tables)(outcome.evaluation):

@@ -10,7 +10,8 @@ from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.score import FittedHeads
 from fastclip.evaluate.setup import Setup
 from fastclip.files import digest_file
-from fastclip.heads.head_files import HeadFacts, check_head, load_head
+from fastclip.heads.facts import HeadFacts
+from fastclip.heads.head_files import check_head, load_head
 from fastclip.heads.scores import Head
 from fastclip.results.cells import UsedHead
 from fastclip.store.store import Store

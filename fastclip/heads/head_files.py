@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from fastclip.errors import IntegrityError, UserError
 from fastclip.files import digest, write_whole
+from fastclip.heads.facts import HeadFacts, TrainingSet
 from fastclip.heads.linear import LinearHead
 from fastclip.heads.scores import Head
 from fastclip.sealed import seal, unseal
@@ -29,48 +30,6 @@ TENSORS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "known": ("b", ("classes",)),
 }
 """NumPy's kind of type and the axes of each tensor; axes of the same name are equally long."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSet:
-    """One domain that a head was trained on. `fingerprint` is that of the images, from the manifest."""
-
-    dataset: str
-    domain: str
-    fingerprint: str
-    images: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadFacts:
-    """What a head is: how it was fitted, on which images, for whose embeddings, over which classes."""
-
-    method: str
-    settings: Mapping[str, float]
-    recipe: Recipe
-    """Of the embeddings: backbone, architecture, digest of the weights and all else."""
-    prompts: str | None
-    """The name of the prompt set where text took part, with `templates`."""
-    templates: tuple[str, ...]
-    classes: tuple[str, ...]
-    """Folders, in label order."""
-    training: tuple[TrainingSet, ...]
-    images: int
-    """Images that the head was fitted on: fewer than in `training` for shots, or where images are unreadable."""
-    seed: int | None
-    shots: int | None
-    split: float | None
-    """The share of the images that trained; the others tested."""
-    duplicates: int
-    """Images of the test that are among those of the training too."""
-    made_by: str
-    """From `describe_numpy`: last bits of a fit depend on it."""
-    figures: Mapping[str, float]
-    """Of the fit, such as iterations and the size of the gradient."""
-
-    def to_document(self) -> dict[str, Any]:
-        """The facts as JSON has them."""
-        return {**asdict(self), "recipe": self.recipe.to_document()}
 
 
 def describe_numpy() -> str:

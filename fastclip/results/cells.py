@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 
-from fastclip.heads.head_files import HeadFacts
+from fastclip.heads.facts import HeadFacts
 from fastclip.store.recipes import Recipe
 
 POLICIES = ("stop", "wrong", "exclude")

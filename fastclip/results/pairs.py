@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-
-from fastclip.results.cells import ZERO_SHOT
-from fastclip.results.predictions import ShardPredictions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,34 +25,6 @@ class Pair:
     def p(self) -> float:
         """The p-value of McNemar's exact test."""
         return mcnemar_p(self.only_head, self.only_zero_shot)
-
-
-def pairs(answers: Iterable[ShardPredictions], prompts: str) -> list[Pair]:
-    """Every fitted head beside zero-shot with a prompt set, domain by domain."""
-    groups: dict[tuple[str, str, str], dict[str, list[np.ndarray]]] = {}
-    for each in answers:
-        if each.head == ZERO_SHOT and each.prompts != prompts:
-            continue
-        of_heads = groups.setdefault((each.folder.name, each.shard.domain, each.backbone), {})
-        of_heads.setdefault(each.head, []).append(each.predictions.rank == 0)
-    return [pair for key, of_heads in groups.items() for pair in _pairs(*key, prompts, of_heads)]
-
-
-def _pairs(
-    dataset: str, domain: str, backbone: str, prompts: str, right: dict[str, list[np.ndarray]]
-) -> Iterator[Pair]:
-    joined: dict[str, np.ndarray] = {head: np.concatenate(found) for head, found in right.items()}
-    zero_shot = joined.pop(ZERO_SHOT)
-    for head, found in joined.items():
-        yield Pair(
-            dataset=dataset,
-            domain=domain,
-            backbone=backbone,
-            head=head,
-            prompts=prompts,
-            only_head=int((found & ~zero_shot).sum()),
-            only_zero_shot=int((zero_shot & ~found).sum()),
-        )
 
 
 def mcnemar_p(first: int, second: int) -> float:

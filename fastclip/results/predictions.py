@@ -14,6 +14,8 @@ from fastclip.data.shards.manifest import Shard
 from fastclip.data.shards.reader import read_index
 from fastclip.files import publish, write_temporary
 from fastclip.heads.scores import Predictions
+from fastclip.results.cells import ZERO_SHOT
+from fastclip.results.pairs import Pair
 from fastclip.storage.folders import Folder
 
 
@@ -92,3 +94,31 @@ def _rows(answer: ShardPredictions) -> Iterator[dict[str, Any]]:
             "rank": rank,
             "margin": margin,
         }
+
+
+def pairs(answers: Iterable[ShardPredictions], prompts: str) -> list[Pair]:
+    """Every fitted head beside zero-shot with a prompt set, domain by domain."""
+    groups: dict[tuple[str, str, str], dict[str, list[np.ndarray]]] = {}
+    for each in answers:
+        if each.head == ZERO_SHOT and each.prompts != prompts:
+            continue
+        of_heads = groups.setdefault((each.folder.name, each.shard.domain, each.backbone), {})
+        of_heads.setdefault(each.head, []).append(each.predictions.rank == 0)
+    return [pair for key, of_heads in groups.items() for pair in _pairs(*key, prompts, of_heads)]
+
+
+def _pairs(
+    dataset: str, domain: str, backbone: str, prompts: str, right: dict[str, list[np.ndarray]]
+) -> Iterator[Pair]:
+    joined: dict[str, np.ndarray] = {head: np.concatenate(found) for head, found in right.items()}
+    zero_shot = joined.pop(ZERO_SHOT)
+    for head, found in joined.items():
+        yield Pair(
+            dataset=dataset,
+            domain=domain,
+            backbone=backbone,
+            head=head,
+            prompts=prompts,
+            only_head=int((found & ~zero_shot).sum()),
+            only_zero_shot=int((zero_shot & ~found).sum()),
+        )

@@ -14,7 +14,8 @@ from fastclip.data.shards.targets import Target
 from fastclip.errors import UserError
 from fastclip.evaluate.prototypes import find_all_prototypes
 from fastclip.evaluate.setup import Setup
-from fastclip.heads.head_files import HeadFacts, TrainingSet, describe_numpy
+from fastclip.heads.facts import HeadFacts, TrainingSet
+from fastclip.heads.head_files import describe_numpy
 from fastclip.heads.method import Method
 from fastclip.heads.scores import Head
 from fastclip.store.recipes import Recipe
