@@ -22,8 +22,11 @@ from fastclip.heads.head_files import (
     seal_head,
     unseal_head,
 )
+from fastclip.heads.labelled import Labelled
 from fastclip.heads.linear import LinearHead
+from fastclip.heads.neighbours import Neighbours
 from fastclip.heads.scores import Head, exact
+from fastclip.heads.tip import Tip
 from fastclip.sealed import seal, unseal
 from fastclip.store.recipes import Preprocessing, Recipe
 
@@ -64,9 +67,12 @@ def drawn(seed: int, *shape: int) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
+IMAGES = Labelled(drawn(3, 9, 8).astype(np.float16), np.array([0, 2, 0, 2, 2, 2, 0, 0, 2]), 3)
 HEADS: dict[str, Head] = {
     "zero-shot": LinearHead(drawn(0, 3, 8).astype(np.float32)),
     "trained": LinearHead(drawn(1, 3, 8) * 12.5, np.array([0.5, -3.0, 1e-7]), np.array([True, False, True])),
+    "neighbours": Neighbours(k=4).fit(IMAGES).head,
+    "tip": Tip(alpha=0.7, beta=2.5).fit(IMAGES, prototypes=drawn(4, 3, 8).astype(np.float32)).head,
 }
 
 
@@ -91,9 +97,11 @@ def test_every_flipped_byte_is_noticed():
             unseal_head(data[:cut], "head")
 
 
-def changed(tensors: dict[str, np.ndarray] | None = None, *, without: str = "", **facts: Any) -> bytes:
+def changed(
+    tensors: dict[str, np.ndarray] | None = None, *, of: str = "trained", without: str = "", **facts: Any
+) -> bytes:
     """A file with a digest that is right and contents that are not."""
-    old_tensors, old_facts = unseal(seal_head(HEADS["trained"], FACTS), "head")
+    old_tensors, old_facts = unseal(seal_head(HEADS[of], FACTS), "head")
     new_tensors, new_facts = {**old_tensors, **(tensors or {})}, {**old_facts, **facts}
     new_tensors.pop(without, None)
     new_facts.pop(without, None)
@@ -115,6 +123,14 @@ def changed(tensors: dict[str, np.ndarray] | None = None, *, without: str = "", 
         (changed({"weights": np.zeros(3)}), IntegrityError, "weights are float64 of shape"),
         (changed({"known": np.zeros(3)}), IntegrityError, "known are float64"),
         (changed({"weights": np.full((3, 8), np.nan)}), IntegrityError, "not finite"),
+        (changed({"labels": np.full(9, 3)}, of="neighbours"), IntegrityError, "outside their range"),
+        (changed({"labels": np.full(9, -1)}, of="neighbours"), IntegrityError, "outside their range"),
+        (changed(of="neighbours", numbers={"k": 10, "temperature": 0.07}), IntegrityError, "outside their range"),
+        (changed(of="neighbours", numbers={"k": 4}), IntegrityError, "it has no temperature"),
+        (changed({"labels": np.zeros(8, np.int64)}, of="neighbours"), IntegrityError, "vectors are|labels are"),
+        (changed({"labels": np.arange(9)}, of="tip"), IntegrityError, "no classes"),
+        (changed({"labels": np.repeat([2, 0], [4, 5])}, of="tip"), IntegrityError, "not in order"),
+        (changed({"keys": np.zeros((9, 7))}, of="tip"), IntegrityError, "keys are|prototypes are"),
         (changed(classes=["dog"]), IntegrityError, "shape"),
         (changed(without="classes"), IntegrityError, "classes"),
         (changed(recipe={}), IntegrityError, "no recipe"),

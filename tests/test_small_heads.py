@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fastclip.errors import UserError
+from fastclip.heads import tip
 from fastclip.heads.class_means import ClassMeans, class_means, class_sums
 from fastclip.heads.labelled import Labelled
 from fastclip.heads.linear import LinearHead
 from fastclip.heads.method import Method
+from fastclip.heads.neighbours import Neighbours
+from fastclip.heads.ridge import Ridge
 from fastclip.heads.scores import classify, exact
+from fastclip.heads.search import STRENGTHS
+from fastclip.heads.tip import Tip
+from fastclip.heads.votes import vote
 from fastclip.heads.wise import ALPHAS, Point, choose_alpha, curve, interpolate
 
 
@@ -71,14 +79,152 @@ def test_the_nearest_class_mean_wins_and_a_class_without_images_never_does():
     assert fit.facts == {"images": 200, "classes": 4}
 
 
+# Ridge
+
+
+def plain_ridge(train: Labelled, strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and intercepts of the classes with images by the normal equations, the intercept as a free column."""
+    x = np.hstack([train.vectors.astype(np.float64), np.ones((len(train), 1))])
+    y = 2.0 * (train.labels[:, None] == np.flatnonzero(train.known)) - 1.0
+    penalty = strength * np.diag([1.0] * train.dim + [0.0])
+    solved = np.linalg.solve(x.T @ x + penalty, x.T @ y)
+    return solved[:-1].T, solved[-1]
+
+
+@pytest.mark.parametrize("images", [9, 400])
+@pytest.mark.parametrize("strength", [1e-3, 1.0, 300.0])
+def test_ridge_solves_the_normal_equations_with_fewer_images_than_numbers_too(images: int, strength: float):
+    train, test = draw(0, images, missing=(3,)), draw(1, 200)
+    fit = Ridge(strength).fit(train)
+    weights, bias = plain_ridge(train, strength)
+    there = train.known
+    assert isinstance(fit.head, LinearHead) and not there[3] and there.sum() >= 2
+    assert np.abs(fit.head.weights[there] - weights).max() < 1e-8 and np.abs(fit.head.bias[there] - bias).max() < 1e-8
+    expected = np.flatnonzero(there)[(test.vectors.astype(np.float64) @ weights.T + bias).argmax(axis=1)]
+    assert np.array_equal(predicted(fit.head, test), expected)
+    assert fit.facts["gradient"] < 1e-12 and fit.facts["strength"] == strength
+
+
+def test_ridge_is_scikit_learns(reference_python: Path, tmp_path: Path):
+    train, test = draw(0, 300, dim=40, spread=0.5), draw(1, 100, dim=40, spread=0.5)
+    fit = Ridge(2.5).fit(train)
+    np.savez(tmp_path / "in.npz", x=train.vectors.astype(float), y=2.0 * np.eye(5)[train.labels] - 1, test=test.vectors)
+    code = (
+        "import numpy as np; from sklearn.linear_model import Ridge; given = np.load('in.npz'); "
+        "head = Ridge(alpha=2.5, solver='svd').fit(given['x'], given['y']); "
+        "np.savez('out.npz', w=head.coef_, b=head.intercept_, best=head.predict(given['test'].astype(float)).argmax(1))"
+    )
+    subprocess.run([reference_python, "-c", code], cwd=tmp_path, check=True)
+    theirs = np.load(tmp_path / "out.npz")
+    assert np.abs(fit.head.weights - theirs["w"]).max() < 1e-10 and np.abs(fit.head.bias - theirs["b"]).max() < 1e-10
+    assert np.array_equal(predicted(fit.head, test), theirs["best"])
+
+
+def test_ridge_is_the_same_bits_for_any_number_of_threads():
+    train = draw(0, 9000)
+    one, three = (Ridge(0.1).fit(train, cores=cores).head for cores in (1, 3))
+    assert one.weights.tobytes() == three.weights.tobytes() and one.bias.tobytes() == three.bias.tobytes()
+
+
+def test_ridges_strength_is_the_strongest_of_the_best_on_held_out_images():
+    train, held_out = draw(0, 25, dim=40, spread=0.4), draw(1, 300, dim=40, spread=0.4)
+    found = Ridge().choose(train, held_out, cores=2)
+    counts = {each: int((predicted(Ridge(each).fit(train).head, held_out) == held_out.labels).sum())
+              for each in STRENGTHS[32::4]}  # fmt: skip
+    best = int((predicted(Ridge(found.strength).fit(train).head, held_out) == held_out.labels).sum())
+    assert found.strength in STRENGTHS and best >= max(counts.values()) - 1
+    assert counts[STRENGTHS[32]] < best > counts[STRENGTHS[96]], "the search has something to find"
+    alike = Labelled(np.eye(2, 40, dtype=np.float32)[[0, 1]], np.array([0, 1]), 5)
+    assert Ridge().choose(alike, alike).strength == STRENGTHS[-1], "all are right: the strongest"
+
+
+def test_a_penalty_is_positive():
+    for bad in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(UserError, match="positive"):
+            Ridge(bad)
+
+
+# Tip-Adapter
+
+
+def five_lines(train: Labelled, prototypes: np.ndarray, images: np.ndarray, alpha: float, beta: float) -> np.ndarray:
+    """The formula of the paper."""
+    f, k = images.astype(np.float64), train.vectors.astype(np.float64)
+    values = np.eye(train.classes)[train.labels]
+    affinity = np.exp(-beta * (1 - f @ k.T))
+    return 100 * f @ prototypes.astype(np.float64).T + alpha * affinity @ values
+
+
+PROTOTYPES = unit(np.random.default_rng(5).normal(size=(5, 16))).astype(np.float32)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(1.17, 1.0), (3.0, 7.0), (0.0, 0.5)])
+def test_tip_is_the_formula_of_the_paper_and_zero_shot_for_a_class_without_images(alpha: float, beta: float):
+    train, test = draw(0, 80, missing=(3,)), draw(1, 60)
+    fit = Tip(alpha, beta).fit(train, prototypes=PROTOTYPES)
+    expected = five_lines(train, PROTOTYPES, test.vectors, alpha, beta)
+    found = fit.head(exact(test.vectors))
+    assert np.abs(found - expected).max() < 2e-5 and np.array_equal(found.argmax(axis=1), expected.argmax(axis=1))
+    assert np.array_equal(found[:, 3], 100 * LinearHead(PROTOTYPES)(exact(test.vectors))[:, 3])
+    assert fit.facts == {"images": 80.0, "classes": 4.0, "views": 1.0, "alpha": alpha, "beta": beta}
+
+
+def test_tips_votes_are_exact_whatever_the_order_of_keys_and_the_blocks(monkeypatch: pytest.MonkeyPatch):
+    train, test = draw(0, 300), draw(1, 70)
+    scores = Tip().fit(train, prototypes=PROTOTYPES).head(exact(test.vectors))
+    other = train.take(np.random.default_rng(6).permutation(300))
+    monkeypatch.setattr(tip, "PRODUCTS", 2000)
+    assert Tip().fit(other, prototypes=PROTOTYPES).head(exact(test.vectors)).tobytes() == scores.tobytes()
+    distances = [1 - a for a in (exact(test.vectors)[0] @ exact(train.vectors).T).tolist()]
+    steps = [round(vote(np.array([-each])).item() * 2**26) for each in distances]
+    votes = [sum(step for step, label in zip(steps, train.labels, strict=True) if label == c) for c in range(5)]
+    zero_shot = 100 * LinearHead(PROTOTYPES)(exact(test.vectors))[0]
+    assert scores[0].tolist() == [z + 1.17 * (v / 2**26) for z, v in zip(zero_shot.tolist(), votes, strict=True)]
+
+
+def test_tips_grid_is_the_originals_and_the_first_of_the_best_is_taken():
+    train, held_out = draw(0, 20, spread=0.5), draw(1, 90, spread=0.5)
+    betas = [i * (7 - 0.1) / 200 + 0.1 for i in range(200)]
+    alphas = [i * (3 - 0.1) / 20 + 0.1 for i in range(20)]
+    assert (list(tip.BETAS), list(tip.ALPHAS)) == (betas, alphas)
+    prototypes = PROTOTYPES / 30  # else votes of at most 4 an image change little of 100 · cosine
+    best, found = 0, (0.0, 0.0)
+    for beta in betas:
+        for alpha in alphas:
+            scores = five_lines(train, prototypes, held_out.vectors, alpha, beta)
+            right = int((scores.argmax(axis=1) == held_out.labels).sum())
+            if right > best:
+                best, found = right, (beta, alpha)
+    chosen = Tip().choose(train, held_out, prototypes=prototypes, cores=2)
+    assert (chosen.beta, chosen.alpha) == found and found != (betas[0], alphas[0])
+
+
+def test_tip_needs_prototypes_and_settings_in_range():
+    with pytest.raises(UserError, match="prototypes") as raised:
+        Tip().fit(draw(0, 10))
+    assert "--prompts" in raised.value.fix
+    for bad in ({"alpha": -1.0}, {"beta": float("nan")}):
+        with pytest.raises(UserError, match="at least 0"):
+            Tip(**bad)
+
+
 # Every method
 
 
-@pytest.mark.parametrize("method", [ClassMeans()])
+@pytest.mark.parametrize("method", [ClassMeans(), Ridge(), Tip(), Neighbours()])
 def test_a_method_refuses_one_class_with_a_cure(method: Method):
     with pytest.raises(UserError, match="two classes; there are 1") as raised:
         method.fit(ONE_CLASS, prototypes=np.eye(5, 16))
     assert raised.value.fix
+
+
+@pytest.mark.parametrize("method", [ClassMeans(), Ridge(), Tip(), Neighbours()])
+def test_the_order_of_images_and_classes_without_any_do_not_matter(method: Method):
+    """Rows are in the order of digests everywhere; for these methods even another order predicts the same."""
+    train, test = draw(0, 120, missing=(3,)), draw(1, 100)
+    shuffled = train.take(np.random.default_rng(1).permutation(120))
+    one, other = (method.fit(each, prototypes=PROTOTYPES).head for each in (train, shuffled))
+    assert one.classes == 5 and np.array_equal(predicted(one, test), predicted(other, test))
 
 
 # WiSE

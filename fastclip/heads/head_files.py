@@ -14,20 +14,27 @@ from fastclip.errors import IntegrityError, UserError
 from fastclip.files import digest, write_whole
 from fastclip.heads.facts import HeadFacts, TrainingSet
 from fastclip.heads.linear import LinearHead
+from fastclip.heads.neighbours import NeighboursHead
 from fastclip.heads.scores import Head
+from fastclip.heads.tip import TipHead
 from fastclip.sealed import seal, unseal
 from fastclip.store.recipes import Recipe, differences, parse_recipe
 
 FORMAT = "fastclip.head/1"
 FIT_AGAIN = "Fit the head again with fastclip probe, or name another file."
 
-KINDS: Mapping[str, type] = {"linear": LinearHead}
+KINDS: Mapping[str, type] = {"linear": LinearHead, "neighbours": NeighboursHead, "tip": TipHead}
 """The heads that a file can hold. Its tensors and numbers are called as the fields of the record are."""
 
 TENSORS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "weights": ("f", ("classes", "dim")),
     "bias": ("f", ("classes",)),
     "known": ("b", ("classes",)),
+    "vectors": ("f", ("images", "dim")),
+    "labels": ("i", ("images",)),
+    "means": ("f", ("classes", "dim")),
+    "prototypes": ("f", ("classes", "dim")),
+    "keys": ("f", ("images", "dim")),
 }
 """NumPy's kind of type and the axes of each tensor; axes of the same name are equally long."""
 

@@ -41,9 +41,10 @@ class NeighboursHead:
     _by_mean: LinearHead = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        known = np.bincount(self.labels, minlength=len(self.means)) > 0
-        if len(known) > len(self.means) or not 1 <= self.k <= len(self.labels) or not self.temperature > 0:
+        in_range = self.labels.min(initial=0) >= 0 and self.labels.max(initial=0) < len(self.means)
+        if not in_range or not 1 <= self.k <= len(self.labels) or not self.temperature > 0:
             raise ValueError("its labels, its k or its temperature are outside their range")
+        known = np.bincount(self.labels, minlength=len(self.means)) > 0
         object.__setattr__(self, "_by_mean", LinearHead(self.means, known=known))
 
     @property
