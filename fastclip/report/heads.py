@@ -121,7 +121,8 @@ def head_notes(evaluation: Evaluation, pairs: Sequence[Pair]) -> list[str]:
     else:
         lines.append(f"--json FILE keeps the settings of all {len(heads)} heads.")
     if count := max((each.facts.duplicates for each in heads), default=0):
-        lines.append(f"{count:,} tested images have the bytes of a training image. They count like the others.")
+        have = "tested image has" if count == 1 else "tested images have"
+        lines.append(f"{count:,} {have} the bytes of a training image, and counted like any other.")
     return [printable(line) for line in lines]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -67,8 +67,12 @@ def read_domain(store: Store, recipe: Recipe, target: Target, domain: str, pool:
 
 def joined(samples: Iterable[Sample]) -> Sample:
     """The images of several domains as one sample."""
-    samples = [each for each in samples if len(each)] or list(samples)[:1]
-    return samples[0] if len(samples) == 1 else _in_order(samples, sum(each.unreadable for each in samples))
+    samples = list(samples)
+    unreadable = sum(each.unreadable for each in samples)
+    there = [each for each in samples if len(each)]
+    if len(there) < 2:
+        return replace((there or samples)[0], unreadable=unreadable)
+    return _in_order(there, unreadable)
 
 
 def _read_shard(store: Store, recipe: Recipe, target: Target, shard: Shard) -> Sample:
