@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 def adapt(
     options: EvalOptions,
+    source: Annotated[
+        list[str] | None, typer.Argument(metavar="DATASET[/DOMAIN]", help="With labels.", show_default=False)
+    ] = None,
     to: Annotated[
         list[str] | None, typer.Option("--to", metavar="DATASET/DOMAIN", help="The target. Repeatable.", **SPLIT)
     ] = None,
@@ -38,16 +41,16 @@ def adapt(
     json: Json = None,
     predictions: Predictions = None,
 ) -> None:
-    """Adapt from labelled source domains to a target's images, without its labels, beside zero-shot and source only.
+    """Adapt from labelled domains to the images of another one, without its labels.
 
-    The arguments are the sources. Embed all domains first: fastclip eval.
+    Zero-shot and the source alone stand beside it. Embed all domains first, with fastclip eval.
     """
     from fastclip.cli.transfer import run_and_print
     from fastclip.transfer.folds import adapt_folds, places
     from fastclip.transfer.methods import adapt_jobs, find_adaptations
     from fastclip.transfer.run import Plan, stored
 
-    options = replace(options, prompts=prompt_sets(prompts), unreadable=unreadable)
+    options = replace(options, targets=tuple(source or ()), prompts=prompt_sets(prompts), unreadable=unreadable)
     if not options.targets:
         raise UserError("No source is named.", fix="fastclip adapt DATASET/DOMAIN --to DATASET/DOMAIN -b NAME")
     known = find_adaptations(tuple(method or ("coral",)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -106,22 +107,26 @@ def _takes(make_options: Callable[..., EvalOptions], command: Callable[..., None
 
 
 def stored_options(
-    targets: Targets = None,
     backbones: Backbones = None,
     all_backbones: AllBackbones = False,
     weights: WeightsFiles = None,
     random_weights: RandomWeights = False,
-    precision: Precision = None,
-    decoder: Decoder = None,
+    precision: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Read only embeddings in fp32, bf16 or fp16.", **MODEL)
+    ] = None,
+    decoder: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Read only those decoded by torchvision or dali.", **MODEL)
+    ] = None,
     recipes: Recipes = None,
     shards: Shards = "shards",
     store: Store = Path("embeddings"),
 ) -> EvalOptions:
-    """The options of commands that read embeddings and make none: what is read. Raises `UserError`."""
-    from dataclasses import replace
+    """The options of commands that read embeddings and make none: which ones. Raises `UserError`.
 
+    The targets are the command's own.
+    """
     options = eval_options(
-        targets, backbones, all_backbones, weights, random_weights, precision, decoder, recipes=recipes, shards=shards
+        None, backbones, all_backbones, weights, random_weights, precision, decoder, recipes=recipes, shards=shards
     )
     return replace(options, store=store)
 

@@ -29,6 +29,9 @@ Unreadable = Annotated[
 
 def probe(
     options: EvalOptions,
+    train: Annotated[
+        list[str] | None, typer.Argument(metavar="DATASET[/DOMAIN]", help="Trained on.", show_default=False)
+    ] = None,
     test: Annotated[
         list[str] | None, typer.Option("--test", metavar="DATASET[/DOMAIN]", help="Tested. Repeatable.", **SPLIT)
     ] = None,
@@ -65,15 +68,14 @@ def probe(
 ) -> None:
     """Train heads on stored embeddings and test them on other domains, beside zero-shot.
 
-    The arguments are the domains that train. Embed them first: fastclip eval. Settings are chosen on a part of the
-    training images; tested images play no part.
+    Embed all of them first, with fastclip eval. Settings are chosen on a part of the training images.
     """
     from fastclip.cli.transfer import run_and_print
 
     heads = tuple(head or ("logistic",))
     run_and_print(
         _plan(
-            replace(options, prompts=prompt_sets(prompts), unreadable=unreadable),
+            replace(options, targets=tuple(train or ()), prompts=prompt_sets(prompts), unreadable=unreadable),
             tuple(test or ()),
             heads,
             leave_one_out=leave_one_out,

@@ -21,8 +21,8 @@ def waiting(console: Console, what: str) -> Status:
 
 
 @contextmanager
-def progress_bar(console: Console, title: str, total: int) -> Iterator[Callable[..., None]]:
-    """A bar of `total` images with their rate and the time left.
+def progress_bar(console: Console, title: str, total: int, unit: str = "images") -> Iterator[Callable[..., None]]:
+    """A bar of `total` images with their rate and the time left. An empty `unit` shows no rate.
 
     Yields a function that moves the bar: advance(images) or advance(images, bytes). If it is given bytes, the bar
     shows their rate too.
@@ -46,7 +46,7 @@ def progress_bar(console: Console, title: str, total: int) -> Iterator[Callable[
             progress.advance(task, images)
             speed = progress.tasks[0].finished_speed or progress.tasks[0].speed
             megabytes = f", {speed * done[1] / done[0] / 1e6:.0f} MB/s" if speed and done[1] else ""
-            progress.update(task, rate=f"{speed:.0f} images/s{megabytes}" if speed else "")
+            progress.update(task, rate=f"{speed:.0f} {unit}/s{megabytes}" if speed and unit else "")
 
         yield advance
 

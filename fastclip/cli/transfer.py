@@ -37,7 +37,7 @@ def run_and_print(
     fits = len(plan.jobs) * len(plan.setup.backbones)
     if (seconds := forecast_s(plan)) > SAID_FROM_S:
         messages.print(f"{counted(fits, 'head')} to fit: about {_duration(seconds)} on this machine.")
-    with progress_bar(messages, "fitting heads", plan.steps) as advance:
+    with progress_bar(messages, "fitting heads", plan.steps, unit="") as advance:
         outcome = run(plan, lambda: advance(1), keep_predictions=True)
     _print(plan, outcome, by_pair)
     if json:

@@ -107,6 +107,8 @@ def head_notes(evaluation: Evaluation, pairs: Sequence[Pair]) -> list[str]:
         lines.append("Settings were chosen on held-out training images.")
     if any(cell.head.endswith("α 1.0") for cell in evaluation.cells):
         lines.append("The rows of α show the tested images: choose none by them.")
+    if any(each.facts.method == "tip" for each in heads):
+        lines.append("tip: Tip-Adapter with one view of each training image.")
     if any(each.facts.split for each in heads):
         lines.append("Images that were rejected when the shards were written are in neither part.")
     if any(each.facts.seed is not None for each in heads):

@@ -11,6 +11,8 @@ from fastclip.heads.class_means import ClassMeans
 from fastclip.heads.logistic import Logistic
 from fastclip.heads.method import Method
 from fastclip.heads.neighbours import Neighbours
+from fastclip.heads.ridge import Ridge
+from fastclip.heads.tip import Tip
 from fastclip.heads.wise import Wise
 from fastclip.transfer.fitting import Job
 from fastclip.transfer.folds import Fold
@@ -40,8 +42,10 @@ class Adaptation:
 HEADS: Mapping[str, Known] = {
     "logistic": Known(Logistic, penalised=True),
     "text-logistic": Known(lambda strength: Logistic(strength, to_text=True), text=True, penalised=True),
+    "ridge": Known(Ridge, penalised=True),
     "knn": Known(lambda _: Neighbours()),
     "prototype": Known(lambda _: ClassMeans(), free=True),
+    "tip": Known(lambda _: Tip(), text=True),
     "wise": Known(lambda strength: Wise(Logistic(strength)), text=True),
 }
 
