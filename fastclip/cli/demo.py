@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from fastclip.evaluate.options import EvalOptions
+
 IMAGES_PER_CLASS = 17
+
+HELD_OUT = "shapes/outline"
+"""A domain that `tiny` was trained without."""
 
 
 def command(
@@ -15,6 +21,7 @@ def command(
     store: Annotated[Path, typer.Option(metavar="DIR", help="Folder of embeddings, shared by all runs.")] = Path(
         "embeddings"
     ),
+    probe: Annotated[bool, typer.Option("--probe", help="Then train heads, and adapt from domain to domain.")] = False,
 ) -> None:
     """Draw a small dataset, evaluate a tiny CLIP on it, print the table.
 
@@ -28,7 +35,29 @@ def command(
         _draw_and_shard(shards)
     options = EvalOptions(targets=("shapes",), backbones=("tiny",), shards=shards)
     evaluate(options, prompts=["transferlearning", "photo", "openai80"], store=store)
+    if probe:
+        _probe_and_adapt(options, store)
     out().print(_next_steps(), soft_wrap=True)
+
+
+def _probe_and_adapt(options: EvalOptions, store: Path) -> None:
+    """A head trained on three domains and tested on the one that `tiny` never saw; then adaptation to that one."""
+    from dataclasses import replace
+
+    from fastclip.cli import adapt, probe
+    from fastclip.cli.console import out
+
+    options = replace(options, targets=(), store=store)
+    train = ["shapes/flat", "shapes/night", "shapes/texture"]
+    for command in (
+        f"fastclip probe {' '.join(train)} --test {HELD_OUT} -b tiny",
+        f"fastclip adapt {train[0]} --to {HELD_OUT} -b tiny --method coral --method prior",
+    ):
+        out().print(f"\n$ {command}\n", soft_wrap=True, markup=False)
+        if "probe" in command:
+            probe.probe(options, train=train, test=[HELD_OUT])
+        else:
+            adapt.adapt(options, source=train[:1], to=[HELD_OUT], method=["coral", "prior"])
 
 
 def _draw_and_shard(shards: Path) -> None:
