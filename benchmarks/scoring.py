@@ -42,14 +42,15 @@ DATASET, DIM, SHARD_IMAGES = "many", 1024, 1000
 PROMPTS = ("transferlearning", "photo", "openai80")
 
 
-def write_index_files(images: int, classes: int, folder: Path) -> None:
-    """A dataset of which there is everything but its tars."""
+def write_index_files(images: int, classes: int, folder: Path, domains: str = "a") -> None:
+    """A dataset of which there is everything but its tars. Each letter of `domains` is one, with its share."""
     rng = np.random.default_rng(0)
     shards = []
-    counts = np.zeros(classes, np.int64)
+    counts = {domain: np.zeros(classes, np.int64) for domain in domains}
     for first in range(0, images, SHARD_IMAGES):
+        domain = domains[first * len(domains) // images]
         labels = rng.integers(0, classes, min(SHARD_IMAGES, images - first)).tolist()
-        counts += np.bincount(labels, minlength=classes)
+        counts[domain] += np.bincount(labels, minlength=classes)
         records = [
             ImageRecord(
                 key=f"{row:08d}",
@@ -63,10 +64,10 @@ def write_index_files(images: int, classes: int, folder: Path) -> None:
             )
             for row, label in enumerate(labels)
         ]
-        name, data = f"a/{len(shards)}.tar", json_lines(records)
+        name, data = f"{domain}/{len(shards)}.tar", json_lines(records)
         shard = Shard(
             name=name,
-            domain="a",
+            domain=domain,
             images=len(records),
             bytes=512 + len(records) * 1024,
             sha256=digest(name.encode()),
@@ -76,7 +77,10 @@ def write_index_files(images: int, classes: int, folder: Path) -> None:
         shards.append(shard)
         write_whole(folder / DATASET / shard.index_name, data)
     names = tuple(f"{label:03d}" for label in range(classes))
-    domain = Domain(name="a", images=images, unreadable=0, class_images=tuple(counts.tolist()), fingerprint="")
+    found = tuple(
+        Domain(name=name, images=int(of.sum()), unreadable=0, class_images=tuple(of.tolist()), fingerprint="")
+        for name, of in counts.items()
+    )
     manifest = Manifest(
         dataset=DATASET,
         title=DATASET,
@@ -85,7 +89,7 @@ def write_index_files(images: int, classes: int, folder: Path) -> None:
         verified=True,
         classes=names,
         names=names,
-        domains=(domain,),
+        domains=found,
         shards=tuple(shards),
         rejected_sha256=digest(b""),
     )
