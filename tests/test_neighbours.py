@@ -184,6 +184,10 @@ def test_k_is_the_best_on_held_out_images_and_of_equal_ones_the_greatest_for_any
     assert Neighbours().choose(far, far).k == 4, "all of 1 and 4 are right"
 
 
+def test_no_images_have_no_scores():
+    assert Neighbours(3).fit(draw(0, 9)).head(np.empty((0, 24))).shape == (0, 6)
+
+
 def test_fewer_images_than_k_all_vote_and_one_class_is_refused():
     train = draw(0, 7)
     assert Neighbours(k=20).fit(train).facts["k"] == 7

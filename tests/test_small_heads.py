@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -270,3 +272,43 @@ def test_a_class_that_was_not_trained_stays_unknown_but_at_zero_shot():
     for alpha in ALPHAS:
         scores = interpolate(zero_shot, trained, alpha)(exact(images.vectors))
         assert np.isneginf(scores[:, 2]).all() == (alpha > 0) and np.isfinite(np.delete(scores, 2, axis=1)).all()
+
+
+# Machines
+
+SCORES = """
+import hashlib, sys
+import numpy as np
+from fastclip.heads.class_means import ClassMeans
+from fastclip.heads.labelled import Labelled
+from fastclip.heads.neighbours import Neighbours
+from fastclip.heads.scores import exact
+from fastclip.heads.tip import Tip
+
+rng = np.random.Generator(np.random.PCG64(0))
+drawn = rng.integers(-1000, 1000, (3000, 96)).astype(np.float64)
+vectors = (drawn / np.sqrt((drawn * drawn).sum(axis=1, keepdims=True))).astype(np.float16)
+train, images = Labelled(vectors[:2500], np.arange(2500) % 7, 8), exact(vectors[2500:2992])
+prototypes = vectors[2992:].astype(np.float32)
+for method in (ClassMeans(), Neighbours(k=100), Tip(beta=5.5)):
+    print(method.name, hashlib.sha256(method.fit(train, prototypes=prototypes).head(images).tobytes()).hexdigest())
+print("torch" in sys.modules)
+"""
+
+
+def test_fits_and_scores_are_the_same_bits_with_the_instructions_and_threads_of_other_machines():
+    config = np.show_config(mode="dicts")
+    instructions = " ".join(config.get("SIMD Extensions", {}).get("found", []))
+    machines = [
+        {"OPENBLAS_NUM_THREADS": "1"},
+        {"OPENBLAS_NUM_THREADS": "2", "OPENBLAS_CORETYPE": "Haswell"},
+        {"OPENBLAS_NUM_THREADS": "1", "OPENBLAS_CORETYPE": "Nehalem", "NPY_DISABLE_CPU_FEATURES": instructions},
+    ]
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", SCORES], env={**os.environ, **machine}, capture_output=True, text=True, check=True
+        ).stdout
+        for machine in machines
+    }
+    (lines,) = printed
+    assert [line.split()[0] for line in lines.splitlines()] == ["prototype", "knn", "tip", "False"]

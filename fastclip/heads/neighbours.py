@@ -127,4 +127,5 @@ def _count(
     """The votes for each class. Neighbours stand in order, nearest first."""
     votes = vote((cosines - cosines[:, :1]) / temperature)
     cells = labels + classes * np.arange(len(labels))[:, None]
-    return np.bincount(cells.ravel(), votes.ravel(), classes * len(labels)).reshape(len(labels), classes)
+    counted = np.bincount(cells.ravel(), votes.ravel(), classes * len(labels)).reshape(len(labels), classes)
+    return counted.astype(np.float64, copy=False)  # of no images NumPy counts in whole numbers
