@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastclip.errors import UserError
+from fastclip.errors import IntegrityError, UserError
 from fastclip.heads import tip
+from fastclip.heads.blocks import blocks_of
 from fastclip.heads.class_means import ClassMeans, class_means, class_sums
 from fastclip.heads.labelled import Labelled
 from fastclip.heads.linear import LinearHead
@@ -175,7 +176,8 @@ def test_tips_votes_are_exact_whatever_the_order_of_keys_and_the_blocks(monkeypa
     train, test = draw(0, 300), draw(1, 70)
     scores = Tip().fit(train, prototypes=PROTOTYPES).head(exact(test.vectors))
     other = train.take(np.random.default_rng(6).permutation(300))
-    monkeypatch.setattr(tip, "PRODUCTS", 2000)
+    monkeypatch.setattr(tip, "IMAGES", 7)
+    monkeypatch.setattr(tip, "blocks_of", lambda count, size=50: blocks_of(count, size))
     assert Tip().fit(other, prototypes=PROTOTYPES).head(exact(test.vectors)).tobytes() == scores.tobytes()
     distances = [1 - a for a in (exact(test.vectors)[0] @ exact(train.vectors).T).tolist()]
     steps = [round(vote(np.array([-each])).item() * 2**26) for each in distances]
@@ -218,6 +220,14 @@ def test_a_method_refuses_one_class_with_a_cure(method: Method):
     with pytest.raises(UserError, match="two classes; there are 1") as raised:
         method.fit(ONE_CLASS, prototypes=np.eye(5, 16))
     assert raised.value.fix
+
+
+@pytest.mark.parametrize("method", [ClassMeans(), Ridge(), Neighbours()])
+def test_a_damaged_vector_is_an_error_of_integrity(method: Method):
+    train = draw(0, 40)
+    train.vectors[7, 3] = np.nan
+    with pytest.raises(IntegrityError, match="not finite"):
+        method.fit(train)
 
 
 @pytest.mark.parametrize("method", [ClassMeans(), Ridge(), Tip(), Neighbours()])
@@ -279,6 +289,7 @@ def test_a_class_that_was_not_trained_stays_unknown_but_at_zero_shot():
 SCORES = """
 import hashlib, sys
 import numpy as np
+from fastclip.heads.blocks import blocks_of
 from fastclip.heads.class_means import ClassMeans
 from fastclip.heads.labelled import Labelled
 from fastclip.heads.neighbours import Neighbours

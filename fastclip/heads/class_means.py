@@ -14,7 +14,7 @@ from fastclip.heads.counting import need_two_classes
 from fastclip.heads.labelled import Labelled, Unlabelled
 from fastclip.heads.linear import LinearHead
 from fastclip.heads.method import Fit
-from fastclip.heads.scores import exact
+from fastclip.heads.scores import check_finite, exact
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class ClassMeans:
 def class_sums(labelled: Labelled, cores: int = 1) -> Float64[np.ndarray, "classes dim"]:
     """The sum of each class's vectors, which `exact` has rounded: no order of summation moves a bit.
 
-    Every sum is a multiple of 2⁻²⁶, and stays below 2²⁷ for 134 million images.
+    Every sum is a multiple of 2⁻²⁶, and stays below 2²⁷ for 134 million images. Raises `IntegrityError` for a number
+    that is not finite.
     """
 
     def of(rows: slice) -> Float64[np.ndarray, "classes dim"]:
@@ -73,6 +74,7 @@ def class_sums(labelled: Labelled, cores: int = 1) -> Float64[np.ndarray, "class
     total = np.zeros((labelled.classes, labelled.dim))
     for sums in over_blocks(of, blocks_of(len(labelled)), cores):
         total += sums
+    check_finite(total)
     return total
 
 

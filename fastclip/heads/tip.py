@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int64
 
 from fastclip.errors import UserError
-from fastclip.heads.blocks import over_blocks
+from fastclip.heads.blocks import blocks_of, over_blocks
 from fastclip.heads.counting import need_two_classes
 from fastclip.heads.labelled import Labelled, Unlabelled
 from fastclip.heads.linear import LinearHead
@@ -28,8 +28,8 @@ BETAS = tuple(step * (7 - 0.1) / 200 + 0.1 for step in range(200))
 ALPHAS = tuple(step * (3 - 0.1) / 20 + 0.1 for step in range(20))
 """The grid of the original's configuration for ImageNet."""
 
-PRODUCTS = 1 << 16
-"""Products of images and keys that are held at once: they stay in a core's cache. Any number gives the same bits."""
+IMAGES = 16
+"""Images whose votes are counted together: with thousands of keys they stay in a core's cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +46,12 @@ class TipHead:
     alpha: float
     beta: float
     _zero_shot: LinearHead = field(init=False, repr=False)
-    _keys: Float64[np.ndarray, "images dim"] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         in_range = len(self.labels) and self.labels[0] >= 0 and self.labels[-1] < len(self.prototypes)
         if not in_range or np.diff(self.labels).min(initial=0) < 0:
             raise ValueError("its labels are not in order, or no classes")
         object.__setattr__(self, "_zero_shot", LinearHead(self.prototypes))
-        object.__setattr__(self, "_keys", exact(self.keys))
 
     @property
     def classes(self) -> int:
@@ -63,32 +61,33 @@ class TipHead:
     def __call__(self, embeddings: Float64[np.ndarray, "images dim"]) -> Float64[np.ndarray, "images classes"]:
         """The scores. Products and sums of votes are exact; what is left is rounded element by element."""
         scores = self.zero_shot(embeddings)
-        for block in self.blocks(len(embeddings)):
-            scores[block] += self.alpha * self.votes(self.distances(embeddings[block]), self.beta)
-        return scores
-
-    def blocks(self, images: int) -> list[slice]:
-        """Images to answer together."""
-        size = max(1, PRODUCTS // max(1, len(self.keys)))
-        return [slice(first, min(first + size, images)) for first in range(0, images, size)]
+        votes = np.zeros_like(scores)
+        for keys in blocks_of(len(self.keys)):
+            distances = self.distances(embeddings, keys)
+            for rows in blocks_of(len(embeddings), IMAGES):
+                votes[rows] += self.votes(distances[rows], keys, self.beta)
+        return scores + self.alpha * votes
 
     def zero_shot(self, embeddings: Float64[np.ndarray, "images dim"]) -> Float64[np.ndarray, "images classes"]:
         """The scores without votes."""
         return LOGIT_SCALE * self._zero_shot(embeddings)
 
-    def distances(self, embeddings: Float64[np.ndarray, "images dim"]) -> Float64[np.ndarray, "images keys"]:
-        """1 - cosine of every image to every key."""
-        cosines = embeddings @ self._keys.T
+    def distances(
+        self, embeddings: Float64[np.ndarray, "images dim"], keys: slice
+    ) -> Float64[np.ndarray, "images keys"]:
+        """1 - cosine of every image to some of the keys."""
+        cosines = embeddings @ exact(self.keys[keys]).T
         check_finite(cosines)
         return 1.0 - cosines
 
     def votes(
-        self, distances: Float64[np.ndarray, "images keys"], beta: float
+        self, distances: Float64[np.ndarray, "images keys"], keys: slice, beta: float
     ) -> Float64[np.ndarray, "images classes"]:
-        """The votes for each class."""
-        there, first = np.unique(self.labels, return_index=True)
+        """The votes of some of the keys for each class."""
+        labels = self.labels[keys]
+        first = np.flatnonzero(np.diff(labels, prepend=-1))
         votes = np.zeros((len(distances), self.classes))
-        votes[:, there] = np.add.reduceat(vote(-beta * distances), first, axis=1)
+        votes[:, labels[first]] = np.add.reduceat(vote(-beta * distances), first, axis=1)
         return votes
 
 
@@ -125,20 +124,22 @@ class Tip:
     ) -> Tip:
         """The α and β that classify most of `held_out`; of equal ones the smallest β, then the smallest α."""
         head = _head(train, prototypes, self)
+        every = slice(0, len(train))
 
         def right(block: slice) -> Int64[np.ndarray, "betas alphas"]:
             embeddings = exact(held_out.vectors[block])
             labels = held_out.labels[block]
-            zero_shot, distances = head.zero_shot(embeddings), head.distances(embeddings)
+            zero_shot, distances = head.zero_shot(embeddings), head.distances(embeddings, every)
             counts = np.zeros((len(BETAS), len(ALPHAS)), np.int64)
             for row, beta in enumerate(BETAS):
-                votes = head.votes(distances, beta)
+                votes = head.votes(distances, every, beta)
                 for column, alpha in enumerate(ALPHAS):
                     best = (zero_shot + alpha * votes).argmax(axis=1)
                     counts[row, column] = np.count_nonzero(best == labels)
             return counts
 
-        counts = sum(over_blocks(right, head.blocks(len(held_out)), cores), np.zeros((len(BETAS), len(ALPHAS)), int))
+        blocks = blocks_of(len(held_out), IMAGES)
+        counts = sum(over_blocks(right, blocks, cores), np.zeros((len(BETAS), len(ALPHAS)), np.int64))
         row, column = divmod(int(counts.argmax()), len(ALPHAS))
         return replace(self, alpha=ALPHAS[column], beta=BETAS[row])
 

@@ -32,8 +32,9 @@ class Point:
 def interpolate(zero_shot: LinearHead, trained: LinearHead, alpha: float) -> LinearHead:
     """The head with weights (1 - α) · 100 · prototypes + α · trained ones, in fp64, and the bias times α.
 
-    At 0 and 1 it is the given head itself, so that both ends predict the same bits. In between, a class that the
-    trained head does not know stays unknown: its weights were never fitted.
+    `trained` gives logits, as logistic probes do: scores of ridge or of class means are 100 times smaller than
+    zero-shot's and would hardly count. At 0 and 1 it is the given head itself, so that both ends predict the same bits.
+    In between, a class that the trained head does not know stays unknown: its weights were never fitted.
     """
     assert zero_shot.bias is None, "zero-shot has prototypes and nothing else"
     if alpha == 0:
