@@ -58,15 +58,18 @@ class Features:
 
     def __iter__(self) -> Iterator[ShardFeatures]:
         """The shards in manifest order. Raises `IntegrityError` at one whose part is missing."""
-        for shard in self.target.shards:
-            labels = read_shard_labels(self.target, shard)
-            features = read_shard(self.store, self.recipe, self.target, shard, labels)
-            if features is None:
-                raise IntegrityError(
-                    f"The embeddings of {self.target.name}/{shard.name} are missing.",
-                    fix="Run the same fastclip eval again; it embeds what is missing.",
-                )
-            yield features
+        return map(self.of, self.target.shards)
+
+    def of(self, shard: Shard) -> ShardFeatures:
+        """Those of one shard of the target. Raises `IntegrityError` if its part is missing."""
+        labels = read_shard_labels(self.target, shard)
+        features = read_shard(self.store, self.recipe, self.target, shard, labels)
+        if features is None:
+            raise IntegrityError(
+                f"The embeddings of {self.target.name}/{shard.name} are missing.",
+                fix="Run the same fastclip eval again; it embeds what is missing.",
+            )
+        return features
 
 
 def read_shard(
