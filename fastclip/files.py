@@ -131,7 +131,8 @@ def write_temporary(path: Path, write: Callable[[BinaryIO], object]) -> Path:
 def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
     """Publish a folder that `write(temporary)` fills: readers see all of it or nothing.
 
-    A folder that is there is replaced. Folders that a killed process left half filled are removed a day later.
+    A folder that is there is replaced, by two renames: a process that dies between them leaves both under hidden names.
+    Folders that a killed process left are removed a day later.
     """
     temporary, replaced = temporary_path(folder), temporary_path(folder)
     try:

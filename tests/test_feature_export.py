@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import Program, Sharded, image_bytes, part_paths, recipe, shard, temporaries, write
+from helpers import Outcome, Program, Sharded, image_bytes, part_paths, recipe, shard, temporaries, write
 from safetensors.numpy import load_file
 from test_features import features_of, raw_outputs
 
@@ -50,6 +50,11 @@ def exporting(fastclip: Program, shapes: Sharded, store: Path) -> Iterator[Progr
     for name, folder in (("shards", shapes.shards), ("embeddings", store)):
         (fastclip.folder / name).symlink_to(folder)
     return fastclip
+
+
+def said(outcome: Outcome) -> str:
+    """What was printed, as one line."""
+    return " ".join(outcome.out.split())
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ def test_raw_features_are_the_vectors_times_their_norms(
 ):
     rows, norms = expected
     outcome = exporting.here("features", "shapes", "-b", "tiny", "--format", format, "--raw", "--output", "raw")
-    assert outcome.code == 0 and "raw vectors" in outcome.out
+    assert outcome.code == 0 and "raw vectors" in said(outcome)
     folder = exporting.folder / "raw" / "shapes" / "tiny" / format
     assert np.array_equal(READERS[format](folder).vectors, rows.vectors.astype(np.float32) * norms[:, None])
     assert json.loads((folder / "features.json").read_bytes())["normalised"] is False
@@ -242,8 +247,8 @@ def test_the_command_counts_the_unreadable_and_succeeds(broken: Sharded, fastcli
     features_of(broken, fastclip.folder / "embeddings")
     outcome = fastclip.here("features", "set", "-b", "tiny", "--shards", broken.shards)
     assert outcome.code == 0
-    assert "8 unit vectors of 64 numbers" in outcome.out
-    assert "4 images are unreadable and without a row; features/set/tiny/parquet/features.json lists" in outcome.out
+    assert "8 unit vectors of 64 numbers" in said(outcome)
+    assert "4 images are unreadable and without a row; features/set/tiny/parquet/features.json lists" in said(outcome)
 
 
 @pytest.mark.parametrize("format", WRITERS)
@@ -256,6 +261,20 @@ def test_a_dataset_without_a_readable_image_has_no_rows(format: str, tmp_path: P
         assert np.load(tmp_path / "out" / "features.npy").shape == (0, 64)
     if format == "parquet":
         assert len(pq.read_table(tmp_path / "out" / "features.parquet")) == 0
+
+
+def test_a_domain_of_which_no_image_is_in_a_shard_is_two_lines(tmp_path: Path):
+    files = {f"{domain}/{name}/0.png": image_bytes() for domain in ("good", "bad") for name in "ab"}
+    files |= {name: b"no image" for name in files if name.startswith("bad")}
+    shard(write(tmp_path / "source", files), tmp_path / "shards", "set", layout="domain/class")
+    program = Program(tmp_path)
+    assert program.here("eval", "set", "-b", "tiny", "--unreadable", "exclude").code == 0
+    for format in WRITERS:
+        outcome = program.here("features", "set/bad", "-b", "tiny", "--format", format)
+        assert outcome.code == 2 and "set/bad has no image" in mistake(outcome)
+    outcome = program.here("features", "set", "-b", "tiny", "--format", "transferlearning")
+    assert outcome.code == 0 and "2 images are unreadable" in said(outcome)
+    assert (tmp_path / "features/set/tiny/transferlearning/fe_tiny_set_bad.csv").read_bytes() == b""
 
 
 def exported(folder: Path) -> dict[str, bytes]:
@@ -339,7 +358,7 @@ def test_several_backbones_and_recipes_need_one_command_and_no_weights(tmp_path:
         outcome = program.here(
             "features", "set", "-b", chosen.recipe.backbone, "--store", "store", "--overwrite", *option
         )
-        assert outcome.code == 0 and f"recipe {chosen.recipe.id[:12]}" in outcome.out
+        assert outcome.code == 0 and f"recipe {chosen.recipe.id[:12]}" in said(outcome)
 
 
 def test_neither_torch_nor_weights_are_needed(exporting: Program):
@@ -353,7 +372,7 @@ def test_neither_torch_nor_weights_are_needed(exporting: Program):
     assert (exporting.folder / "features/shapes/tiny/parquet/features.parquet").exists()
 
 
-def mistake(outcome: object) -> str:
+def mistake(outcome: Outcome) -> str:
     """The error's two lines as one text."""
     lines = outcome.err.splitlines()
     assert len(lines) == 2 and lines[0].startswith("Error: ") and lines[1].startswith("Fix:   "), outcome.err

@@ -56,9 +56,10 @@ def features(
     images = sum(shard.images for each in wanted for shard in each.target.shards)
     with progress_bar(err(), f"exporting ({format})", images) as advance:
         accounts = [export(each, folder, form, advance) for each, folder in zip(wanted, folders, strict=True)]
+    console = out()
     for each, folder, account in zip(wanted, folders, accounts, strict=True):
         for line in _lines(each, folder, account, raw):
-            out().print(printable(line), soft_wrap=True)
+            console.print(printable(line))
 
 
 command = takes_stored_options(features)
@@ -66,6 +67,7 @@ command = takes_stored_options(features)
 
 def _lines(of: Features, folder: Path, account: Account, raw: bool) -> list[str]:
     """What was written, and what has no row."""
+    from fastclip.cli.console import counted
     from fastclip.models.weights import describe_weights
 
     kind = "raw vectors" if raw else "unit vectors"
@@ -75,6 +77,6 @@ def _lines(of: Features, folder: Path, account: Account, raw: bool) -> list[str]
     ]
     if account.unreadable:
         many = len(account.unreadable)
-        which = f"{many:,} images are" if many > 1 else "1 image is"
+        which = f"{counted(many, 'image')} {'is' if many == 1 else 'are'}"
         lines.append(f"{which} unreadable and without a row; {folder}/features.json lists them with the reasons.")
     return lines

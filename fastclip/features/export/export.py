@@ -159,7 +159,7 @@ def _facts(features: Features, options: ExportOptions, account: Account, folder:
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     document = {
         "format": FACTS_FORMAT,
-        "files_format": options.format,
+        "written_as": options.format,
         "dataset": target.name,
         "domains": target.domains,
         "manifest_sha256": target.manifest_sha256,
