@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import keep, of_whole_processes, parser, whole_process
+from common import Finished, keep, of_whole_processes, parser, whole_process
 from scoring import DIM, publish_drawn, write_index_files
 
 from fastclip.bench.records import Measurement, measurement
@@ -43,24 +43,28 @@ def numpy_save(vectors: np.ndarray, path: Path) -> float:
 def measure(images: int, formats: list[str], rounds: int, work: Path) -> list[Measurement]:
     """A record a format, and one of `numpy.save`."""
     write_index_files(images, CLASSES, work / "shards")
-    places = {"shards": work / "shards", "store": work / "store", "device": "cpu", "precision": "bf16"}
-    setup = resolve(EvalOptions(backbones=("RN50",), random_weights=True, **places))
+    places = {"shards": work / "shards", "store": work / "store", "precision": "bf16"}
+    setup = resolve(EvalOptions(backbones=("RN50",), random_weights=True, device="cpu", **places))
     publish_drawn(setup)
     (target,), (recipe,) = setup.targets, setup.recipes.values()
     vectors = np.concatenate([each.vectors.astype(np.float32) for each in Features(target, recipe, setup.store)])
     command = [sys.executable, "-m", "fastclip", "features", "-b", "RN50", "--random-weights"]
     command += [word for name, value in places.items() for word in (f"--{name}", value)]
-    runs, saved = {name: [] for name in formats}, []
+    saved: list[float] = []
+    runs: dict[str, list[Finished]] = {name: [] for name in formats}
+    sizes = {"numpy.save": vectors.nbytes}
     for _ in range(rounds):
         saved.append(numpy_save(vectors, work / "saved.npy"))
-        for name, found in runs.items():
-            found.append(whole_process([*command, "--format", name], work))
-            written = sum(path.stat().st_size for path in (work / "features").rglob("*") if path.is_file())
-            print(f"{name}: {written / 1e9:.2f} GB")
+        for name, of_format in runs.items():
+            of_format.append(whole_process([*command, "--format", name], work))
+            sizes[name] = sum(path.stat().st_size for path in (work / "features").rglob("*") if path.is_file())
             shutil.rmtree(work / "features")
-    settings = {"benchmark": "features.py", "dim": DIM}
-    found = [of_whole_processes("features", images, runs[name], {**settings, "format": name}) for name in formats]
-    return [*found, measurement("features", images, saved, {**settings, "format": "numpy.save"})]
+
+    def settings(name: str) -> dict[str, object]:
+        return {"benchmark": "features.py", "dim": DIM, "format": name, "GB": f"{sizes[name] / 1e9:.2f}"}
+
+    found = [of_whole_processes("features", images, of_format, settings(name)) for name, of_format in runs.items()]
+    return [*found, measurement("features", images, saved, settings("numpy.save"))]
 
 
 def main() -> None:
