@@ -32,10 +32,11 @@ $(SETUP): $(BIN)/uv pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# OpenAI's own CLIP and CLIP_benchmark, which the tests compare with: never a dependency of fastclip.
+# OpenAI's own CLIP, CLIP_benchmark and others, which the tests compare with: never a dependency of fastclip.
 $(REFERENCE): tests/reference/requirements.txt | $(SETUP)
 	$(PYTHON) -m venv .venv-reference
-	$(BIN)/uv pip install --quiet --python .venv-reference/bin/python --requirement tests/reference/requirements.txt
+	$(BIN)/uv pip install --quiet --python .venv-reference/bin/python --override tests/reference/overrides.txt \
+		--requirement tests/reference/requirements.txt
 	touch $@
 
 clean:

@@ -144,8 +144,21 @@ def scoring(records: Sequence[Measurement]) -> str:
     return table(["scored", "embeddings", "numbers each", "whole process", "largest resident size"], body) + _on(found)
 
 
+def features(records: Sequence[Measurement]) -> str:
+    """Exports of drawn embeddings, beside `numpy.save` of the same array."""
+    found = latest(_of("features.py", records), "format", "dim")
+    saved = {(_machine(each), each.images): each for each in found if each.settings["format"] == "numpy.save"}
+    body = []
+    for each in found:
+        times = each.seconds / saved[_machine(each), each.images].seconds
+        row = [each.settings["format"], f"{each.images:,}", each.settings["GB"], f"{each.seconds:.1f} s"]
+        body.append([*row, f"{times:.1f}", f"{each.peak_gib:.2f} GiB" if each.peak_gib else ""])
+    head = ["format", "vectors", "GB", "seconds", "times numpy.save", "largest resident size"]
+    return table(head, body) + _on(found)
+
+
 TABLES: dict[str, Callable[[Sequence[Measurement]], str]] = {
-    each.__name__: each for each in (peers, waterfall, decoders, precisions, stages, scale, scoring)
+    each.__name__: each for each in (peers, waterfall, decoders, precisions, stages, scale, scoring, features)
 }
 
 

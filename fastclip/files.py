@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +28,8 @@ _CANNOT_SYNC_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 """Errors of fsync on file systems that cannot sync a folder: SMB, some of FUSE."""
 
 _BLOCK = 1 << 25
+
+_DAY_S = 86_400.0
 
 T = TypeVar("T")
 
@@ -124,6 +128,31 @@ def write_temporary(path: Path, write: Callable[[BinaryIO], object]) -> Path:
     return temporary
 
 
+def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
+    """Publish a folder that `write(temporary)` fills: readers see all of it or nothing.
+
+    A folder that is there is replaced, by two renames: a process that dies between them leaves both under hidden names.
+    Folders that a killed process left are removed a day later.
+    """
+    temporary, replaced = temporary_path(folder), temporary_path(folder)
+    try:
+        _make_folder(temporary)
+        _remove_left_folders(folder)
+        write(temporary)
+        for path in [*sorted(temporary.rglob("*"), reverse=True), temporary]:
+            _sync(path)
+        if folder.exists():
+            folder.rename(replaced)
+        temporary.rename(folder)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise _storage_error(folder, error) from error
+        raise
+    _sync_folder(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
 def temporary_path(path: Path) -> Path:
     """A path beside `path` for an unfinished file: no other process uses it, and no reader takes it."""
     return path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
@@ -171,10 +200,22 @@ def _make_folder(folder: Path) -> None:
         _sync_folder(folder)
 
 
+def _remove_left_folders(folder: Path) -> None:
+    """Remove unfinished folders of `folder` that nobody has touched for a day."""
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
+        if is_temporary(path.name) and path.stat().st_mtime < time.time() - _DAY_S:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def _sync_folder(path: Path) -> None:
     """Sync the folder of `path`, so that the name survives a power cut."""
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Sync a file or a folder."""
     try:
-        handle = os.open(path.parent, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:

@@ -13,7 +13,21 @@ from typing import Annotated, NoReturn
 import typer
 
 from fastclip import __version__
-from fastclip.cli import adapt, bench, datasets, demo, download, evaluate, probe, shard, shards, status, store, verify
+from fastclip.cli import (
+    adapt,
+    bench,
+    datasets,
+    demo,
+    download,
+    evaluate,
+    features,
+    probe,
+    shard,
+    shards,
+    status,
+    store,
+    verify,
+)
 from fastclip.cli.console import keep_streams
 from fastclip.cli.help import Command, Group
 from fastclip.cli.launcher import join_launcher, leave_verdict, speaks_when_stopped
@@ -37,6 +51,7 @@ app.add_typer(shards.app, name="shards")
 app.command("eval", cls=Command)(evaluate.command)
 app.command("probe", cls=Command)(probe.command)
 app.command("adapt", cls=Command)(adapt.command)
+app.command("features", cls=Command)(features.command)
 app.add_typer(store.app, name="store")
 app.command("bench", cls=Command)(bench.command)
 app.command("verify", cls=Command)(verify.command)

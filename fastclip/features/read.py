@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Int64, Shaped
 
-from fastclip.data.shards.manifest import ImageRecord, Shard, Unreadable, rewrite
+from fastclip.data.shards.manifest import REJECTED, ImageRecord, Shard, Unreadable, rewrite
 from fastclip.data.shards.reader import read_index, read_labels_and_digests
 from fastclip.data.shards.targets import Target
-from fastclip.errors import IntegrityError
+from fastclip.errors import IntegrityError, UserError
 from fastclip.store.parts import Part, part_name
 from fastclip.store.recipes import Recipe
 from fastclip.store.store import Store
@@ -53,20 +53,29 @@ class Features:
 
     @property
     def dim(self) -> int:
-        """Numbers a vector has. Raises `IntegrityError` for a target without a single part."""
-        return next(iter(self)).vectors.shape[1]
+        """Numbers a vector has. Raises `UserError` for a target of which no image is in a shard."""
+        first = next(iter(self), None)
+        if first is None:
+            raise UserError(
+                f"{self.target.name}/{', '.join(self.target.domains)} has no image: sharding rejected all of them.",
+                fix=f"{self.target.folder}/{REJECTED} says why. Leave it out, or shard the dataset again.",
+            )
+        return first.vectors.shape[1]
 
     def __iter__(self) -> Iterator[ShardFeatures]:
         """The shards in manifest order. Raises `IntegrityError` at one whose part is missing."""
-        for shard in self.target.shards:
-            labels = read_shard_labels(self.target, shard)
-            features = read_shard(self.store, self.recipe, self.target, shard, labels)
-            if features is None:
-                raise IntegrityError(
-                    f"The embeddings of {self.target.name}/{shard.name} are missing.",
-                    fix="Run the same fastclip eval again; it embeds what is missing.",
-                )
-            yield features
+        return map(self.of, self.target.shards)
+
+    def of(self, shard: Shard) -> ShardFeatures:
+        """Those of one shard of the target. Raises `IntegrityError` if its part is missing."""
+        labels = read_shard_labels(self.target, shard)
+        features = read_shard(self.store, self.recipe, self.target, shard, labels)
+        if features is None:
+            raise IntegrityError(
+                f"The embeddings of {self.target.name}/{shard.name} are missing.",
+                fix="Run the same fastclip eval again; it embeds what is missing.",
+            )
+        return features
 
 
 def read_shard(

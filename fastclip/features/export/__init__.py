@@ -1,0 +1,1 @@
+"""Features as files that other programs read."""
