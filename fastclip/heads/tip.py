@@ -21,9 +21,6 @@ from fastclip.heads.scores import check_finite, exact
 from fastclip.heads.votes import vote
 from fastclip.heads.wise import LOGIT_SCALE
 
-TITLE = "tip (1 view)"
-"""The name in tables."""
-
 BETAS = tuple(step * (7 - 0.1) / 200 + 0.1 for step in range(200))
 ALPHAS = tuple(step * (3 - 0.1) / 20 + 0.1 for step in range(20))
 """The grid of the original's configuration for ImageNet."""
