@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastclip.cli.options import PLACE, SHOW, takes_stored_options
+from fastclip.cli.options import PLACE, SHOW, Targets, takes_stored_options
 
 if TYPE_CHECKING:
     from fastclip.evaluate.options import EvalOptions
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 def features(
     options: EvalOptions,
+    targets: Targets = None,
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Written are DIR/DATASET/BACKBONE/FORMAT.", **PLACE)
     ] = Path("features"),
@@ -44,7 +46,7 @@ def features(
     from fastclip.features.read import Features
 
     form = ExportOptions(format=format, raw=raw, digits=digits)
-    setup = resolve(options, only_stored=True)
+    setup = resolve(replace(options, targets=tuple(targets or ())), only_stored=True)
     wanted = [
         Features(target, setup.recipes[target.name, backbone], setup.store)
         for target in setup.targets
