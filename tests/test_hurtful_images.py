@@ -268,7 +268,7 @@ def test_an_index_that_lies_about_a_size_hides_no_bomb_and_moves_no_crop(case: s
 def test_the_size_in_a_header_is_the_size_that_pillow_sees(photos: list[Path]):
     for path in photos[::4]:
         with Image.open(path) as image:
-            assert check_header(path.read_bytes()) == ("jpg", image.height, image.width, False)
+            assert check_header(path.read_bytes()) == ("jpg", image.height, image.width, False, False)
 
 
 IN_A_CHILD = """

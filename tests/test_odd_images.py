@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 import tarfile
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -19,8 +21,9 @@ from fastclip.data.images import check_image, open_image, read_header
 from fastclip.data.shapes import draw_image
 from fastclip.data.shards.manifest import read_manifest
 from fastclip.data.shards.reader import OpenShard
+from fastclip.pixels.dali import may_be_decoded
 from fastclip.pixels.decoder import EncodedImage
-from fastclip.pixels.decoders import make_decoder
+from fastclip.pixels.decoders import decoder_spec, make_decoder
 from fastclip.storage.folders import LocalFolder
 from fastclip.verify.odd_files import damaged_files, odd_files
 from fastclip.verify.pixels import clip_crop, odd_check
@@ -46,7 +49,9 @@ def test_every_odd_file_comes_out_as_pillows_pixels_or_is_refused_with_the_reaso
     check = odd_check(name, make_decoder(name, [224], 1, torch.device(device), 1), EVERY)
     assert check.holds, check.details
     mean = float(re.findall(r"mean ([\d.]+)", check.figure)[0])
-    assert mean <= {"torchvision": 0.004, "dali": 0.24}[name]
+    # 0.0026 by torchvision 0.29. That of 0.26, 0.0042, holds libjpeg-turbo 2.0, which does not smooth chroma that is
+    # halved from top to bottom: 4:4:0 is 0.21 off.
+    assert mean <= {"torchvision": 0.005, "dali": 0.24}[name]
     assert check.figure.endswith(f"{len(EVERY) - sum(not refusal(data) for data in EVERY.values())} refused alike")
 
 
@@ -88,6 +93,57 @@ def test_the_route_of_an_image_is_decided_by_its_own_header():
     assert check_header(ODD["animated PNG with a hidden image"]).odd
     left = ("JPEG in CMYK", "GIF", "BMP", "TIFF", "PNM", "AVIF")
     assert all(check_header(ODD[kind]).odd for kind in DECODABLE if kind.startswith(left))
+
+
+LEFT_BY_A_GPU = [kind for kind in DECODABLE if check_header(ODD[kind])[3:] == (False, True)]
+
+
+def test_files_that_dali_showed_otherwise_on_a_gpu_go_to_the_cpu_there_and_only_there():
+    """The list is of the first run on a GPU, where they were 64 to 138 grey levels off."""
+    seen = ["JPEG stored as RGB", "JPEG stored as RGB by its letters", "JPEG lossless", "PNG palette with alpha"]
+    seen += ["PNG grey of 2 bits", "PNG grey of 4 bits", "PNG palette of 2 bits", "PNG palette of 4 bits"]
+    assert set(seen) <= set(LEFT_BY_A_GPU)
+    for kind in LEFT_BY_A_GPU:
+        _, height, width = check_image(ODD[kind])
+        image = EncodedImage(memoryview(bytearray(ODD[kind])), height, width)
+        assert may_be_decoded(image, on_gpu=False) and not may_be_decoded(image, on_gpu=True)
+
+
+def test_a_gpu_decodes_the_usual_kinds_itself():
+    kinds = ["JPEG", "JPEG 4:2:2", "JPEG progressive", "JPEG grey", "JPEG without JFIF", "JPEG with Adobe's marker"]
+    kinds += ["MPO", "PNG", "PNG grey", "PNG with alpha", "PNG palette of 8 bits", "PNG interlaced", "WebP"]
+    assert not any(check_header(ODD[kind]).odd_on_gpu for kind in kinds)
+
+
+def test_no_jpeg_that_pillow_takes_for_rgb_goes_to_a_gpu():
+    """Of three components, with every mix of the three things that say what they mean."""
+    usual, plain = ODD["JPEG 4:4:4"], []
+    expected = np.asarray(open_image(usual))
+    for letters, jfif, transform in itertools.product((b"\1\2\3", b"RGB", b"\0\1\2"), (True, False), (None, 0, 1, 2)):
+        data = bytearray(usual)
+        frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
+        data[frame + 10 : frame + 19 : 3] = data[scan + 5 : scan + 11 : 2] = letters
+        adobe = b"" if transform is None else b"\xff\xee\0\x0eAdobe\0\x64" + bytes((0, 0, 0, 0, transform))
+        made = bytes(data[: 20 if jfif else 2] + adobe + data[20:])
+        if not check_header(made).odd_on_gpu:
+            plain.append((letters, jfif, transform))
+            assert np.array_equal(np.asarray(open_image(made)), expected)
+    others = [(b"\1\2\3", True, 1), (b"\1\2\3", False, 1), (b"\1\2\3", False, None)]
+    assert {(b"\1\2\3", True, None), *others} <= set(plain)
+
+
+def test_only_the_recipe_of_dali_on_a_gpu_is_another_since_more_files_go_to_the_cpu_there():
+    """By the decoders' text of the commit before: those embeddings must not be reused, all others must."""
+    fallback = f"torchvision {version('torchvision')}, pillow {version('pillow')}"
+    dali = f"dali {version('nvidia-dali-cuda130')}"
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("nvidia-nvimgcodec-cu13", "nvidia-nvjpeg"))
+    assert decoder_spec("torchvision", CPU) == fallback
+    assert decoder_spec("dali", CPU) == f"{dali} cpu, odd files by {fallback}"
+    on_gpu = decoder_spec("dali", torch.device("cuda"))
+    assert (
+        on_gpu.startswith(f"{dali} mixed, ")
+        and on_gpu != f"{dali} mixed, engine 0, {libraries}, odd files by {fallback}"
+    )
 
 
 @pytest.mark.parametrize("kind", ["HEIC", "JPEG 2000", "JPEG XL", "PSD", "SVG", "a camera's raw file", "BigTIFF"])

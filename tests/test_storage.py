@@ -476,16 +476,38 @@ def test_the_next_shard_is_opened_while_this_one_is_embedded(shapes: Sharded, tm
     assert len(opened) == len(units), "what is published is not opened"
 
 
-def test_a_shard_that_cannot_be_read_costs_the_others_nothing(shapes: Sharded, tmp_path: Path):
+def test_shards_that_are_opened_at_once_give_the_parts_of_one_after_the_other(shapes: Sharded, tmp_path: Path):
+    three, at_once = threading.Barrier(3), []
+
+    def on_open(name: str) -> None:
+        at_once.append(name)
+        if len(at_once) <= 3:
+            three.wait(30)
+
+    def parts(store: Store) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / store.folder.name).rglob("*.safetensors")}
+
+    one, several = Store(tmp_path / "one"), Store(tmp_path / "several")
+    loop, units = loop_and_units(shapes.folder, one)
+    loop.run(units)
+    loop, units = loop_and_units(WatchedFolder(shapes.folder, on_open), several)
+    dataclasses.replace(loop, opening=3).run(units)
+    assert sorted(at_once) == sorted(unit.shard.name for unit in units)
+    assert parts(several) == parts(one) and len(parts(one)) == len(units)
+
+
+@pytest.mark.parametrize("opening", [1, 3])
+def test_a_shard_that_cannot_be_read_costs_the_others_nothing(opening: int, shapes: Sharded, tmp_path: Path):
     opened: list[str] = []
     damaged = copy(shapes, tmp_path / "copy") / "shapes"
     store = Store(tmp_path / "store")
     loop, units = loop_and_units(WatchedFolder(damaged, opened.append), store)
     (damaged / units[3].shard.name).write_bytes(b"")
+    loop = dataclasses.replace(loop, opening=opening)
     loop.run(units)
     (error,) = loop.failures
     assert isinstance(error, IntegrityError) and units[3].shard.name in str(error)
-    assert opened == [unit.shard.name for unit in units]
+    assert sorted(opened) == sorted(unit.shard.name for unit in units)
     assert [store.has(MEAN.id, unit.part) for unit in units] == [unit is not units[3] for unit in units]
 
 

@@ -29,6 +29,7 @@ def machine(probe: Probe) -> None:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     facts = {"cores": available_cores(), "cpu": cpu, "torch": torch.__version__, "python": sys.version.split()[0]}
+    facts["torch_has_bytecode"] = Path(torch.__file__).with_name("__pycache__").is_dir()
     if probe.on_gpu:
         facts |= {"gpu": torch.cuda.get_device_name(probe.device), "cudnn": torch.backends.cudnn.version()}
     probe.say("machine", facts)

@@ -100,6 +100,8 @@ class Header(NamedTuple):
     """In pixels, as Pillow gives them: EXIF's orientation is ignored, TIFF's is not."""
     odd: bool
     """Whether every decoder leaves the image to Pillow, because some decode it otherwise or not at all."""
+    odd_on_gpu: bool
+    """Whether DALI on a GPU leaves the image to the CPU's decoder: it shows the image otherwise, or might."""
 
 
 def sniff(data: bytes | memoryview) -> str | None:
@@ -118,19 +120,19 @@ def check_header(data: bytes | memoryview) -> Header:
     extension = sniff(data)
     if extension not in DECODED:
         raise ValueError(_why_not(extension, data))
-    odd = False
+    odd = odd_on_gpu = False
     if extension == "jpg":
-        height, width, odd = _jpeg(data)
+        height, width, odd, odd_on_gpu = _jpeg(data)
     elif extension == "png":
-        height, width, odd = _png(data)
+        height, width, odd, odd_on_gpu = _png(data)
     elif extension == "webp":
         height, width = _webp(data)
     else:
-        height, width, odd = *_others(extension, data), True
+        height, width, odd, odd_on_gpu = *_others(extension, data), True, True
     if not height * width:
         raise ValueError("does not decode: its header gives no size")
     check_budget(height, width)
-    return Header(extension, height, width, odd)
+    return Header(extension, height, width, odd, odd_on_gpu)
 
 
 def _why_not(extension: str | None, data: bytes | memoryview) -> str:
@@ -169,11 +171,16 @@ def reasons() -> Iterator[None]:
         raise ValueError(f"does not decode: {error}") from error
 
 
-def _png(data: bytes | memoryview) -> tuple[int, int, bool]:
-    """Height, width, and whether it is animated: DALI shows an animation's first frame, Pillow the image before it."""
+def _png(data: bytes | memoryview) -> tuple[int, int, bool, bool]:
+    """Height, width, whether it is animated, and whether it is that or has fewer than 8 bits a channel or index.
+
+    DALI shows an animation's first frame, Pillow the image before it. On a GPU it shows 2 and 4 bits 64 to 116 grey
+    levels off.
+    """
     if data[12:16] != b"IHDR":
-        return 0, 0, False
-    if data[24:25] == b"\x10":  # the depth in the header chunk, which always comes first
+        return 0, 0, False, False
+    depth = data[24:25]  # in the header chunk, which always comes first
+    if depth == b"\x10":
         raise ValueError(TOO_DEEP.format(16))
     animated, at = True, 33
     for _ in range(MAX_CHUNKS):
@@ -182,7 +189,8 @@ def _png(data: bytes | memoryview) -> tuple[int, int, bool]:
             animated = kind == b"acTL"
             break
         at += 12 + int.from_bytes(data[at : at + 4], "big")
-    return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"), animated
+    height, width = int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+    return height, width, animated, animated or depth != b"\x08"
 
 
 def is_sound_png(data: bytes | memoryview) -> bool:
@@ -215,33 +223,57 @@ def _webp(data: bytes | memoryview) -> tuple[int, int]:
 
 START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
-START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+LOSSY_HUFFMAN = frozenset({0xC0, 0xC1, 0xC2})
+START_OF_SCAN, END_OF_IMAGE, JFIF, ADOBE = 0xDA, 0xD9, 0xE0, 0xEE
 _SEGMENT = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 """The start of a segment of a JPEG, or the end of the image. An FF before another byte is data of a scan."""
 
 
-def _jpeg(data: bytes | memoryview) -> tuple[int, int, bool]:
-    """Height and width from the first frame header, and whether it has other than one or three components.
+def _jpeg(data: bytes | memoryview) -> tuple[int, int, bool, bool]:
+    """Height and width from the first frame header, whether the image is odd, and whether it is on a GPU.
 
-    DALI shows CMYK without Adobe's marker as negatives. Raises `ValueError` for more than 8 bits and too many scans.
-    These are counted where there can be several, in progressive files and where the first has not all components. An
-    ordinary file is read up to its first scan, others in full, which takes a hundredth of decoding them.
+    It is odd with other than one or three components: DALI shows CMYK without Adobe's marker as negatives. On a GPU it
+    shows RGB 79 and lossless images 138 grey levels off, and nvJPEG knows no arithmetic coding.
+
+    Raises `ValueError` for more than 8 bits and too many scans. These are counted where there can be several, in
+    progressive files and where the first has not all components. An ordinary file is read up to its first scan, others
+    in full, which takes a hundredth of decoding them.
     """
-    height = width = components = scans = 0
-    progressive = False
+    height = width = components = scans = frame = 0
+    letters = transform = b""
+    jfif = False
     for marker, at in _jpeg_segments(data):
         if marker in START_OF_FRAME and not components:
             height, width = int.from_bytes(data[at + 1 : at + 3], "big"), int.from_bytes(data[at + 3 : at + 5], "big")
-            components, progressive = int.from_bytes(data[at + 5 : at + 6], "big"), marker in PROGRESSIVE
+            components, frame = int.from_bytes(data[at + 5 : at + 6], "big"), marker
+            letters = bytes(data[at + 6 : at + 15 : 3])
             if (depth := int.from_bytes(data[at : at + 1], "big")) > 8:
                 raise ValueError(TOO_DEEP.format(depth))
         elif marker == START_OF_SCAN:
             scans += 1
-            if not progressive and scans == 1 and int.from_bytes(data[at : at + 1], "big") >= components:
+            if frame not in PROGRESSIVE and scans == 1 and int.from_bytes(data[at : at + 1], "big") >= components:
                 break
             if scans > MAX_SCANS:
                 raise ValueError(f"more than {MAX_SCANS} scans: decoding this JPEG would take too long")
-    return height, width, components not in (1, 3)
+        elif scans:
+            continue  # libjpeg decides on the colours before the first scan
+        elif marker == JFIF and data[at : at + 5] == b"JFIF\0":
+            jfif = True
+        elif marker == ADOBE and data[at : at + 5] == b"Adobe":
+            transform = bytes(data[at + 11 : at + 12])
+    odd = components not in (1, 3)
+    plain = components == 1 or _is_surely_ycbcr(letters, jfif, transform)
+    return height, width, odd, odd or frame not in LOSSY_HUFFMAN or not plain
+
+
+def _is_surely_ycbcr(letters: bytes, jfif: bool, transform: bytes) -> bool:
+    """Whether every reader takes three components for luma and chroma: by Adobe's marker, by JFIF, or by their numbers.
+
+    Readers differ where two of them disagree, and where there is none.
+    """
+    if letters == b"RGB":
+        return False
+    return transform == b"\1" if transform else jfif or letters == b"\1\2\3"
 
 
 def _jpeg_segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:

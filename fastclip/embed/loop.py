@@ -60,6 +60,7 @@ class _OpenUnit:
     unit: Unit
     shard: OpenShard
     towers: Mapping[str, ImageTower]
+    read_s: float
     done: list[_EmbeddedBatch] = field(default_factory=list)
 
 
@@ -75,6 +76,8 @@ class EmbeddingLoop:
     workers: int
     storage: torch.dtype
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    opening: int = 1
+    """Shards that are opened at once, each by a thread that reads and hashes it."""
     seconds: StageSeconds = field(default_factory=StageSeconds)
     on_images: Callable[[int], None] = lambda images: None
     """Called with the number of images whenever a batch is embedded."""
@@ -85,7 +88,8 @@ class EmbeddingLoop:
         self.failures: list[FastclipError] = []
         self._local = threading.local()
         self._in_flight: deque[tuple[_OpenUnit, Future[_EmbeddedBatch]]] = deque()
-        self._ahead: Future[_OpenUnit | None] = Future()
+        self._ahead: deque[Future[_OpenUnit | None]] = deque()
+        self._lock = threading.Lock()
 
     def run(self, units: Iterable[Unit]) -> None:
         """Embed every unit that is not published when its turn comes. Batches never span shards; work in flight does.
@@ -110,7 +114,7 @@ class EmbeddingLoop:
             # After a stop signal nobody waits for a batch; after an error nothing is left that still computes.
             pool.shutdown(wait=not stopped, cancel_futures=True)
             if not stopped:
-                wait([self._ahead], timeout=60)
+                wait(self._ahead, timeout=60)
             self.attempts.end_all(closed=stopped)
 
     def _batches(self, units: Iterable[Unit]) -> Iterator[tuple[_OpenUnit, int]]:
@@ -122,36 +126,41 @@ class EmbeddingLoop:
                 yield opened, first_row
 
     def _opened(self, units: Iterator[Unit]) -> Iterator[_OpenUnit]:
-        """The owed units, the next one opened while this one is embedded: a slow source then costs no time."""
-        self._ahead = _start(self._open_next, units)
-        while opened := self._next_opened():
-            self._ahead = _start(self._open_next, units)
-            yield opened
+        """The owed units, the next ones opened while this one is embedded: a slow source then costs no time."""
+        self._ahead = deque(_start(self._open_next, units) for _ in range(self.opening))
+        while self._ahead:
+            if opened := self._next_opened():
+                self._ahead.append(_start(self._open_next, units))
+                self.seconds.read += opened.read_s
+                yield opened
 
     def _next_opened(self) -> _OpenUnit | None:
-        """The unit that is being opened. Meanwhile finished units are published: somebody may wait for them."""
-        while self._in_flight and not self._ahead.done():
-            oldest = self._in_flight[0][1]
-            either: list[Future[Any]] = [self._ahead, oldest]
-            wait(either, return_when=FIRST_COMPLETED)
-            if oldest.done():
+        """The first unit that is opened. Meanwhile finished units are published: somebody may wait for them."""
+        while not (opened := [each for each in self._ahead if each.done()]):
+            oldest: list[Future[Any]] = [future for _, future in self._in_flight][:1]
+            wait([*self._ahead, *oldest], return_when=FIRST_COMPLETED)
+            if oldest and oldest[0].done():
                 self._collect(*self._in_flight.popleft())
-        return self._ahead.result()
+        self._ahead.remove(opened[0])
+        return opened[0].result()
 
     def _open_next(self, units: Iterator[Unit]) -> _OpenUnit | None:
-        for unit in units:
+        while unit := self._take(units):
             if owed := self._owed(unit, self.towers):
                 started = time.perf_counter()
                 self.attempts.begin(unit)
                 try:
-                    opened = _OpenUnit(unit, OpenShard(unit.folder, unit.shard), owed)
+                    shard = OpenShard(unit.folder, unit.shard)
                 except (UserError, IntegrityError) as error:
                     self.failures.append(error)
                     self.attempts.end(unit)
                     continue
-                self.seconds.read += time.perf_counter() - started
-                return opened
+                return _OpenUnit(unit, shard, owed, time.perf_counter() - started)
         return None
+
+    def _take(self, units: Iterator[Unit]) -> Unit | None:
+        with self._lock:
+            return next(units, None)
 
     def _owed(self, unit: Unit, towers: Mapping[str, ImageTower]) -> dict[str, ImageTower]:
         return {

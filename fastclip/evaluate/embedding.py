@@ -31,6 +31,10 @@ from fastclip.threads import threads
 Launch: TypeAlias = Callable[[Callable[[], Any]], Any]
 """Calls its argument, on a GPU in the one thread that hands it work: cuDNN chooses its kernels anew in every other."""
 
+SHARDS_OPENING_ON_GPU = 4
+"""Shards that are opened at once for a GPU. One thread opens 5,936 photos/s beside an H100, whose ViT-B/32 alone embeds
+25,842 images/s."""
+
 
 @dataclass
 class Embedding:
@@ -140,6 +144,7 @@ def make_loop(
         workers=engine.workers,
         storage=torch.float32 if engine.precision == "fp32" else torch.float16,
         device=engine.device,
+        opening=SHARDS_OPENING_ON_GPU if engine.on_gpu else 1,
         launch=launch,
         seconds=seconds or StageSeconds(),
         on_images=on_images,

@@ -43,7 +43,7 @@ class DaliDecoder:
 
         A batch is never split: the route of an image then depends on the shard's bytes alone.
         """
-        if not all(_may_be_decoded(image, on_gpu=self._stream is not None) for image in images):
+        if not all(may_be_decoded(image, on_gpu=self._stream is not None) for image in images):
             return self._one_by_one.decode(images)
         try:
             self._feed(self._filled_up(images))
@@ -110,9 +110,11 @@ class DaliDecoder:
         return pipeline
 
 
-def _may_be_decoded(image: EncodedImage, *, on_gpu: bool) -> bool:
+def may_be_decoded(image: EncodedImage, *, on_gpu: bool) -> bool:
+    """Whether DALI shows the image as Pillow does, or reports that it cannot; else the CPU's decoder takes it."""
     try:
-        if check_encoded(image).odd:
+        header = check_encoded(image)
+        if header.odd or (on_gpu and header.odd_on_gpu):
             return False
     except ValueError:
         return False

@@ -30,11 +30,11 @@ def decoder_spec(name: str, device: torch.device) -> str:
         return fallback
     try:
         dali = f"dali {version('nvidia-dali-cuda130')}"
-        fallback = f"odd files by {fallback}"
         if device.type != "cuda":
-            return f"{dali} cpu, {fallback}"
+            return f"{dali} cpu, odd files by {fallback}"
         libraries = ", ".join(f"{name} {version(name)}" for name in ("nvidia-nvimgcodec-cu13", "nvidia-nvjpeg"))
-        return f"{dali} mixed, engine {HARDWARE_LOAD:g}, {libraries}, {fallback}"
+        left = "odd files, JPEG but Huffman YCbCr and grey, PNG under 8 bits"
+        return f"{dali} mixed, engine {HARDWARE_LOAD:g}, {libraries}, {left} by {fallback}"
     except PackageNotFoundError as error:
         raise UserError(
             f"The DALI decoder needs the package {error.name}, which is not installed.",

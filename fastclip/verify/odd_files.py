@@ -82,6 +82,8 @@ def _jpegs() -> dict[str, bytes]:
         "JPEG stored as RGB": rgb,
         "JPEG stored as RGB by its letters": _without(rgb, 0xEE),
         "JPEG without JFIF": _without(usual, 0xE0),
+        "JPEG with Adobe's marker": usual[:2] + _adobe(1) + _without(usual, 0xE0)[2:],
+        "JPEG with Adobe's marker behind JFIF": usual[:20] + _adobe(1) + usual[20:],
         "JPEG turned by EXIF": _save(image, "JPEG", exif=_exif(6)),
         "JPEG mirrored by EXIF": _save(image, "JPEG", exif=_exif(2)),
         "JPEG with a profile": _save(image, "JPEG", icc_profile=_profile("sRGB")),
@@ -92,6 +94,11 @@ def _jpegs() -> dict[str, bytes]:
         "JPEG with filled-up markers": usual[:2] + b"\xff\xff\xff" + usual[2:],
         "MPO": _save(image, "MPO", save_all=True, append_images=[image.rotate(180)]),
     }
+
+
+def _adobe(transform: int) -> bytes:
+    """Adobe's marker: 0 for RGB or inks, 1 for luma and chroma, 2 for inks as these."""
+    return b"\xff\xee\0\x0eAdobe\0\x64" + bytes(4) + bytes([transform])
 
 
 def _without(jpeg: bytes, marker: int) -> bytes:
@@ -126,6 +133,7 @@ def _pngs() -> dict[str, bytes]:
         "PNG with a transparent colour": _save(image, "PNG", transparency=(90, 90, 90)),
         "PNG palette with a transparent colour": _save(_colours(64), "PNG", transparency=3),
         "PNG palette with alpha": _save(_colours(16), "PNG", transparency=bytes(range(0, 256, 16))),
+        "PNG palette of 8 bits with alpha": _save(_colours(64), "PNG", transparency=bytes(range(0, 256, 4))),
         "PNG black and white": _save(_black_and_white(), "PNG"),
         "PNG in a web palette": _save(image.convert("P", dither=Image.Dither.NONE), "PNG"),
         "PNG turned by EXIF": _save(image, "PNG", exif=_exif(8)),

@@ -94,7 +94,7 @@ def odd_check(name: str, decoder: Decoder, files: Mapping[str, bytes]) -> Check:
 def _offered(data: bytes) -> EncodedImage:
     """A file as a shard offers it, with the size in its header, or any where it gives none."""
     try:
-        _, height, width, _ = check_header(data)
+        _, height, width, *_ = check_header(data)
     except ValueError:
         height = width = 1
     return EncodedImage(memoryview(bytearray(data)), height, width)
