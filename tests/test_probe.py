@@ -280,7 +280,9 @@ def test_other_class_lists_other_recipes_and_missing_parts_are_refused(letters: 
     words = ["probe", "letters/photo", "--test", "others/night", *COMMON]
     assert "only others has 'door'" in two_lines(program, *words)
     drawn(tmp_path, "third", per_class=11)
-    assert "third by tiny not" in two_lines(program, "probe", "letters/photo", "--test", "third/night", *COMMON, code=4)
+    assert "third by tiny has 0 of" in two_lines(
+        program, "probe", "letters/photo", "--test", "third/night", *COMMON, code=4
+    )
     other = replace(RECIPE, precision="bf16")
     fill(Sharded("third", tmp_path / "source/third", tmp_path / "shards"), tmp_path / "embeddings", of=other)
     said = two_lines(program, "probe", "letters/photo", "--test", "third/night", *COMMON, code=4)

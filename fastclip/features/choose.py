@@ -112,8 +112,8 @@ class Shelf:
         for dataset, backbone in pairs:
             recipe = self.begun(dataset, backbone)
             there = len(self._needed[dataset] & self._listed(recipe.id)) if recipe else 0
-            of = f"in {there:,} of {len(self.parts[dataset]):,} shards (recipe {recipe.id[:12]})" if recipe else "not"
-            found.append(f"{dataset} by {backbone} {of}")
+            of = f" (recipe {recipe.id[:12]})" if recipe else ""
+            found.append(f"{dataset} by {backbone} has {there:,} of {len(self.parts[dataset]):,} shards{of}")
         names = " ".join(dict.fromkeys(dataset for dataset, _ in pairs))
         backbones = " ".join(f"-b {each}" for each in dict.fromkeys(backbone for _, backbone in pairs))
         return IncompleteError(
