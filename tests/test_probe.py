@@ -297,6 +297,7 @@ def test_other_class_lists_other_recipes_and_missing_parts_are_refused(letters: 
 def test_a_head_of_other_classes_or_another_recipe_is_refused(letters: Program, tmp_path: Path):
     assert letters.here("probe", "letters/photo", "--test", "letters/night", *COMMON, "--save", "mine").code == 0
     (path,) = (letters.folder / "mine").iterdir()
+    assert "is for tiny" in two_lines(letters, "eval", "letters", "-b", "RN50", "--head", path, "--shards", "shards")
     program = Program(tmp_path)
     fill(drawn(tmp_path, classes=4), tmp_path / "embeddings")
     assert "door" in two_lines(program, "eval", "letters", "--head", path, "--shards", "shards")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fastclip.errors import UserError
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.score import FittedHeads
 from fastclip.evaluate.setup import Setup
@@ -13,6 +14,7 @@ from fastclip.files import digest_file
 from fastclip.heads.facts import HeadFacts
 from fastclip.heads.head_files import check_head, load_head
 from fastclip.heads.scores import Head
+from fastclip.models.backbones import known_backbone, plain
 from fastclip.results.cells import UsedHead
 from fastclip.store.store import Store
 
@@ -39,7 +41,17 @@ def load_heads(paths: Iterable[Path]) -> list[GivenHead]:
 
 
 def asking(options: EvalOptions, heads: Sequence[GivenHead]) -> EvalOptions:
-    """The options with the heads' backbones, and with their recipes where the store has them."""
+    """The options with the heads' backbones, and with their recipes where the store has them.
+
+    Raises `UserError` for a head of a backbone that is not among those that are asked for.
+    """
+    asked = {plain(known.name if (known := known_backbone(name)) else name) for name in options.backbones}
+    for each in heads:
+        if asked and plain(each.facts.recipe.backbone) not in asked:
+            raise UserError(
+                f"The head {each.name} is for {each.facts.recipe.backbone}, not for {', '.join(options.backbones)}.",
+                fix=f"-b {each.facts.recipe.backbone}, or leave out -b",
+            )
     there = {recipe.id for recipe in Store(options.store).recipes()}
     recipes = [each.facts.recipe for each in heads]
     backbones = dict.fromkeys([*options.backbones, *(recipe.backbone for recipe in recipes)])
