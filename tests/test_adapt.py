@@ -406,6 +406,11 @@ def test_every_method_is_one():
         method("dann")
 
 
+def test_adaptation_loads_neither_torch_nor_the_extra():
+    code = "import sys, fastclip.adapt.methods; print({'torch', 'scipy', 'sklearn', 'skada'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
 @pytest.mark.parametrize("name", SOURCE_ONLY)
 def test_a_source_that_is_the_target_gives_the_answers_of_the_source_alone(name: str):
     """With all components: fewer forget something."""
