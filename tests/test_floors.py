@@ -22,7 +22,7 @@ FLOORS = [
     {"store"},
     {"features", "heads", "models", "pixels"},
     {"text"},
-    {"results"},
+    {"adapt", "results"},
     {"embed", "report"},
     {"evaluate"},
     {"transfer"},

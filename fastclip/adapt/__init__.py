@@ -1,0 +1,1 @@
+"""Adaptation: heads for a target domain whose images are known and whose labels are not (docs/adaptation.md)."""
