@@ -25,10 +25,10 @@ def minimise(
     start: Matrix,
     curvature: Callable[[Point], Matrix],
     *,
-    bound: float,
+    reached: Callable[[Point], bool],
     iterations: int,
 ) -> tuple[Point, int]:
-    """The first point found whose gradient is nowhere greater than `bound`, and the iterations that led there.
+    """The first point found at which the minimum counts as `reached`, and the iterations that led there.
 
     `curvature` estimates the second derivatives at a point. Ends earlier after so many `iterations`, and where rounding
     leaves no way down.
@@ -36,7 +36,7 @@ def minimise(
     point = at(start)
     steps: Steps = deque(maxlen=PAIRS)
     for done in range(iterations):
-        if point.steepest <= bound:
+        if reached(point):
             return point, done
         found = _along(at, point, _direction(point, curvature(point), steps))
         if found is None:
