@@ -24,6 +24,8 @@ BOUND = 1e-7
 SLACK = 0.01
 """While strengths are compared, the gradient may also have this share of the penalty's strongest pull on a weight. A
 fixed bound would be met before a weak penalty is felt at all."""
+PATIENCE = 50
+"""Iterations without progress after which fp32 is at the end of its digits."""
 LOGIT_SCALE = 100.0
 """By which CLIP multiplies cosines: zero-shot's weights are prototypes times this."""
 
@@ -39,7 +41,7 @@ class Logistic:
 
     strength: float = 1.0
     to_text: bool = False
-    iterations: int = 2000
+    iterations: int = 10_000
     """The most that are made in fp32, and then again in fp64, before the fit counts as failed."""
 
     def __post_init__(self) -> None:
@@ -140,6 +142,7 @@ class Logistic:
                 curvature,
                 reached=partial(reached, bound),
                 iterations=self.iterations,
+                patience=self.iterations if exact else PATIENCE,
             )
             parameters, total = point.parameters, total + iterations
             if slack and reached(BOUND, point):
