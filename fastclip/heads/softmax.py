@@ -85,8 +85,8 @@ class Softmax:
             totals += sums
         images = len(self.vectors)
         residual = totals[0] - np.bincount(self.labels, minlength=len(weights))
-        # Over the classes both add up to 0. In fp32 they miss it by the rounding of probabilities, all to one side. A fit
-        # of 3,000 × 32 × 5 at λ = 1e-4 took 490 evaluations for that instead of 9.
+        # Over the classes both add up to 0. In fp32 they miss it by the rounding of probabilities, all to one side. For
+        # that a fit of 3,000 × 32 × 5 at λ = 1e-4 took 490 evaluations instead of 9.
         residual -= residual.mean()
         gradient -= gradient.mean(axis=0)
         along = (gradient - np.outer(residual, self.mean)).astype(kind) @ axes
