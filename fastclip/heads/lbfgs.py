@@ -25,18 +25,22 @@ def minimise(
     start: Matrix,
     curvature: Callable[[Point], Matrix],
     *,
-    bound: float,
+    reached: Callable[[Point], bool],
     iterations: int,
+    patience: int,
 ) -> tuple[Point, int]:
-    """The first point found whose gradient is nowhere greater than `bound`, and the iterations that led there.
+    """The first point found at which the minimum counts as `reached`, and the iterations that led there.
 
-    `curvature` estimates the second derivatives at a point. Ends earlier after so many `iterations`, and where rounding
-    leaves no way down.
+    `curvature` estimates the second derivatives at a point. Ends earlier after so many `iterations`, where rounding
+    leaves no way down, and after `patience` iterations in which neither the value nor the gradient got smaller.
     """
     point = at(start)
     steps: Steps = deque(maxlen=PAIRS)
+    value, steepest, progress = point.value, point.steepest, 0
     for done in range(iterations):
-        if point.steepest <= bound:
+        if point.value < value - 1e-7 * abs(value) or point.steepest < 0.9 * steepest:
+            value, steepest, progress = min(value, point.value), min(steepest, point.steepest), done
+        if reached(point) or done - progress > patience:
             return point, done
         found = _along(at, point, _direction(point, curvature(point), steps))
         if found is None:

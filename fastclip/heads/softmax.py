@@ -10,8 +10,8 @@ from jaxtyping import Float, Float64, Int64
 from fastclip.errors import IntegrityError
 from fastclip.heads.blocks import blocks_of, over_blocks
 
-ROWS = 2048
-"""Rows a block. Another number moves last bits of sums."""
+ROWS = 1024
+"""Rows a block: their scores stay in a core's cache. Another number moves last bits of sums."""
 
 MOST_COPIED = 2**30
 """Bytes of vectors up to which they are kept in fp32. Converting fp16 takes as long as products with 40 classes."""
@@ -64,7 +64,8 @@ class Softmax:
     def at(self, parameters: Float64[np.ndarray, "classes columns"], strength: float, *, exact: bool) -> Point:
         """The objective with the penalty `strength` / 2 · ‖parameters‖² / images; products in fp64 if `exact`."""
         kind = np.float64 if exact else np.float32
-        weights, intercept = self.head(parameters)
+        axes = self.axes.astype(kind)
+        weights, intercept = self._applied(parameters, axes)
         factors, offsets = weights.astype(kind), intercept.astype(kind)
         loss, gradient = 0.0, np.zeros_like(weights)
         totals = np.zeros((2, len(weights)))
@@ -84,7 +85,12 @@ class Softmax:
             totals += sums
         images = len(self.vectors)
         residual = totals[0] - np.bincount(self.labels, minlength=len(weights))
-        turned = np.column_stack([(gradient - np.outer(residual, self.mean)) @ self.axes, residual])
+        # Over the classes both add up to 0. In fp32 they miss it by the rounding of probabilities, all to one side. For
+        # that a fit of 3,000 × 32 × 5 at λ = 1e-4 took 490 evaluations instead of 9.
+        residual -= residual.mean()
+        gradient -= gradient.mean(axis=0)
+        along = (gradient - np.outer(residual, self.mean)).astype(kind) @ axes
+        turned = np.column_stack([along, residual])
         penalty = strength / images * self.penalised
         plain = gradient + strength * (weights - self.origin)
         return Point(
@@ -99,7 +105,12 @@ class Softmax:
         self, parameters: Float64[np.ndarray, "classes columns"]
     ) -> tuple[Float64[np.ndarray, "classes dim"], Float64[np.ndarray, " classes"]]:
         """Weights and intercept, as they are applied to vectors."""
-        moved = parameters[:, :-1] @ self.axes.T
+        return self._applied(parameters, self.axes)
+
+    def _applied(
+        self, parameters: Float64[np.ndarray, "classes columns"], axes: Float[np.ndarray, "dim dim"]
+    ) -> tuple[Float64[np.ndarray, "classes dim"], Float64[np.ndarray, " classes"]]:
+        moved = parameters[:, :-1].astype(axes.dtype) @ axes.T
         return self.origin + moved, parameters[:, -1] - moved @ self.mean
 
     def _principal_axes(
@@ -126,9 +137,11 @@ class Softmax:
 
 def _to_probabilities(scores: Float[np.ndarray, "rows classes"], labels: Int64[np.ndarray, " rows"]) -> float:
     """Turn `scores` into probabilities, in place. Returns the sum of the cross-entropies."""
-    scores -= scores.max(axis=1, keepdims=True)
+    # NumPy takes 5 instead of 0.8 ns a number for the greatest of 7 in a row.
+    greatest = scores.T.copy().max(axis=0) if scores.shape[1] < 64 else scores.max(axis=1)
+    scores -= greatest[:, None]
     true = scores[np.arange(len(labels)), labels].sum(dtype=np.float64)
     np.exp(scores, out=scores)
-    sums = scores.sum(axis=1, keepdims=True)
-    scores /= sums
+    sums = scores @ np.ones(scores.shape[1], scores.dtype)
+    scores *= (1 / sums)[:, None]
     return float(np.log(sums, dtype=np.float64).sum() - true)
