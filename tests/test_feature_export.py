@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import oracle
 import pyarrow.parquet as pq
 import pytest
 from helpers import Outcome, Program, Sharded, image_bytes, part_paths, recipe, shard, temporaries, write
@@ -544,3 +545,30 @@ def test_other_programs_read_the_same_rows(
         [np.array_equal(rows.vectors[near], rows.vectors[row]) for row, (near,) in enumerate(found["nearest"])]
     )
     assert same.mean() > 0.95, "an image is nearest to itself"
+
+
+def test_the_demos_own_extractor_writes_the_same_rows_in_another_order(
+    shapes: Sharded, tmp_path: Path, reference_python: Path
+):
+    """Its loader shuffles, so every row of it must be the nearest one of one of ours, with the same label."""
+    features = features_of(shapes, tmp_path / "store", precision="fp32", targets=("shapes/flat",))
+    export(features, tmp_path / "ours", ExportOptions(format="transferlearning", raw=True, digits=4))
+    script = Path(__file__).parent / "reference" / "demo_features.py"
+    theirs = tmp_path / "fe_tiny_flat.csv"
+    command = [
+        reference_python,
+        "-W",
+        "ignore",
+        script,
+        oracle.TINY / "tiny.safetensors",
+        shapes.source / "flat",
+        theirs,
+    ]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    ours, other = (np.loadtxt(path) for path in (tmp_path / "ours" / "fe_tiny_shapes_flat.csv", theirs))
+    assert ours.shape == other.shape == (60, 65) and not np.allclose(ours, other, atol=1)
+    apart = np.abs(ours[:, None] - other[None]).max(axis=2)
+    nearest = apart.argmin(axis=1)
+    assert sorted(nearest) == list(range(60))
+    norms = np.linalg.norm(ours[:, :-1], axis=1)
+    assert (apart.min(axis=1) < 2e-3 * norms).all() and np.array_equal(ours[:, -1], other[nearest, -1])
