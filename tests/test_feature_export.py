@@ -65,17 +65,23 @@ class Found:
     vectors: np.ndarray
     keys: list[str]
     labels: list[int]
+    norms: np.ndarray | None = None
 
 
 def read_parquet(folder: Path) -> Found:
     table = pq.read_table(folder / "features.parquet")
     vectors = table["embedding"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
-    return Found(vectors, table["key"].to_pylist(), table["label"].to_pylist())
+    return Found(vectors, table["key"].to_pylist(), table["label"].to_pylist(), table["norm"].to_numpy())
 
 
 def read_npy(folder: Path) -> Found:
     rows = list(csv.DictReader((folder / "rows.csv").open(newline="")))
-    return Found(np.load(folder / "features.npy"), [row["key"] for row in rows], [int(row["label"]) for row in rows])
+    return Found(
+        np.load(folder / "features.npy"),
+        [row["key"] for row in rows],
+        [int(row["label"]) for row in rows],
+        np.array([row["norm"] for row in rows], np.float32),
+    )
 
 
 def read_pairs(folder: Path) -> Found:
@@ -88,6 +94,7 @@ def read_pairs(folder: Path) -> Found:
         np.concatenate(vectors),
         [key for each in tables for key in each["key"].to_pylist()],
         [label for each in tables for label in each["label"].to_pylist()],
+        np.concatenate([each["norm"].to_numpy() for each in tables]),
     )
 
 
@@ -128,13 +135,14 @@ def expected(shapes: Sharded, store: Path) -> tuple[Found, np.ndarray]:
 def test_every_format_holds_the_stored_vectors_in_manifest_order(
     format: str, exporting: Program, expected: tuple[Found, np.ndarray]
 ):
-    rows, _ = expected
+    rows, norms = expected
     assert len(set(rows.labels)) == 12 and len(rows.keys) == 240
     outcome = exporting.here("features", "shapes", "-b", "tiny", "--format", format)
     assert outcome.code == 0, outcome.err
     found = READERS[format](exporting.folder / "features" / "shapes" / "tiny" / format)
     assert found.keys == rows.keys and found.labels == rows.labels
     assert np.array_equal(found.vectors, rows.vectors), "widening fp16 to fp32 moves no bit"
+    assert found.norms is None or np.array_equal(found.norms, norms)
     assert READERS.keys() == WRITERS.keys(), "a test for each format"
 
 
@@ -222,7 +230,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Sharded:
 @pytest.mark.parametrize("format", WRITERS)
 def test_unreadable_images_are_listed_with_reasons_and_are_no_rows(format: str, broken: Sharded, tmp_path: Path):
     features = features_of(broken, tmp_path / "store")
-    account = export(features, tmp_path / "out", ExportOptions(format=format))
+    exported = export(features, tmp_path / "out", ExportOptions(format=format))
     facts = json.loads((tmp_path / "out" / "features.json").read_bytes())
     assert [(each["path"], bool(each["reason"])) for each in facts["unreadable"]] == [
         ("a/1.jpg", True),
@@ -232,7 +240,7 @@ def test_unreadable_images_are_listed_with_reasons_and_are_no_rows(format: str, 
     ]
     bad = {each["path"] for each in facts["unreadable"]}
     keys = [row["key"] for _, rows in index_rows(broken) for row in rows if row["path"] not in bad]
-    assert facts["images"] == 12 and facts["rows"] == account.rows == len(keys) == 8
+    assert facts["images"] == 12 and facts["rows"] == exported.rows == len(keys) == 8
     assert [each["rows"] for each in facts["parts"]][:2] == [1, 0]
     if format == "transferlearning":
         found = (tmp_path / "out" / "fe_tiny_set_all.keys.txt").read_text().splitlines()
@@ -256,8 +264,8 @@ def test_the_command_counts_the_unreadable_and_succeeds(broken: Sharded, fastcli
 def test_a_dataset_without_a_readable_image_has_no_rows(format: str, tmp_path: Path):
     files = {f"all/{name}/0.jpg": image_bytes("JPEG", (640, 640))[:-cut] for name, cut in (("a", 2000), ("b", 2001))}
     sharded = shard(write(tmp_path / "source", files), tmp_path / "shards", "set", verify=False, layout="domain/class")
-    account = export(features_of(sharded, tmp_path / "store"), tmp_path / "out", ExportOptions(format=format))
-    assert account.rows == 0 and len(account.unreadable) == 2
+    exported = export(features_of(sharded, tmp_path / "store"), tmp_path / "out", ExportOptions(format=format))
+    assert exported.rows == 0 and len(exported.unreadable) == 2
     if format == "npy":
         assert np.load(tmp_path / "out" / "features.npy").shape == (0, 64)
     if format == "parquet":
@@ -278,7 +286,7 @@ def test_a_domain_of_which_no_image_is_in_a_shard_is_two_lines(tmp_path: Path):
     assert (tmp_path / "features/set/tiny/transferlearning/fe_tiny_set_bad.csv").read_bytes() == b""
 
 
-def exported(folder: Path) -> dict[str, bytes]:
+def files_of(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -301,7 +309,7 @@ def test_stores_of_one_and_two_processes_give_the_same_bytes_and_so_does_a_secon
         setup = resolve(EvalOptions(backbones=("tiny",), shards=shapes.shards, store=of), only_stored=True)
         (target,), (each,) = setup.targets, setup.recipes.values()
         export(Features(target, each, setup.store), tmp_path / f"{number}", ExportOptions(format=format))
-        found.append(exported(tmp_path / f"{number}"))
+        found.append(files_of(tmp_path / f"{number}"))
     assert found[0] == found[1] == found[2] and len(found[0]) >= 2
 
 
@@ -384,17 +392,17 @@ def test_an_export_that_is_there_is_replaced_only_if_asked_and_what_is_not_ours_
     command = ["features", "shapes", "-b", "tiny", "--format", "npy"]
     assert exporting.here(*command).code == 0
     folder = exporting.folder / "features" / "shapes" / "tiny" / "npy"
-    before = exported(folder)
+    before = files_of(folder)
     outcome = exporting.here(*command)
     assert outcome.code == 2 and "--overwrite" in mistake(outcome)
     outcome = exporting.here(*command, "--raw", "--overwrite")
-    assert outcome.code == 0 and exported(folder)["rows.csv"] == before["rows.csv"]
-    assert exported(folder)["features.npy"] != before["features.npy"]
-    after = exported(folder)
+    assert outcome.code == 0 and files_of(folder)["rows.csv"] == before["rows.csv"]
+    assert files_of(folder)["features.npy"] != before["features.npy"]
+    after = files_of(folder)
     (folder / "my.index").write_bytes(b"hours of work")
     outcome = exporting.here(*command, "--overwrite")
     assert outcome.code == 2 and "my.index was not written by fastclip features" in mistake(outcome)
-    assert exported(folder) == {**after, "my.index": b"hours of work"}
+    assert files_of(folder) == {**after, "my.index": b"hours of work"}
     (exporting.folder / "elsewhere/shapes/tiny/npy").mkdir(parents=True)
     assert exporting.here(*command, "--output", "elsewhere").code == 0, "an empty folder is free"
     (exporting.folder / "file").write_bytes(b"")
@@ -432,7 +440,7 @@ def test_a_part_that_is_damaged_or_missing_leaves_no_export(tmp_path: Path):
     assert outcome.code == 5 and "set/all/13.tar are missing" in mistake(outcome)
     outcome = Program(tmp_path).here(*command)
     assert outcome.code == 4 and "in 13 of 14 shards" in mistake(outcome)
-    assert not exported(tmp_path / "features")
+    assert not files_of(tmp_path / "features")
     last.write_bytes(data)
     assert Program(tmp_path).here(*command).code == 0
 
@@ -470,14 +478,14 @@ def test_a_killed_export_leaves_nothing_visible_and_an_older_one_as_it_was(
     assert not folder.exists() and len(left := temporaries(tmp_path / "out")) == 1
     assert not list(left[0].glob("features.json"))
     export(features, folder, ExportOptions(format=format, raw=False))
-    before = exported(folder)
+    before = files_of(folder)
     assert subprocess.run(kill).returncode == -signal.SIGKILL
-    assert exported(folder) == before
+    assert files_of(folder) == before
     # A day later the next export removes what was left.
     for path in temporaries(tmp_path / "out"):
         os.utime(path, (0, 0))
     export(features, folder, ExportOptions(format=format))
-    assert exported(tmp_path / "out") == {f"{format}/{name}": data for name, data in before.items()}
+    assert files_of(tmp_path / "out") == {f"{format}/{name}": data for name, data in before.items()}
 
 
 @pytest.mark.parametrize("format", TWO_OF_FOUR)
