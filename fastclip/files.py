@@ -143,14 +143,21 @@ def write_folder(folder: Path, write: Callable[[Path], object]) -> None:
             _sync(path)
         if folder.exists():
             folder.rename(replaced)
-        temporary.rename(folder)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            with suppress(FileNotFoundError):
+                replaced.rename(folder)
+            raise
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError):
             raise _storage_error(folder, error) from error
         raise
-    _sync_folder(folder)
-    shutil.rmtree(replaced, ignore_errors=True)
+    try:
+        _sync_folder(folder)
+    finally:
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def temporary_path(path: Path) -> Path:

@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import oracle
 import pyarrow.parquet as pq
 import pytest
 from helpers import Outcome, Program, Sharded, image_bytes, part_paths, recipe, shard, temporaries, write
 from safetensors.numpy import load_file
+from test_crash_points import CALLS, can_trace
 from test_features import features_of, raw_outputs
 
 from fastclip.data.shards.targets import find_targets
@@ -64,17 +66,23 @@ class Found:
     vectors: np.ndarray
     keys: list[str]
     labels: list[int]
+    norms: np.ndarray | None = None
 
 
 def read_parquet(folder: Path) -> Found:
     table = pq.read_table(folder / "features.parquet")
     vectors = table["embedding"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
-    return Found(vectors, table["key"].to_pylist(), table["label"].to_pylist())
+    return Found(vectors, table["key"].to_pylist(), table["label"].to_pylist(), table["norm"].to_numpy())
 
 
 def read_npy(folder: Path) -> Found:
     rows = list(csv.DictReader((folder / "rows.csv").open(newline="")))
-    return Found(np.load(folder / "features.npy"), [row["key"] for row in rows], [int(row["label"]) for row in rows])
+    return Found(
+        np.load(folder / "features.npy"),
+        [row["key"] for row in rows],
+        [int(row["label"]) for row in rows],
+        np.array([row["norm"] for row in rows], np.float32),
+    )
 
 
 def read_pairs(folder: Path) -> Found:
@@ -87,6 +95,7 @@ def read_pairs(folder: Path) -> Found:
         np.concatenate(vectors),
         [key for each in tables for key in each["key"].to_pylist()],
         [label for each in tables for label in each["label"].to_pylist()],
+        np.concatenate([each["norm"].to_numpy() for each in tables]),
     )
 
 
@@ -127,13 +136,14 @@ def expected(shapes: Sharded, store: Path) -> tuple[Found, np.ndarray]:
 def test_every_format_holds_the_stored_vectors_in_manifest_order(
     format: str, exporting: Program, expected: tuple[Found, np.ndarray]
 ):
-    rows, _ = expected
+    rows, norms = expected
     assert len(set(rows.labels)) == 12 and len(rows.keys) == 240
     outcome = exporting.here("features", "shapes", "-b", "tiny", "--format", format)
     assert outcome.code == 0, outcome.err
     found = READERS[format](exporting.folder / "features" / "shapes" / "tiny" / format)
     assert found.keys == rows.keys and found.labels == rows.labels
     assert np.array_equal(found.vectors, rows.vectors), "widening fp16 to fp32 moves no bit"
+    assert found.norms is None or np.array_equal(found.norms, norms)
     assert READERS.keys() == WRITERS.keys(), "a test for each format"
 
 
@@ -221,7 +231,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Sharded:
 @pytest.mark.parametrize("format", WRITERS)
 def test_unreadable_images_are_listed_with_reasons_and_are_no_rows(format: str, broken: Sharded, tmp_path: Path):
     features = features_of(broken, tmp_path / "store")
-    account = export(features, tmp_path / "out", ExportOptions(format=format))
+    exported = export(features, tmp_path / "out", ExportOptions(format=format))
     facts = json.loads((tmp_path / "out" / "features.json").read_bytes())
     assert [(each["path"], bool(each["reason"])) for each in facts["unreadable"]] == [
         ("a/1.jpg", True),
@@ -231,7 +241,7 @@ def test_unreadable_images_are_listed_with_reasons_and_are_no_rows(format: str, 
     ]
     bad = {each["path"] for each in facts["unreadable"]}
     keys = [row["key"] for _, rows in index_rows(broken) for row in rows if row["path"] not in bad]
-    assert facts["images"] == 12 and facts["rows"] == account.rows == len(keys) == 8
+    assert facts["images"] == 12 and facts["rows"] == exported.rows == len(keys) == 8
     assert [each["rows"] for each in facts["parts"]][:2] == [1, 0]
     if format == "transferlearning":
         found = (tmp_path / "out" / "fe_tiny_set_all.keys.txt").read_text().splitlines()
@@ -255,8 +265,8 @@ def test_the_command_counts_the_unreadable_and_succeeds(broken: Sharded, fastcli
 def test_a_dataset_without_a_readable_image_has_no_rows(format: str, tmp_path: Path):
     files = {f"all/{name}/0.jpg": image_bytes("JPEG", (640, 640))[:-cut] for name, cut in (("a", 2000), ("b", 2001))}
     sharded = shard(write(tmp_path / "source", files), tmp_path / "shards", "set", verify=False, layout="domain/class")
-    account = export(features_of(sharded, tmp_path / "store"), tmp_path / "out", ExportOptions(format=format))
-    assert account.rows == 0 and len(account.unreadable) == 2
+    exported = export(features_of(sharded, tmp_path / "store"), tmp_path / "out", ExportOptions(format=format))
+    assert exported.rows == 0 and len(exported.unreadable) == 2
     if format == "npy":
         assert np.load(tmp_path / "out" / "features.npy").shape == (0, 64)
     if format == "parquet":
@@ -277,7 +287,7 @@ def test_a_domain_of_which_no_image_is_in_a_shard_is_two_lines(tmp_path: Path):
     assert (tmp_path / "features/set/tiny/transferlearning/fe_tiny_set_bad.csv").read_bytes() == b""
 
 
-def exported(folder: Path) -> dict[str, bytes]:
+def files_of(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -300,7 +310,7 @@ def test_stores_of_one_and_two_processes_give_the_same_bytes_and_so_does_a_secon
         setup = resolve(EvalOptions(backbones=("tiny",), shards=shapes.shards, store=of), only_stored=True)
         (target,), (each,) = setup.targets, setup.recipes.values()
         export(Features(target, each, setup.store), tmp_path / f"{number}", ExportOptions(format=format))
-        found.append(exported(tmp_path / f"{number}"))
+        found.append(files_of(tmp_path / f"{number}"))
     assert found[0] == found[1] == found[2] and len(found[0]) >= 2
 
 
@@ -383,17 +393,17 @@ def test_an_export_that_is_there_is_replaced_only_if_asked_and_what_is_not_ours_
     command = ["features", "shapes", "-b", "tiny", "--format", "npy"]
     assert exporting.here(*command).code == 0
     folder = exporting.folder / "features" / "shapes" / "tiny" / "npy"
-    before = exported(folder)
+    before = files_of(folder)
     outcome = exporting.here(*command)
     assert outcome.code == 2 and "--overwrite" in mistake(outcome)
     outcome = exporting.here(*command, "--raw", "--overwrite")
-    assert outcome.code == 0 and exported(folder)["rows.csv"] == before["rows.csv"]
-    assert exported(folder)["features.npy"] != before["features.npy"]
-    after = exported(folder)
+    assert outcome.code == 0 and files_of(folder)["rows.csv"] == before["rows.csv"]
+    assert files_of(folder)["features.npy"] != before["features.npy"]
+    after = files_of(folder)
     (folder / "my.index").write_bytes(b"hours of work")
     outcome = exporting.here(*command, "--overwrite")
     assert outcome.code == 2 and "my.index was not written by fastclip features" in mistake(outcome)
-    assert exported(folder) == {**after, "my.index": b"hours of work"}
+    assert files_of(folder) == {**after, "my.index": b"hours of work"}
     (exporting.folder / "elsewhere/shapes/tiny/npy").mkdir(parents=True)
     assert exporting.here(*command, "--output", "elsewhere").code == 0, "an empty folder is free"
     (exporting.folder / "file").write_bytes(b"")
@@ -430,8 +440,8 @@ def test_a_part_that_is_damaged_or_missing_leaves_no_export(tmp_path: Path):
     outcome = Program(tmp_path).here(*command)
     assert outcome.code == 5 and "set/all/13.tar are missing" in mistake(outcome)
     outcome = Program(tmp_path).here(*command)
-    assert outcome.code == 4 and "in 13 of 14 shards" in mistake(outcome)
-    assert not exported(tmp_path / "features")
+    assert outcome.code == 4 and "13 of 14 shards" in mistake(outcome)
+    assert not files_of(tmp_path / "features")
     last.write_bytes(data)
     assert Program(tmp_path).here(*command).code == 0
 
@@ -469,14 +479,54 @@ def test_a_killed_export_leaves_nothing_visible_and_an_older_one_as_it_was(
     assert not folder.exists() and len(left := temporaries(tmp_path / "out")) == 1
     assert not list(left[0].glob("features.json"))
     export(features, folder, ExportOptions(format=format, raw=False))
-    before = exported(folder)
+    before = files_of(folder)
     assert subprocess.run(kill).returncode == -signal.SIGKILL
-    assert exported(folder) == before
+    assert files_of(folder) == before
     # A day later the next export removes what was left.
     for path in temporaries(tmp_path / "out"):
         os.utime(path, (0, 0))
     export(features, folder, ExportOptions(format=format))
-    assert exported(tmp_path / "out") == {f"{format}/{name}": data for name, data in before.items()}
+    assert files_of(tmp_path / "out") == {f"{format}/{name}": data for name, data in before.items()}
+
+
+WRITE_FOLDER = """
+import sys
+from pathlib import Path
+from fastclip.errors import IncompleteError
+from fastclip.files import write_folder
+
+try:
+    write_folder(Path(sys.argv[1]), lambda folder: [(folder / name).write_bytes(b"new") for name in "ab"])
+except IncompleteError:
+    sys.exit(4)
+"""
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("call", ["mkdir", "fsync", "rename"])
+def test_whatever_call_dies_or_fails_a_folder_is_the_old_one_or_the_new_one(call: str, there: bool, tmp_path: Path):
+    if not can_trace():
+        pytest.skip("no strace here, or it may not trace")
+    new, old = {"a": b"new", "b": b"new"}, {"c": b"old"}
+    for fault in ("error=EIO", "signal=SIGKILL"):
+        for number in range(1, 20):
+            folder = tmp_path / f"{fault}{number}" / "in" / "folder"
+            if there:
+                write(folder, old)
+            inject = f"inject={CALLS[call]}:{fault}:when={number}"
+            command = ["strace", "-qq", "-o", tmp_path / "log", "-e", inject]
+            ended = subprocess.run([*command, sys.executable, "-c", WRITE_FOLDER, folder], stderr=subprocess.DEVNULL)
+            found = files_of(folder)
+            if ended.returncode == 0:
+                break  # it made fewer calls
+            # Only a death between two renames leaves neither; then both are under hidden names.
+            assert found in (new, old if there else {}) or (call, fault) == ("rename", "signal=SIGKILL"), number
+            if fault == "error=EIO":
+                assert ended.returncode == 4 and not temporaries(folder.parent), number
+                assert found == new or found == (old if there else {})
+            else:
+                assert all(files_of(path) in ({}, {"a": b"new"}, new, old) for path in temporaries(folder.parent))
+        assert number > 1 and found == new, "strace injects nothing"
 
 
 @pytest.mark.parametrize("format", TWO_OF_FOUR)
@@ -544,3 +594,30 @@ def test_other_programs_read_the_same_rows(
         [np.array_equal(rows.vectors[near], rows.vectors[row]) for row, (near,) in enumerate(found["nearest"])]
     )
     assert same.mean() > 0.95, "an image is nearest to itself"
+
+
+def test_the_demos_own_extractor_writes_the_same_rows_in_another_order(
+    shapes: Sharded, tmp_path: Path, reference_python: Path
+):
+    """Its loader shuffles, so every row of it must be the nearest one of one of ours, with the same label."""
+    features = features_of(shapes, tmp_path / "store", precision="fp32", targets=("shapes/flat",))
+    export(features, tmp_path / "ours", ExportOptions(format="transferlearning", raw=True, digits=4))
+    script = Path(__file__).parent / "reference" / "demo_features.py"
+    theirs = tmp_path / "fe_tiny_flat.csv"
+    command = [
+        reference_python,
+        "-W",
+        "ignore",
+        script,
+        oracle.TINY / "tiny.safetensors",
+        shapes.source / "flat",
+        theirs,
+    ]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    ours, other = (np.loadtxt(path) for path in (tmp_path / "ours" / "fe_tiny_shapes_flat.csv", theirs))
+    assert ours.shape == other.shape == (60, 65) and not np.allclose(ours, other, atol=1)
+    apart = np.abs(ours[:, None] - other[None]).max(axis=2)
+    nearest = apart.argmin(axis=1)
+    assert sorted(nearest) == list(range(60))
+    norms = np.linalg.norm(ours[:, :-1], axis=1)
+    assert (apart.min(axis=1) < 2e-3 * norms).all() and np.array_equal(ours[:, -1], other[nearest, -1])

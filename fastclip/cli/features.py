@@ -12,7 +12,7 @@ from fastclip.cli.options import PLACE, SHOW, Targets, takes_stored_options
 
 if TYPE_CHECKING:
     from fastclip.evaluate.options import EvalOptions
-    from fastclip.features.export.export import Account
+    from fastclip.features.export.export import Exported
     from fastclip.features.read import Features
 
 
@@ -57,28 +57,28 @@ def features(
         check_export_is_free(folder, overwrite=overwrite)
     images = sum(shard.images for each in wanted for shard in each.target.shards)
     with progress_bar(err(), f"exporting ({format})", images) as advance:
-        accounts = [export(each, folder, form, advance) for each, folder in zip(wanted, folders, strict=True)]
+        found = [export(each, folder, form, advance) for each, folder in zip(wanted, folders, strict=True)]
     console = out()
-    for each, folder, account in zip(wanted, folders, accounts, strict=True):
-        for line in _lines(each, folder, account, raw):
+    for each, folder, exported in zip(wanted, folders, found, strict=True):
+        for line in _lines(each, folder, exported, raw):
             console.print(printable(line))
 
 
 command = takes_stored_options(features)
 
 
-def _lines(of: Features, folder: Path, account: Account, raw: bool) -> list[str]:
+def _lines(of: Features, folder: Path, exported: Exported, raw: bool) -> list[str]:
     """What was written, and what has no row."""
     from fastclip.cli.console import counted
     from fastclip.models.weights import describe_weights
 
     kind = "raw vectors" if raw else "unit vectors"
     lines = [
-        f"{folder}: {account.rows:,} {kind} of {of.dim} numbers; recipe {of.recipe.id[:12]}, "
+        f"{folder}: {exported.rows:,} {kind} of {of.dim} numbers; recipe {of.recipe.id[:12]}, "
         f"{describe_weights(of.recipe)}, {of.recipe.precision}."
     ]
-    if account.unreadable:
-        many = len(account.unreadable)
+    if exported.unreadable:
+        many = len(exported.unreadable)
         which = f"{counted(many, 'image')} {'is' if many == 1 else 'are'}"
         lines.append(f"{which} unreadable and without a row; {folder}/features.json lists them with the reasons.")
     return lines

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from fastclip.data.shards.manifest import read_rejected
+from fastclip.data.shards.targets import Target
 from fastclip.errors import IntegrityError, UserError
 from fastclip.features.export.clip_retrieval import write_clip_retrieval
 from fastclip.features.export.npy import write_npy
@@ -61,26 +61,36 @@ class ExportOptions:
         return WRITERS[self.format]
 
 
-@dataclass
-class Account:
-    """Where every image of an export is: in a row of a shard, or among those that are unreadable."""
+@dataclass(frozen=True)
+class PartRows:
+    """How many rows an export has of one part."""
 
-    parts: list[dict[str, Any]] = field(default_factory=list)
-    unreadable: list[dict[str, Any]] = field(default_factory=list)
+    shard: str
+    part: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class WithoutRow:
+    """An image that cannot be read. One that sharding rejected has no `key`, and its `path` is below the source."""
+
+    domain: str
+    key: str | None
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Where every image of an export is: in a row of a part, or among those that are unreadable."""
+
+    parts: tuple[PartRows, ...]
+    unreadable: tuple[WithoutRow, ...]
 
     @property
     def rows(self) -> int:
-        """Rows of all shards."""
-        return sum(each["rows"] for each in self.parts)
-
-    def add(self, rows: Rows) -> None:
-        """Take down one shard."""
-        shard = rows.shard
-        self.parts.append({"shard": shard.name, "part": part_name(shard), "rows": len(rows.records)})
-        self.unreadable += [
-            {"domain": shard.domain, "key": record.key, "path": record.path, "reason": reason}
-            for record, reason in rows.unreadable
-        ]
+        """Rows of all parts."""
+        return sum(each.rows for each in self.parts)
 
 
 def export_folder(root: Path, features: Features, options: ExportOptions) -> Path:
@@ -112,50 +122,59 @@ def export(
     folder: Path,
     options: ExportOptions,
     on_images: Callable[[int], object] = lambda images: None,
-) -> Account:
+) -> Exported:
     """Write the features to `folder`, which is there whole afterwards or not at all, and replaces one that is there.
 
     A shard is read, written and forgotten: memory does not grow with the dataset. `on_images` is told of each shard's
     images. Raises `IntegrityError` at a part that is missing or damaged.
     """
-    account = Account()
+    parts: list[PartRows] = []
+    unreadable: list[WithoutRow] = []
+
+    def exported() -> Exported:
+        return Exported(tuple(parts), (*unreadable, *_rejected(features)))
 
     def rows() -> Iterator[Rows]:
         for each in read_rows(features, options.raw):
-            account.add(each)
+            parts.append(PartRows(each.shard.name, part_name(each.shard), len(each.records)))
+            unreadable.extend(
+                WithoutRow(each.shard.domain, record.key, record.path, reason) for record, reason in each.unreadable
+            )
             if each.records:
                 yield each
             on_images(each.shard.images)
 
     def write(temporary: Path) -> None:
         options.writer(temporary, features, rows())
-        account.unreadable += _rejected(features)
-        (temporary / FACTS).write_bytes(_facts(features, options, account, temporary))
+        (temporary / FACTS).write_bytes(_facts(features, options, exported(), temporary))
 
     write_folder(folder, write)
-    return account
+    return exported()
 
 
-def _rejected(features: Features) -> list[dict[str, Any]]:
+def _rejected(features: Features) -> Iterator[WithoutRow]:
     """Images of the wanted domains that are in no shard, because they could not be read when it was written."""
     target = features.target
-    return [
-        {"domain": row.domain, "key": None, "path": row.path, "reason": row.reason}
-        for row in read_rejected(target.folder, target.manifest)
-        if row.domain in target.domains
-    ]
+    for row in read_rejected(target.folder, target.manifest):
+        if row.domain in target.domains:
+            yield WithoutRow(row.domain, None, row.path, row.reason)
 
 
-def _facts(features: Features, options: ExportOptions, account: Account, folder: Path) -> bytes:
-    """`features.json`: what the files of `folder` hold, from where, and what they leave out."""
-    target, recipe = features.target, features.recipe
-    manifest = target.manifest
-    images = sum(each.images + each.unreadable for each in manifest.domains if each.name in target.domains)
-    if images != account.rows + len(account.unreadable):
+def _images(target: Target, exported: Exported) -> int:
+    """The images of a target. Raises `IntegrityError` unless each is accounted for once."""
+    domains = (each for each in target.manifest.domains if each.name in target.domains)
+    images = sum(each.images + each.unreadable for each in domains)
+    if images != exported.rows + len(exported.unreadable):
         raise IntegrityError(
-            f"{target.name}: {images} images, but {account.rows} rows and {len(account.unreadable)} unreadable images.",
+            f"{target.name}: {images} images, but {exported.rows} rows and {len(exported.unreadable)} unreadable ones.",
             fix="Report this: an image is exported twice or not at all.",
         )
+    return images
+
+
+def _facts(features: Features, options: ExportOptions, exported: Exported, folder: Path) -> bytes:
+    """`features.json`: what the files of `folder` hold, from where, and what they leave out."""
+    target, recipe = features.target, features.recipe
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     document = {
         "format": FACTS_FORMAT,
@@ -163,8 +182,8 @@ def _facts(features: Features, options: ExportOptions, account: Account, folder:
         "dataset": target.name,
         "domains": target.domains,
         "manifest_sha256": target.manifest_sha256,
-        "classes": manifest.classes,
-        "names": manifest.names,
+        "classes": target.manifest.classes,
+        "names": target.manifest.names,
         "backbone": recipe.backbone,
         "weights": recipe.weights,
         "recipe": {"id": recipe.id, "document": recipe.to_document()},
@@ -172,10 +191,10 @@ def _facts(features: Features, options: ExportOptions, account: Account, folder:
         "normalised": not options.raw,
         "rounding": 2.0**-24 if recipe.precision == "fp32" and options.format != "clip-retrieval" else 2.0**-11,
         "digits": options.digits,
-        "images": images,
-        "rows": account.rows,
-        "unreadable": account.unreadable,
-        "parts": account.parts,
+        "images": _images(target, exported),
+        "rows": exported.rows,
+        "unreadable": [asdict(each) for each in exported.unreadable],
+        "parts": [asdict(each) for each in exported.parts],
         "files": [
             {"name": name, "bytes": (folder / name).stat().st_size, "sha256": digest_file(folder / name)}
             for name in names
