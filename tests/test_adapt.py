@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tracemalloc
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from fastclip.adapt.methods import METHODS, find_method
 from fastclip.adapt.moments import moments_of, pooled
 from fastclip.adapt.subspace import SubspaceAlignment, principal_axes
 from fastclip.adapt.transfer import TransferComponents, class_weight, mean_gaps, transfer_components
+from fastclip.adapt.transport import check_size
 from fastclip.adapt.zero_shot import Prior, Prototypes, em_factors
 from fastclip.errors import IntegrityError, UserError
 from fastclip.heads.labelled import Labelled, Unlabelled
@@ -27,7 +29,8 @@ from fastclip.heads.linear import LinearHead
 from fastclip.heads.method import Fit, Method
 from fastclip.heads.scores import exact
 
-LINEAR = list(METHODS)
+LINEAR = [name for name in METHODS if not name.startswith("ot")]
+"""Those that need no extra."""
 SOURCE_ONLY = ("coral", "sa", "tca", "jda", "bda")
 """Of these, the ones with a classifier."""
 
@@ -403,6 +406,11 @@ def test_every_method_is_one():
         method("dann")
 
 
+def test_adaptation_loads_neither_torch_nor_the_extra():
+    code = "import sys, fastclip.adapt.methods; print({'torch', 'scipy', 'sklearn', 'skada'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
 @pytest.mark.parametrize("name", SOURCE_ONLY)
 def test_a_source_that_is_the_target_gives_the_answers_of_the_source_alone(name: str):
     """With all components: fewer forget something."""
@@ -503,7 +511,7 @@ def test_settings_are_chosen_by_the_classifier_on_the_source_as_it_is():
         assert method(name).choose(train, held_out) == method(name) and method(name).settings == {}
 
 
-@pytest.mark.parametrize("name", SOURCE_ONLY)
+@pytest.mark.parametrize("name", [*SOURCE_ONLY, "ot"])
 def test_a_source_of_one_class_is_refused(name: str):
     source = draw(1, 60)
     with pytest.raises(UserError, match="two classes or more; there are images of 1"):
@@ -599,3 +607,56 @@ def test_transfer_components_are_those_of_the_whole_matrix(name: str, weight: fl
     _, scatter = pooled(moments_of(source.vectors, 1), moments_of(target.vectors, 1))
     components = transfer_components(scatter, mean_gaps(here, there, weight), 0.7, 6)
     assert angle(components, found[name]) < 1e-8
+
+
+# Optimal transport
+
+
+def test_optimal_transport_without_skada_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "skada", None)
+    with pytest.raises(UserError, match="Optimal transport needs skada") as missing:
+        fit_head("ot", draw(1, 60), draw(2, 30).unlabelled())
+    assert missing.value.fix == "pip install 'fastclip[adapt]'"
+
+
+def test_a_plan_that_would_not_fit_into_memory_is_refused():
+    check_size("ot", 15_000, 15_000)
+    with pytest.raises(UserError, match=r"173,000 images to 120,000 would take 1,392 GiB") as refused:
+        check_size("ot", 173_000, 120_000)
+    assert "coral" in refused.value.fix
+
+
+def with_skada(reference_python: Path, code: str) -> str:
+    """What `code` prints where this environment has skada besides."""
+    packages = next(iter(reference_python.parent.parent.glob("lib/*/site-packages/skada")), None)
+    if packages is None:
+        pytest.skip("no skada in .venv-reference: `make test` sets it up")
+    start = (
+        f"import sys; sys.path += [{str(packages.parent)!r}, {str(REPOSITORY / 'tests')!r}]\n"
+        "import numpy as np, sklearn\n"
+        "from fastclip.heads.labelled import Labelled, Unlabelled\n"
+        "from test_adapt import Ridge, draw\n"
+        "from fastclip.adapt.transport import Transport\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", start + code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_optimal_transport_moves_as_skadas_does_and_leaves_scikit_learns_settings(reference, reference_python: Path):
+    _, _, found = reference
+    code = (
+        "before = sklearn.get_config()\n"
+        "seen, exactly = Ridge(), Ridge()\n"
+        "source, target = draw(1, 200, twist=0.3), draw(2, 150, shift=1)\n"
+        "distance = np.mean([((source.vectors - each) ** 2).sum(axis=1).mean() for each in target.vectors])\n"
+        "fit = Transport(name='ot-entropic', classifier=seen, entropy=0.2 / distance)\n"
+        "facts = fit.fit(source, unlabelled=target.unlabelled()).facts\n"
+        "assert abs(facts['distance'] / distance - 1) < 1e-12\n"
+        "again = np.random.default_rng(3).permutation(200)\n"
+        "Transport(name='ot', classifier=exactly).fit(source, unlabelled=Unlabelled(source.vectors[again]))\n"
+        "assert np.abs(exactly.seen[0].vectors - source.vectors).max() < 1e-12\n"
+        "assert sklearn.get_config() == before and 'skada' in sys.modules\n"
+        "print(seen.seen[0].vectors.tolist())\n"
+    )
+    moved = np.array(eval(with_skada(reference_python, code)))
+    assert np.abs(moved - found["entropic"][:200]).max() < 1e-5

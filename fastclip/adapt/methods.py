@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from fastclip.adapt.coral import Coral
 from fastclip.adapt.subspace import SubspaceAlignment
 from fastclip.adapt.transfer import TransferComponents
+from fastclip.adapt.transport import Transport
 from fastclip.adapt.zero_shot import Prior, Prototypes
 from fastclip.errors import UserError
 from fastclip.heads.method import Method
@@ -17,6 +18,8 @@ METHODS: Mapping[str, Callable[[Method], Method]] = {
     "tca": lambda classifier: TransferComponents(name="tca", classifier=classifier),
     "jda": lambda classifier: TransferComponents(name="jda", classifier=classifier),
     "bda": lambda classifier: TransferComponents(name="bda", classifier=classifier),
+    "ot": lambda classifier: Transport(name="ot", classifier=classifier),
+    "ot-entropic": lambda classifier: Transport(name="ot-entropic", classifier=classifier),
     "prior": lambda classifier: Prior(),
     "prototype": lambda classifier: Prototypes(),
 }
