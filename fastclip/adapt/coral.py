@@ -26,7 +26,7 @@ class Coral(WithClassifier):
 
     def __post_init__(self) -> None:
         if not 0 <= self.shrinkage <= 1:
-            raise UserError(f"CORAL's shrinkage is from 0 to 1, not {self.shrinkage:g}.", fix="--shrinkage 0.2")
+            raise UserError(f"CORAL's shrinkage is from 0 to 1, not {self.shrinkage:g}.", fix="shrinkage=0.2")
 
     @property
     def name(self) -> str:
@@ -73,6 +73,6 @@ def _power(
         raise UserError(
             f"The source's images vary in {np.count_nonzero(values)} of {len(values)} directions: "
             "their covariance cannot be inverted.",
-            fix="--shrinkage 0.2, or more images",
+            fix="Adapt to more images, or --method prior",
         )
     return (vectors * values**exponent) @ vectors.T

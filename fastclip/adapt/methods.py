@@ -9,7 +9,6 @@ from fastclip.adapt.subspace import SubspaceAlignment
 from fastclip.adapt.transfer import TransferComponents
 from fastclip.adapt.transport import Transport
 from fastclip.adapt.zero_shot import Prior, Prototypes
-from fastclip.errors import UserError
 from fastclip.heads.method import Method
 
 METHODS: Mapping[str, Callable[[Method], Method]] = {
@@ -24,10 +23,3 @@ METHODS: Mapping[str, Callable[[Method], Method]] = {
     "prototype": lambda classifier: Prototypes(),
 }
 """Each takes the classifier that learns on the moved images; the last two need none."""
-
-
-def find_method(name: str, classifier: Method) -> Method:
-    """The method of that name with its default settings. Raises `UserError` if there is none."""
-    if name not in METHODS:
-        raise UserError(f"There is no method {name!r}.", fix=f"Choose from {', '.join(METHODS)}.")
-    return METHODS[name](classifier)

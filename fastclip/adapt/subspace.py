@@ -65,4 +65,4 @@ def default_components(classes: int) -> int:
 def check_components(components: int | None) -> None:
     """Raise `UserError` for less than one."""
     if components is not None and components < 1:
-        raise UserError(f"A subspace has one component at least, not {components}.", fix="--components 30")
+        raise UserError(f"A subspace has one component at least, not {components}.", fix="components=30")

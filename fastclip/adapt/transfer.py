@@ -43,9 +43,9 @@ class TransferComponents(WithClassifier):
     def __post_init__(self) -> None:
         check_components(self.components)
         if not 0 < self.penalty < np.inf:
-            raise UserError(f"The penalty of {self.name} is positive, not {self.penalty:g}.", fix="--penalty 1")
+            raise UserError(f"The penalty of {self.name} is positive, not {self.penalty:g}.", fix="penalty=1")
         if self.rounds < 1:
-            raise UserError(f"{self.name} takes one round at least, not {self.rounds}.", fix="--rounds 10")
+            raise UserError(f"{self.name} takes one round at least, not {self.rounds}.", fix="rounds=10")
 
     def fit(
         self,

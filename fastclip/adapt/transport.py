@@ -35,7 +35,7 @@ class Transport(WithClassifier):
 
     def __post_init__(self) -> None:
         if not 0 < self.entropy < np.inf:
-            raise UserError(f"The entropy of {self.name} is positive, not {self.entropy:g}.", fix="--entropy 0.1")
+            raise UserError(f"The entropy of {self.name} is positive, not {self.entropy:g}.", fix="entropy=0.1")
 
     def fit(
         self,

@@ -135,7 +135,7 @@ class Prototypes(WithoutSource):
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
-            raise UserError(f"The share of the class means is from 0 to 1, not {self.share:g}.", fix="--share 0.5")
+            raise UserError(f"The share of the class means is from 0 to 1, not {self.share:g}.", fix="share=0.5")
 
     @property
     def name(self) -> str:
@@ -178,6 +178,9 @@ def checked(
     """The target's images and the prototypes. Raises `UserError` if there are none, or of another backbone."""
     target = check_target(name, unlabelled)
     if prototypes is None:
-        raise UserError(f"{name} corrects zero-shot classification; there are no prototypes.", fix="--prompts NAME")
+        raise UserError(
+            f"{name} corrects zero-shot classification; there are no prototypes.",
+            fix="Give prototypes of the same backbone.",
+        )
     check_dim(prototypes.shape[1], target, "the prototypes")
     return target, prototypes.astype(np.float64)

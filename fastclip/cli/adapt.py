@@ -29,7 +29,9 @@ def adapt(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="coral (the default), sa, tca, jda, bda, prior or prototype. Repeatable.", **HEAD
+            metavar="NAME",
+            help="coral (the default), sa, tca, jda, bda, prior, prototype, ot or ot-entropic. Repeatable.",
+            **HEAD,
         ),
     ] = None,
     strength: Annotated[
@@ -47,17 +49,16 @@ def adapt(
     """
     from fastclip.cli.transfer import run_and_print
     from fastclip.transfer.folds import adapt_folds, places
-    from fastclip.transfer.methods import adapt_jobs, find_adaptations
+    from fastclip.transfer.methods import adapt_jobs
     from fastclip.transfer.run import Plan, stored
 
     options = replace(options, targets=tuple(source or ()), prompts=prompt_sets(prompts), unreadable=unreadable)
     if not options.targets:
         raise UserError("No source is named.", fix="fastclip adapt DATASET/DOMAIN --to DATASET/DOMAIN -b NAME")
-    known = find_adaptations(tuple(method or ("coral",)))
     setup = stored(replace(options, targets=(*options.targets, *(to or ()))))
     sources, targets = places(setup.targets, options.targets), places(setup.targets, tuple(to or ()))
     folds = adapt_folds(sources, targets, all_pairs=all_pairs)
-    plan = Plan(setup=setup, folds=folds, jobs=adapt_jobs(known, folds, strength))
+    plan = Plan(setup=setup, folds=folds, jobs=adapt_jobs(tuple(method or ("coral",)), folds, strength))
     run_and_print(plan, json=json, predictions=predictions, by_pair=True)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from fastclip.adapt.methods import METHODS
 from fastclip.errors import UserError
 from fastclip.heads.class_means import ClassMeans
 from fastclip.heads.logistic import Logistic
@@ -29,16 +30,6 @@ class Known:
     """Whether it has no setting."""
 
 
-@dataclass(frozen=True)
-class Adaptation:
-    """A method of adaptation, made with its classifier. `text`: it takes prototypes."""
-
-    make: Callable[[Method], Method]
-    text: bool = False
-    classifier: bool = True
-    """Whether it has one: zero-shot's relatives have none."""
-
-
 HEADS: Mapping[str, Known] = {
     "logistic": Known(Logistic, penalised=True),
     "text-logistic": Known(lambda strength: Logistic(strength, to_text=True), text=True, penalised=True),
@@ -48,18 +39,13 @@ HEADS: Mapping[str, Known] = {
     "tip": Known(lambda _: Tip(), text=True),
     "wise": Known(lambda strength: Wise(Logistic(strength)), text=True),
 }
-
-ADAPTATIONS: Mapping[str, Adaptation] = {}
+OF_ZERO_SHOT = ("prior", "prototype")
+"""Methods of adaptation that take prototypes and have no classifier."""
 
 
 def find_heads(names: Sequence[str]) -> dict[str, Known]:
     """The heads of these names. Raises `UserError` for an unknown one."""
     return {name: _find(HEADS, "--head", name) for name in names}
-
-
-def find_adaptations(names: Sequence[str]) -> dict[str, Adaptation]:
-    """The methods of adaptation of these names. Raises `UserError` for an unknown one."""
-    return {name: _find(ADAPTATIONS, "--method", name) for name in names}
 
 
 def probe_jobs(
@@ -70,7 +56,7 @@ def probe_jobs(
     return tuple(
         Job(
             fold=fold,
-            method=each.make(strength or 1.0),
+            method=each.make(1.0 if strength is None else strength),
             fixed=each.free or (each.penalised and strength is not None),
             text=each.text,
             shots=number,
@@ -82,22 +68,27 @@ def probe_jobs(
     )
 
 
-def adapt_jobs(known: Mapping[str, Adaptation], folds: Sequence[Fold], strength: float | None) -> tuple[Job, ...]:
-    """For every fold the classifier of the source alone, then each method, all with the same settings."""
-    classifier = Logistic(strength or 1.0)
+def adapt_jobs(names: Sequence[str], folds: Sequence[Fold], strength: float | None) -> tuple[Job, ...]:
+    """For every fold the classifier of the source alone, then each method, all with the same settings.
+
+    Raises `UserError` for an unknown method.
+    """
+    methods = {name: _find(METHODS, "--method", name) for name in names}
+    classifier = Logistic(1.0 if strength is None else strength)
     jobs = []
     for fold in folds:
         source_only = Job(
             fold=fold, method=classifier, fixed=strength is not None, label="source only", names_source=True
         )
         jobs.append(source_only)
-        for name, each in known.items():
+        for name, make in methods.items():
+            zero_shots = name in OF_ZERO_SHOT
             jobs.append(
                 replace(
                     source_only,
-                    make=each.make,
-                    fixed=source_only.fixed or not each.classifier,
-                    text=each.text,
+                    make=make,
+                    fixed=source_only.fixed or zero_shots,
+                    text=zero_shots,
                     label=name,
                     transductive=True,
                 )
