@@ -1,6 +1,8 @@
 """One part of what heads.py measures, run by it in a folder with train.npy and test.npy.
 
-    PYTHON heads_one.py fastclip|scikit-learn|evaluation|"products alone"|search STRENGTH
+    PYTHON heads_one.py WAY STRENGTH
+
+WAY: a way of heads.py, evaluation, "products alone" or search.
 
 Prints the seconds. A fit writes WAY.npz: its answers on test.npy, its mean objective and the gradient's greatest entry.
 """
@@ -101,13 +103,14 @@ def main() -> None:
         print((time.perf_counter() - started) / repeats)
         return
     few = np.concatenate([np.flatnonzero(labels == each)[:2] for each in range(2)])
-    (scikit_learn if way == "scikit-learn" else fastclip)(vectors[few], labels[few], 1.0)  # loads libraries
+    solve = scikit_learn if way.startswith("scikit-learn") else fastclip
+    solve(vectors[few], labels[few], 1.0)  # loads libraries
     started = time.perf_counter()
     if way == "search":
         search(vectors, labels)
         print(time.perf_counter() - started)
         return
-    found = (scikit_learn if way == "scikit-learn" else fastclip)(vectors, labels, strength)
+    found = solve(vectors, labels, strength)
     seconds = time.perf_counter() - started
     np.savez(f"{way}.npz", **told(found, vectors, labels, strength, test))
     print(seconds)
