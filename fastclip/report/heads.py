@@ -91,7 +91,12 @@ def fit_table(evaluation: Evaluation, pairs: Sequence[Pair]) -> Group | None:
     for head, domain in rows:
         backbone = head.facts.recipe.backbone
         pair = found[backbone, head.name, head.dataset, domain]
-        numbers = (f"{head.facts.images:,}", _settings(head), f"{pair.only_head:,}", f"{pair.only_zero_shot:,}")
+        numbers = (
+            f"{head.facts.images:,}" if head.facts.images else NO_NUMBER,
+            _settings(head),
+            f"{pair.only_head:,}",
+            f"{pair.only_zero_shot:,}",
+        )
         texts = [Text(printable(each)) for each in ([backbone] * several + [head.name, domain])]
         table.add_row(*texts, *numbers, _p(pair.p))
     return Group(Text("fits, and their answers beside zero-shot's", style="bold"), table)
@@ -100,7 +105,10 @@ def fit_table(evaluation: Evaluation, pairs: Sequence[Pair]) -> Group | None:
 def head_notes(evaluation: Evaluation, pairs: Sequence[Pair]) -> list[str]:
     """The lines under a table of fitted heads: what saw labels, how settings were chosen, tests, duplicates."""
     heads = evaluation.heads
-    lines = [_labels_line(heads)] if heads else []
+    labelled = [each for each in heads if each.facts.images]
+    lines = [_labels_line(labelled)] if labelled else []
+    if without := list(dict.fromkeys(method_of(each) for each in heads if not each.facts.images)):
+        lines.append(f"{' and '.join(without)}: fitted without labels.")
     if any(each.transductive for each in heads):
         lines.append("Adaptation saw the target's images, without their labels (transductive).")
     if any("held_out" in each.facts.figures for each in heads):

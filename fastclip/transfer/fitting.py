@@ -40,6 +40,8 @@ class Job:
     """The method that is fitted, from the one with its settings chosen: adaptation is given its classifier."""
     fixed: bool = False
     """Whether the method's settings are given, so that nothing is held out to choose them."""
+    labels: bool = True
+    """Whether the method looks at the source at all: relatives of zero-shot take the target's images alone."""
     text: bool = False
     """Whether the method takes prototypes of the class prompts."""
     transductive: bool = False
@@ -211,12 +213,12 @@ def _fit(
         prompts=material.prompts.name if job.text else None,
         templates=material.prompts.templates if job.text else (),
         classes=material.classes,
-        training=material.training_sets(job.fold),
-        images=len(sample),
+        training=material.training_sets(job.fold) if job.labels else (),
+        images=len(sample) if job.labels else 0,
         seed=job.seed,
         shots=job.shots,
         split=material.split,
-        duplicates=int(np.isin(target.digests, sample.digests).sum()),
+        duplicates=int(np.isin(target.digests, sample.digests).sum()) if job.labels else 0,
         made_by=describe_numpy(),
         figures={**({"held_out": float(held_out)} if held_out else {}), **fit.facts},
     )

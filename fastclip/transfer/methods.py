@@ -88,6 +88,7 @@ def adapt_jobs(names: Sequence[str], folds: Sequence[Fold], strength: float | No
                     source_only,
                     make=make,
                     fixed=source_only.fixed or zero_shots,
+                    labels=not zero_shots,
                     text=zero_shots,
                     label=name,
                     transductive=True,
