@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -79,11 +80,18 @@ def test_demo_prints_a_table_of_honest_numbers_and_what_to_type_next(fastclip: P
         assert len(domains) == 4 and average == pytest.approx(sum(domains) / 4, abs=0.011)
         assert all(3 * 100 / 12 < accuracy < 100 for accuracy in domains), "well above chance, below perfect"
     assert "fastclip shard NAME --source DIR" in outcome.out
-    again = fastclip("demo")
+    again = fastclip("demo", "--probe")
     assert again.code == 0 and "Embedded" not in again.err
-    assert [line for line in lines if line.split()[:1] == ["tiny"]] == [
-        line for line in again.out.splitlines() if line.split()[:1] == ["tiny"]
-    ]
+    more = again.out.splitlines()
+    assert max(len(line) for line in more if not line.startswith("$")) <= 80
+    of_tiny = [[line for line in each if line.split()[:1] == ["tiny"]] for each in (lines, more)]
+    assert of_tiny[0] == of_tiny[1][:3]
+    # Of 204 images the head gains some and loses some: that is what stands between it and zero-shot.
+    zero_shot = round(float(of_tiny[1][3].split()[-1]) * 2.04)
+    head = next(round(float(line.split()[1]) * 2.04) for line in more if re.match(r"\s+logistic\s+\d", line))
+    fit = next(line.split() for line in more if re.match(r"\s*logistic\s+outline", line))
+    assert head - zero_shot == int(fit[-3]) - int(fit[-2]) and 0 < float(fit[-1]) <= 1
+    assert any(re.match(r"\s*flat → outline( +\d+\.\d\d){4}", line) for line in more)
 
 
 def test_random_weights_mark_their_table(shapes: Sharded, fastclip: Program):
