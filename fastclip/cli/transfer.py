@@ -73,10 +73,19 @@ def _save(folder: Path, fitted: FittedHead) -> Path:
     """Keep a head as a file; its path."""
     from fastclip.heads.head_files import save_head
 
-    words = (fitted.facts.recipe.backbone, fitted.name, "from", fitted.job.fold.name)
-    path = folder / f"{re.sub('[^A-Za-z0-9._-]+', '-', ' '.join(words)).strip('-')}.safetensors"
+    path = folder / f"{_file_name(fitted)}.safetensors"
     save_head(path, fitted.head, fitted.facts)
     return path
+
+
+def _file_name(fitted: FittedHead) -> str:
+    """The backbone, the head and its training domains; with a digest where letters alone could mean two heads."""
+    words = " ".join((fitted.facts.recipe.backbone, fitted.name, "from", fitted.job.fold.name))
+    name = re.sub("[^A-Za-z0-9._-]+", "-", words).strip("-")
+    domains = [place.domain for place in fitted.job.fold.train]
+    if len(name) <= LONGEST_NAME and all(re.fullmatch("[A-Za-z0-9._]+", each) for each in domains):
+        return name
+    return f"{name[:LONGEST_NAME]}-{digest(words.encode())[:8]}"
 
 
 def _duration(seconds: float) -> str:
