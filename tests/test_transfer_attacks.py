@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from drawn_store import drawn, fill
-from helpers import Program
+from helpers import Program, image_bytes, shard, write
 from test_probe import COMMON
+
+from fastclip.heads.head_files import load_head
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +45,19 @@ def matrix_of(program: Program, domain: str) -> tuple[np.ndarray, np.ndarray]:
     program.here("features", f"letters/{domain}", "--output", domain, "--overwrite", *COMMON)
     table = pq.read_table(program.folder / domain / "letters/tiny/parquet/features.parquet").to_pylist()
     return np.array([row["embedding"] for row in table]), np.array([row["label"] for row in table])
+
+
+def test_heads_of_different_domains_have_files_of_different_names(tmp_path: Path):
+    domains = ("a b", "a-b", "a", "b", "日本", "中国", "x" * 120, "x" * 119 + "y")
+    files = {f"{domain}/{name}/{number}.png": image_bytes(size=(5 + place, 7 + len(name)), color=number)
+             for place, domain in enumerate(domains) for name in ("cup", "bread") for number in range(2)}  # fmt: skip
+    source = write(tmp_path / "source" / "letters", files)
+    fill(shard(source, tmp_path / "shards", "letters", layout="domain/class"), tmp_path / "embeddings")
+    program = Program(tmp_path)
+    words = ("--head", "prototype", *COMMON, "--save", "heads")
+    assert program.here("probe", "letters", "--leave-one-out", *words).code == 0
+    for domain in domains[1:]:
+        assert program.here("probe", f"letters/{domain}", "--test", "letters/a b", *words).code == 0
+    assert program.here("probe", "letters/a", "letters/b", "--test", "letters/a b", *words).code == 0
+    saved = [load_head(path)[1] for path in (tmp_path / "heads").iterdir()]
+    assert len({tuple(each.domain for each in facts.training) for facts in saved}) == len(saved) == 2 * len(domains)

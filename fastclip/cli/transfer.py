@@ -10,12 +10,14 @@ import typer
 
 from fastclip.cli.console import counted, err, out
 from fastclip.errors import EXIT_UNREADABLE
-from fastclip.files import write_whole
+from fastclip.files import digest, write_whole
 
 if TYPE_CHECKING:
     from fastclip.transfer.fitting import FittedHead
     from fastclip.transfer.run import Outcome, Plan
 
+LONGEST_NAME = 150
+"""Letters of a head's file name: file systems take 255 bytes, and temporary files add some."""
 SAID_FROM_S = 10
 """A run that is forecast to take longer says so before it begins."""
 
@@ -28,7 +30,12 @@ def run_and_print(
     save: Path | None = None,
     by_pair: bool = False,
 ) -> None:
-    """Fit, score and print; write what is asked for. Raises `typer.Exit` if unreadable images await a decision."""
+    """Fit, score and print; write what is asked for. Raises `typer.Exit` if unreadable images await a decision.
+
+    Of several processes the first one does all of it: fitting is not shared, and takes seconds.
+    """
+    if not plan.setup.process.reports:
+        return
     from fastclip.cli.progress import progress_bar
     from fastclip.transfer.forecast import forecast_s
     from fastclip.transfer.run import run
