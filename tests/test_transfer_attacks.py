@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from drawn_store import drawn, fill
 from helpers import Program, image_bytes, shard, write
-from test_probe import COMMON
+from test_probe import COMMON, cell, result
 
 from fastclip.heads.head_files import load_head
 
@@ -61,3 +61,11 @@ def test_heads_of_different_domains_have_files_of_different_names(tmp_path: Path
     assert program.here("probe", "letters/a", "letters/b", "--test", "letters/a b", *words).code == 0
     saved = [load_head(path)[1] for path in (tmp_path / "heads").iterdir()]
     assert len({tuple(each.domain for each in facts.training) for facts in saved}) == len(saved) == 2 * len(domains)
+
+
+def test_a_given_strength_is_the_one_that_wise_blends(letters: Program):
+    words = ("letters/photo", "--test", "letters/night", "--strength", "0.25")
+    document = result(letters, *words, "--head", "wise", "--head", "logistic")
+    wise, logistic = document["heads"]
+    assert wise["facts"]["settings"]["strength"] == logistic["facts"]["settings"]["strength"] == 0.25
+    assert cell(document, "night", "wise, α 1.0")["top1"] == cell(document, "night", "logistic")["top1"]

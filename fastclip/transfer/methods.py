@@ -28,6 +28,8 @@ class Known:
     penalised: bool = False
     free: bool = False
     """Whether it has no setting."""
+    blended: bool = False
+    """Whether a setting is left to be chosen where the strength of its penalty is given."""
 
 
 HEADS: Mapping[str, Known] = {
@@ -37,7 +39,7 @@ HEADS: Mapping[str, Known] = {
     "knn": Known(lambda _: Neighbours()),
     "prototype": Known(lambda _: ClassMeans(), free=True),
     "tip": Known(lambda _: Tip(), text=True),
-    "wise": Known(lambda strength: Wise(Logistic(strength)), text=True),
+    "wise": Known(lambda strength: Wise(Logistic(strength)), text=True, penalised=True, blended=True),
 }
 OF_ZERO_SHOT = ("prior", "prototype")
 """Methods of adaptation that take prototypes and have no classifier."""
@@ -52,12 +54,14 @@ def probe_jobs(
     known: Mapping[str, Known], folds: Sequence[Fold], shots: Sequence[int], seeds: int, strength: float | None
 ) -> tuple[Job, ...]:
     """A job for every fold, head, number of shots and seed. `strength` fixes the settings of penalised heads."""
+    if strength is not None and not any(each.penalised for each in known.values()):
+        raise UserError(f"--strength is a penalty's, and {' and '.join(known)} has none.", fix="Leave out --strength.")
     drawn: list[tuple[int | None, int | None]] = [(each, seed + 1) for each in shots for seed in range(seeds)]
     return tuple(
         Job(
             fold=fold,
-            method=each.make(1.0 if strength is None else strength),
-            fixed=each.free or (each.penalised and strength is not None),
+            method=_made(each, strength),
+            fixed=each.free or (each.penalised and strength is not None and not each.blended),
             text=each.text,
             shots=number,
             seed=seed,
@@ -66,6 +70,11 @@ def probe_jobs(
         for each in known.values()
         for number, seed in drawn or [(None, None)]
     )
+
+
+def _made(known: Known, strength: float | None) -> Method:
+    method = known.make(1.0 if strength is None else strength)
+    return replace(method, given=strength is not None) if isinstance(method, Wise) else method
 
 
 def adapt_jobs(names: Sequence[str], folds: Sequence[Fold], strength: float | None) -> tuple[Job, ...]:
