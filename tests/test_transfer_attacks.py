@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from drawn_store import drawn, fill
 from helpers import Program, image_bytes, shard, write
-from test_probe import COMMON, cell, result
+from test_probe import COMMON, cell, result, two_lines
 
 from fastclip.heads.head_files import load_head
 
@@ -41,6 +42,24 @@ def test_of_several_processes_the_first_prints_and_writes(
     assert not any((letters.folder / each).exists() for each in ("r.json", "heads", "exported"))
 
 
+def test_two_heads_of_one_name_both_stand_in_the_table(letters: Program):
+    for strength in ("0.1", "1e5"):
+        saved = ("--strength", strength, "--save", strength)
+        assert letters.here("probe", "letters/photo", "--test", "letters/night", *saved, *COMMON).code == 0
+    paths = [letters.folder / each / "tiny-logistic-from-photo.safetensors" for each in ("0.1", "1e5")]
+    heads = [word for path in (*paths, paths[0]) for word in ("--head", path)]
+    outcome = letters.here("eval", "letters", *heads, "--shards", "shards", "--json", "e.json")
+    assert outcome.code == 0, outcome.err
+    document = json.loads((letters.folder / "e.json").read_text())
+    names = {each["name"]: each["facts"]["settings"]["strength"] for each in document["heads"]}
+    assert sorted(names.values()) == [0.1, 1e5] and set(names) | {"zero-shot"} == {c["head"] for c in document["cells"]}
+    x, y = matrix_of(letters, "night")
+    for name, path in zip(sorted(names, key=names.__getitem__), paths, strict=True):
+        head, _ = load_head(path)
+        scores = x @ head.weights.T + head.bias
+        assert cell(document, "night", name)["top1"] == int((scores.argmax(1) == y).sum())
+
+
 def matrix_of(program: Program, domain: str) -> tuple[np.ndarray, np.ndarray]:
     program.here("features", f"letters/{domain}", "--output", domain, "--overwrite", *COMMON)
     table = pq.read_table(program.folder / domain / "letters/tiny/parquet/features.parquet").to_pylist()
@@ -69,3 +88,11 @@ def test_a_given_strength_is_the_one_that_wise_blends(letters: Program):
     wise, logistic = document["heads"]
     assert wise["facts"]["settings"]["strength"] == logistic["facts"]["settings"]["strength"] == 0.25
     assert cell(document, "night", "wise, α 1.0")["top1"] == cell(document, "night", "logistic")["top1"]
+
+
+def test_a_head_that_does_not_fit_is_refused_before_anything_is_embedded(letters: Program, tmp_path: Path):
+    assert letters.here("probe", "letters/photo", "--test", "letters/night", *COMMON, "--save", "fit").code == 0
+    drawn(tmp_path)
+    path = letters.folder / "fit" / "tiny-logistic-from-photo.safetensors"
+    said = two_lines(Program(tmp_path), "eval", "letters", "--head", path, "--shards", "shards")
+    assert "The head is for tiny with weights" in said and not list(tmp_path.rglob("*.safetensors"))
