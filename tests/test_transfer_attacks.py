@@ -42,6 +42,20 @@ def test_of_several_processes_the_first_prints_and_writes(
     assert not any((letters.folder / each).exists() for each in ("r.json", "heads", "exported"))
 
 
+def test_domains_of_the_same_name_in_two_datasets_are_two_sources(letters: Program):
+    words = ("letters/photo", "others/photo", "others/night", "--all-pairs", "--method", "prior")
+    outcome = letters.here("adapt", *words, *COMMON, "--json", "pairs.json", "--strength", "1")
+    assert outcome.code == 0, outcome.err
+    document = json.loads((letters.folder / "pairs.json").read_text())
+    assert sum(each["head"].startswith("source only") for each in document["cells"]) == 6
+    assert sum("→" in line and "source" not in line for line in outcome.out.splitlines()) == 6
+    for source, name in (("letters/photo", "letters/photo"), ("others/photo", "photo")):
+        probe = result(letters, source, "--test", "others/night", "--strength", "1")
+        (found,) = [each for each in document["cells"] if (each["dataset"], each["domain"], each["head"]) == (
+            "others", "night", f"source only from {name}")]  # fmt: skip
+        assert found["top1"] == cell(probe, "night", "logistic")["top1"]
+
+
 def test_two_heads_of_one_name_both_stand_in_the_table(letters: Program):
     for strength in ("0.1", "1e5"):
         saved = ("--strength", strength, "--save", strength)
@@ -88,6 +102,18 @@ def test_a_given_strength_is_the_one_that_wise_blends(letters: Program):
     wise, logistic = document["heads"]
     assert wise["facts"]["settings"]["strength"] == logistic["facts"]["settings"]["strength"] == 0.25
     assert cell(document, "night", "wise, α 1.0")["top1"] == cell(document, "night", "logistic")["top1"]
+
+
+def test_a_head_names_the_tested_images_that_it_saw_under_another_name(tmp_path: Path):
+    fill(drawn(tmp_path), tmp_path / "embeddings")
+    again = write(tmp_path / "source" / "again", {
+        path.relative_to(tmp_path / "source/letters").as_posix().replace("photo", "seen"): path.read_bytes()
+        for path in (tmp_path / "source/letters").rglob("*.png")})  # fmt: skip
+    fill(shard(again, tmp_path / "shards", "again", layout="domain/class"), tmp_path / "embeddings")
+    program = Program(tmp_path)
+    assert program.here("probe", "letters/photo", "--test", "letters/night", *COMMON, "--save", "h").code == 0
+    outcome = program.here("eval", "again", "--head", "h/tiny-logistic-from-photo.safetensors", "--shards", "shards")
+    assert "trained on images of seen that are tested here" in " ".join(outcome.out.split())
 
 
 def test_a_head_that_does_not_fit_is_refused_before_anything_is_embedded(letters: Program, tmp_path: Path):
