@@ -122,3 +122,24 @@ def test_a_head_that_does_not_fit_is_refused_before_anything_is_embedded(letters
     path = letters.folder / "fit" / "tiny-logistic-from-photo.safetensors"
     said = two_lines(Program(tmp_path), "eval", "letters", "--head", path, "--shards", "shards")
     assert "The head is for tiny with weights" in said and not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "fix"),
+    [
+        (["adapt", "letters/photo", "--all-pairs"], "needs two domains", "adapt DATASET --all-pairs"),
+        (["probe", "letters", "--leave-one-out", "--test", "others"], "--test has no place", "Leave out --test."),
+        (["probe", "letters", "--split", "0.9999"], "leaves no readable image", "--split 0.8"),
+        (["probe", "letters", "--split", "0.8", "--head", "knn", "--strength", "1"], "knn has none", "Leave out"),
+        (
+            ["probe", "letters/photo", "--test", "others", "--head", "tip", "--shots", "12"],
+            "too few to hold",
+            "--shots.",
+        ),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_with_a_cure_that_works(
+    words: list[str], said: str, fix: str, letters: Program
+):
+    lines = two_lines(letters, *words, *COMMON)
+    assert said in lines.splitlines()[0] and fix in lines.splitlines()[1]
