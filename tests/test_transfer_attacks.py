@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from drawn_store import drawn, fill
+from drawn_store import RECIPE, drawn, fill
 from helpers import Program, image_bytes, shard, write
 from test_probe import COMMON, cell, result, two_lines
 
@@ -143,3 +144,31 @@ def test_what_cannot_be_asked_is_refused_with_a_cure_that_works(
 ):
     lines = two_lines(letters, *words, *COMMON)
     assert said in lines.splitlines()[0] and fix in lines.splitlines()[1]
+
+
+def test_random_weights_are_said_in_the_title_and_asked_for_by_a_head(tmp_path: Path):
+    drawn_weights = replace(RECIPE, weights="random")
+    assert drawn_weights.random_weights
+    fill(drawn(tmp_path), tmp_path / "embeddings", of=drawn_weights)
+    program = Program(tmp_path)
+    words = ("letters/photo", *COMMON, "--random-weights")
+    for outcome in (
+        program.here("probe", *words, "--test", "letters/night", "--save", "h"),
+        program.here("adapt", *words, "--to", "letters/night"),
+    ):
+        assert outcome.code == 0 and "RANDOM WEIGHTS, NOT A RESULT" in outcome.out.splitlines()[0], outcome
+    head = ("eval", "letters", "--head", "h/tiny-logistic-from-photo.safetensors", "--shards", "shards")
+    assert "Fix:   --random-weights" in two_lines(program, *head)
+    assert "NOT A RESULT" in program.here(*head, "--random-weights").out.splitlines()[0]
+
+
+def test_a_recipe_that_is_named_is_read_or_a_head_for_another_one_is_refused(tmp_path: Path):
+    finer = replace(RECIPE, precision="fp32")
+    for recipe in (RECIPE, finer):
+        fill(drawn(tmp_path), tmp_path / "embeddings", of=recipe)
+    program = Program(tmp_path)
+    words = ("letters/photo", "--test", "letters/night", *COMMON, "--precision", "fp32", "--save", "h")
+    assert program.here("probe", *words).code == 0
+    head = ("eval", "letters", "--head", "h/tiny-logistic-from-photo.safetensors", "--shards", "shards")
+    assert program.here(*head, "--recipe", finer.id[:12]).code == program.here(*head).code == 0
+    assert f"--recipe {finer.id[:12]}" in two_lines(program, *head, "--recipe", RECIPE.id[:12])

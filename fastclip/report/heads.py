@@ -12,7 +12,7 @@ from rich.text import Text
 
 from fastclip.errors import printable
 from fastclip.report.style import plain_table
-from fastclip.report.terminal import NO_NUMBER, percent
+from fastclip.report.terminal import NO_NUMBER, percent, random_warning
 from fastclip.results.cells import ZERO_SHOT, Cell, Evaluation, UsedHead, mean
 from fastclip.results.pairs import Pair
 
@@ -37,7 +37,9 @@ def head_tables(evaluation: Evaluation) -> Iterator[Group]:
             for number, (name, found) in enumerate(rows.items()):
                 numbers = _numbers(found, domains, evaluation.unreadable_policy)
                 table.add_row(Text(printable(backbone if not number else "")), Text(printable(name)), *numbers)
-        yield Group(Text(printable(f"{dataset}: accuracy, %{_title(cells)}"), style="bold"), table)
+        yield Group(
+            Text(printable(f"{dataset}: accuracy, %{_title(cells)}{random_warning(evaluation)}"), style="bold"), table
+        )
 
 
 def pair_tables(evaluation: Evaluation) -> Iterator[Group]:
@@ -70,7 +72,7 @@ def pair_tables(evaluation: Evaluation) -> Iterator[Group]:
         if len(pairs) > 1:
             table.add_section()
             table.add_row("average", *(percent(mean(each)) for each in shown.values()), style="bold")
-        title = f"{dataset}, {backbone}: accuracy on the target, %"
+        title = f"{dataset}, {backbone}: accuracy on the target, %{random_warning(evaluation)}"
         yield Group(Text(printable(title), style="bold"), table)
 
 
