@@ -10,9 +10,9 @@ from fastclip.errors import UserError
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.score import FittedHeads
 from fastclip.evaluate.setup import Setup
-from fastclip.files import digest_file
+from fastclip.files import digest
 from fastclip.heads.facts import HeadFacts
-from fastclip.heads.head_files import check_head, load_head
+from fastclip.heads.head_files import check_head, read_head, unseal_head
 from fastclip.heads.scores import Head
 from fastclip.models.backbones import known_backbone, plain
 from fastclip.results.cells import UsedHead
@@ -35,9 +35,14 @@ class GivenHead:
 
 
 def load_heads(paths: Iterable[Path]) -> list[GivenHead]:
-    """The heads in files. Raises `UserError` for a file that is none, `IntegrityError` for a damaged one."""
-    return [GivenHead(sha256=digest_file(path), head=head, facts=facts) for path in paths
-            for head, facts in [load_head(path)]]  # fmt: skip
+    """The heads in files, each read once. Raises `UserError` for a file that is none, `IntegrityError` if damaged."""
+    return [_load(path) for path in paths]
+
+
+def _load(path: Path) -> GivenHead:
+    data = read_head(path)
+    head, facts = unseal_head(data, str(path))
+    return GivenHead(sha256=digest(data), head=head, facts=facts)
 
 
 def asking(options: EvalOptions, heads: Sequence[GivenHead]) -> EvalOptions:
