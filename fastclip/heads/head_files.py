@@ -60,7 +60,7 @@ def load_head(path: Path) -> tuple[Head, HeadFacts]:
 
 
 def read_head(path: Path) -> bytes:
-    """The bytes of a head's file. Raises `UserError` for a path that cannot be one; a disk that fails is an `OSError`."""
+    """The bytes of a head's file. Raises `UserError` for a path that cannot be one, `OSError` for a failing disk."""
     try:
         return path.read_bytes()
     except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
