@@ -100,6 +100,7 @@ def test_the_optimum_is_the_one_of_scikit_learn(shape: tuple[int, int, int], bot
             assert abs(reached - objective(peer, data, strength, origin)) < 1e-8
             assert fit.facts["objective"] == pytest.approx(reached * len(data), rel=1e-12)
             assert fit.facts["gradient"] <= BOUND
+            assert abs(linear(fit).bias.sum()) < 1e-9
             for images in (data, unseen):
                 assert agree(linear(fit), peer, images)
 
