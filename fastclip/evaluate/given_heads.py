@@ -10,9 +10,9 @@ from fastclip.errors import UserError
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.score import FittedHeads
 from fastclip.evaluate.setup import Setup
-from fastclip.files import digest_file
+from fastclip.files import digest
 from fastclip.heads.facts import HeadFacts
-from fastclip.heads.head_files import check_head, load_head
+from fastclip.heads.head_files import check_head, read_head, unseal_head
 from fastclip.heads.scores import Head
 from fastclip.models.backbones import known_backbone, plain
 from fastclip.results.cells import UsedHead
@@ -35,12 +35,7 @@ def load_heads(paths: Iterable[Path]) -> list[GivenHead]:
 
     Raises `UserError` for a file that is none, `IntegrityError` for a damaged one.
     """
-    by_digest: dict[str, GivenHead] = {}
-    for path in paths:
-        head, facts = load_head(path)
-        sha256 = digest_file(path)
-        by_digest[sha256] = GivenHead(name=_name(facts), sha256=sha256, head=head, facts=facts)
-    found = list(by_digest.values())
+    found = list({each.sha256: each for each in map(_load, paths)}.values())
     called = [(each.facts.recipe.backbone, each.name) for each in found]
     return [
         replace(each, name=f"{each.name}, {each.sha256[:8]}") if called.count(name) > 1 else each
@@ -48,9 +43,12 @@ def load_heads(paths: Iterable[Path]) -> list[GivenHead]:
     ]
 
 
-def _name(facts: HeadFacts) -> str:
+def _load(path: Path) -> GivenHead:
+    data = read_head(path)
+    head, facts = unseal_head(data, str(path))
     shots = f", {facts.shots} shots, draw {facts.seed}" if facts.shots else ""
-    return f"{facts.method}{shots} from {' + '.join(each.domain for each in facts.training)}"
+    name = f"{facts.method}{shots} from {' + '.join(each.domain for each in facts.training)}"
+    return GivenHead(name=name, sha256=digest(data), head=head, facts=facts)
 
 
 def asking(options: EvalOptions, heads: Sequence[GivenHead]) -> EvalOptions:
