@@ -91,7 +91,8 @@ class Material:
     targets: Mapping[str, Target]
     samples: Mapping[Place, Sample]
     prompts: PromptSet
-    prototypes: Float[np.ndarray, "classes dim"]
+    prototypes: Mapping[str, Float[np.ndarray, "classes dim"]]
+    """By dataset: two may call the same class folder differently."""
     split: float | None
     """The share of the images that train; the others are tested. None where whole domains are."""
 
@@ -113,6 +114,11 @@ class Material:
             if not len(found):
                 raise UserError(f"--split {self.split:g} leaves no readable image to be tested.", fix="--split 0.8")
         return found.without_labels()
+
+    def text(self, job: Job) -> Float[np.ndarray, "classes dim"] | None:
+        """The prototypes that a job takes: of the dataset that trains, or for adaptation of the target's."""
+        places = job.fold.test if job.transductive else job.fold.train
+        return self.prototypes[places[0].dataset] if job.text else None
 
     def training_sets(self, fold: Fold) -> tuple[TrainingSet, ...]:
         """The domains of a fold that train, as a head's file names them."""
@@ -141,7 +147,7 @@ def read_material(setup: Setup, backbone: str, folds: Sequence[Fold], split: flo
             place: read_domain(setup.store, recipe, targets[place.dataset], place.domain, pool) for place in wanted
         }
     prompts = setup.prompts[0]
-    prototypes = find_all_prototypes(setup, setup.targets[0])[backbone][prompts.name]
+    prototypes = {name: find_all_prototypes(setup, target)[backbone][prompts.name] for name, target in targets.items()}
     return Material(
         recipe=recipe, targets=targets, samples=samples, prompts=prompts, prototypes=prototypes, split=split
     )
@@ -192,8 +198,9 @@ def _choose(material: Material, job: Job, source: Sample, cores: int) -> tuple[M
             f"settings of {job.method.name} are chosen.",
             fix=f"Train on more images, or ask for fewer --shots{by_hand}.",
         )
-    text = material.prototypes if job.text else None
-    method = job.method.choose(part.labelled(classes), held_out.labelled(classes), prototypes=text, cores=cores)
+    method = job.method.choose(
+        part.labelled(classes), held_out.labelled(classes), prototypes=material.text(job), cores=cores
+    )
     return method, len(held_out)
 
 
@@ -206,7 +213,7 @@ def _fit(
         raise UserError(f"{job.fold.name} has no readable image to train on.", fix="Train on another domain.")
     fit = method.fit(
         sample.labelled(len(material.classes)),
-        prototypes=material.prototypes if job.text else None,
+        prototypes=material.text(job),
         unlabelled=target.unlabelled() if job.transductive else None,
         cores=cores,
     )
