@@ -235,3 +235,18 @@ def test_adaptation_of_zero_shot_starts_from_the_prompts_of_the_target(tmp_path:
     document = json.loads((tmp_path / "r.json").read_text())
     zero_shot, source_only, prior = (each["top1"] for each in document["cells"])
     assert prior <= 9 and zero_shot <= 9 < 20 < source_only
+
+
+@pytest.mark.parametrize("strength", ["1e-300", "1e10", "1.7e308"])
+@pytest.mark.parametrize("head", ["logistic", "text-logistic", "ridge", "wise"])
+def test_a_strength_that_rounding_drowns_is_refused(strength: str, head: str, letters: Program):
+    words = ("probe", "letters/photo", "--test", "letters/night", "--head", head, *COMMON)
+    assert "from 1e-09 to 1e+09" in two_lines(letters, *words, "--strength", strength)
+
+
+@pytest.mark.parametrize("strength", ["1e-9", "1e9"])
+def test_the_weakest_and_the_strongest_penalty_are_fitted(strength: str, letters: Program):
+    heads = [word for name in ("logistic", "text-logistic", "ridge", "wise") for word in ("--head", name)]
+    document = result(letters, "letters/photo", "--test", "letters/night", *heads, "--strength", strength)
+    assert {each["facts"]["settings"]["strength"] for each in document["heads"]} == {float(strength)}
+    assert letters.here("adapt", "letters/photo", "--to", "letters/night", "--strength", strength, *COMMON).code == 0

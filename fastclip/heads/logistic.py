@@ -16,7 +16,7 @@ from fastclip.heads.lbfgs import minimise
 from fastclip.heads.linear import LinearHead
 from fastclip.heads.method import Fit
 from fastclip.heads.scores import classify
-from fastclip.heads.search import search_strength
+from fastclip.heads.search import check_strength, search_strength
 from fastclip.heads.softmax import Point, Softmax
 
 BOUND = 1e-7
@@ -35,7 +35,7 @@ class Logistic:
     """Multinomial logistic regression on unit vectors, as scikit-learn's with C = 1 / `strength`.
 
     The objective is the sum of the images' cross-entropies plus `strength` / 2 · ‖W‖². With `to_text` the penalty is
-    on ‖W - 100 · prototypes‖² instead, so that a great strength gives zero-shot classification. The intercept is free.
+    on ‖W - 100 · prototypes‖² instead, so that a great strength gives the weights of zero-shot. The intercept is free.
     Classes without an image are left out.
     """
 
@@ -45,8 +45,7 @@ class Logistic:
     """The most that are made in fp32, and then again in fp64, before the fit counts as failed."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.strength < np.inf:
-            raise UserError(f"The strength of a penalty is positive, not {self.strength:g}.", fix="--strength 1")
+        check_strength(self.strength)
 
     @property
     def name(self) -> str:

@@ -16,7 +16,7 @@ from fastclip.heads.labelled import Labelled, Unlabelled
 from fastclip.heads.linear import LinearHead
 from fastclip.heads.method import Fit
 from fastclip.heads.scores import exact
-from fastclip.heads.search import search_strength
+from fastclip.heads.search import check_strength, search_strength
 
 BOUND = 1e-7
 """The greatest entry of the gradient of the mean objective at what counts as the optimum."""
@@ -33,8 +33,7 @@ class Ridge:
     strength: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.strength < np.inf:
-            raise UserError(f"The strength of a penalty is positive, not {self.strength:g}.", fix="--strength 1")
+        check_strength(self.strength)
 
     @property
     def name(self) -> str:

@@ -5,11 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
+from fastclip.errors import UserError
+
 STRENGTHS = tuple(10.0 ** (-6 + step / 8) for step in range(97))
 """From 1e-6 to 1e6, eight a decade: the grid of OpenAI's linear probes, as λ = 1/C of scikit-learn."""
 
+WEAKEST, STRONGEST = 1e-9, 1e9
+"""A thousand times beyond the grid. Further away rounding keeps fits from their optimum, and numbers overflow."""
+
 STARTS = tuple(range(96, -1, -16))
 SPANS = (8, 4, 2, 1)
+
+
+def check_strength(strength: float) -> None:
+    """Raise `UserError` for a strength that no fit can reach the optimum of."""
+    if not WEAKEST <= strength <= STRONGEST:
+        raise UserError(
+            f"The strength of a penalty is positive, from {WEAKEST:g} to {STRONGEST:g}, not {strength:g}.",
+            fix="--strength 1",
+        )
 
 
 def search_strength(right: Callable[[float], int]) -> tuple[float, int]:
