@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -250,3 +253,17 @@ def test_the_weakest_and_the_strongest_penalty_are_fitted(strength: str, letters
     document = result(letters, "letters/photo", "--test", "letters/night", *heads, "--strength", strength)
     assert {each["facts"]["settings"]["strength"] for each in document["heads"]} == {float(strength)}
     assert letters.here("adapt", "letters/photo", "--to", "letters/night", "--strength", strength, *COMMON).code == 0
+
+
+def test_a_process_stopped_while_it_imports_is_silent_where_another_has_said_why(tmp_path: Path):
+    code = (
+        "import sys; from fastclip.cli.launcher import leave_verdict; from fastclip.cli.signals import _raise_stopped\n"
+        "if sys.argv[1] == 'said': leave_verdict(2)\n"
+        "exec(compile('_raise_stopped(15, sys._getframe())', '<frozen importlib>', 'exec'))"
+    )
+    environment = {**os.environ, "TORCHELASTIC_RUN_ID": "1", "RANK": "0", "TMPDIR": str(tmp_path)}
+    said = subprocess.run([sys.executable, "-c", code, "said"], env=environment, capture_output=True, text=True)
+    assert (said.returncode, said.stderr) == (143, "")
+    next(tmp_path.glob("*.verdict")).unlink()
+    alone = subprocess.run([sys.executable, "-c", code, "alone"], env=environment, capture_output=True, text=True)
+    assert alone.returncode == 143 and "Stopped by SIGTERM" in alone.stderr
