@@ -98,17 +98,23 @@ def write_new(path: Path, data: bytes) -> bool:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Replace the file at `path` with `data`. A reader sees the old bytes or the new ones, never a mixture.
+    """Replace the file at `path` with `data`, as `replace_file` does."""
+    replace_file(path, lambda file: file.write(data))
+
+
+def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Replace the file at `path` by what `write(file)` writes. A reader sees the old bytes or the new, never a mixture.
 
     A device or a pipe, such as /dev/stdout, is written to directly.
     """
     if path.parent in _STREAMS or path.is_fifo() or path.is_char_device():
         try:
-            path.write_bytes(data)
+            with path.open("wb") as file:
+                write(file)
         except OSError as error:
             raise _storage_error(path, error) from error
         return
-    publish(write_temporary(path, lambda file: file.write(data)), path)
+    publish(write_temporary(path, write), path)
 
 
 def write_temporary(path: Path, write: Callable[[BinaryIO], object]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -267,3 +268,15 @@ def test_a_process_stopped_while_it_imports_is_silent_where_another_has_said_why
     next(tmp_path.glob("*.verdict")).unlink()
     alone = subprocess.run([sys.executable, "-c", code, "alone"], env=environment, capture_output=True, text=True)
     assert alone.returncode == 143 and "Stopped by SIGTERM" in alone.stderr
+
+
+def test_predictions_go_into_a_pipe_and_never_take_its_place(letters: Program, tmp_path: Path):
+    """As `--predictions /dev/stdout` of root would have replaced /dev/stdout for every program of the machine."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    words = ("letters/photo", "--test", "letters/night", "--strength", "1", *COMMON)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    outcome = letters.here("probe", *words, "--predictions", pipe)
+    assert outcome.code == 0 and pipe.is_fifo(), outcome.err
+    assert pq.read_table(io.BytesIO(os.read(reader, 1 << 16))).num_rows == 72
+    os.close(reader)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int64
 
 from fastclip.data.shards.manifest import Shard
 from fastclip.data.shards.reader import read_index
-from fastclip.files import publish, write_temporary
+from fastclip.files import replace_file
 from fastclip.heads.scores import Predictions
 from fastclip.results.cells import ZERO_SHOT
 from fastclip.results.pairs import Pair
@@ -63,7 +63,7 @@ def write_predictions(path: Path, answers: Iterable[ShardPredictions]) -> None:
             for answer in answers:
                 writer.write_table(pa.Table.from_pylist(list(_rows(answer)), schema))
 
-    publish(write_temporary(path, write), path)
+    replace_file(path, write)
 
 
 def _rows(answer: ShardPredictions) -> Iterator[dict[str, Any]]:
