@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
 
+from fastclip.adapt.base import WithClassifier
 from fastclip.data.shards.targets import Target
 from fastclip.errors import UserError
 from fastclip.evaluate.prototypes import find_all_prototypes
@@ -23,48 +24,51 @@ from fastclip.text.prompts import PromptSet
 from fastclip.threads import threads
 from fastclip.transfer.folds import Fold, Place
 from fastclip.transfer.samples import Images, Sample, joined, read_domain
-from fastclip.transfer.splits import draw_shots, in_share
+from fastclip.transfer.splits import draw_shots, in_share, trains
 
 SHARE = 0.8
 """Of the source's images in the fit that chooses settings. The others choose them, as in DomainBed."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The data that a method is given."""
+
+    source: bool = True
+    """Images with labels. Relatives of zero-shot look at none."""
+    text: bool = False
+    """Prototypes of the class prompts."""
+    target: bool = False
+    """The tested images, without their labels: the method is transductive."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One head to be fitted."""
 
+    name: str
+    """The name that cells have, such as `logistic, 4 shots, seed 1`."""
     fold: Fold
     method: Method
-    """The method whose settings are chosen."""
-    make: Callable[[Method], Method] = lambda chosen: chosen
-    """The method that is fitted, from the one with its settings chosen: adaptation is given its classifier."""
-    fixed: bool = False
+    inputs: Inputs
+    fixed: bool
     """Whether the method's settings are given, so that nothing is held out to choose them."""
-    labels: bool = True
-    """Whether the method looks at the source at all: relatives of zero-shot take the target's images alone."""
-    text: bool = False
-    """Whether the method takes prototypes of the class prompts."""
-    transductive: bool = False
-    """Whether the method takes the target's images, without their labels."""
     shots: int | None = None
     seed: int | None = None
-    label: str = ""
-    """The method's name where it is not its own, such as `source only`."""
-    names_source: bool = False
-    """Whether the name says which domains trained: where several folds test the same domain."""
+
+    @property
+    def tuned(self) -> Method:
+        """The method whose settings are chosen: of one that moves images, the classifier."""
+        return self.method.classifier if isinstance(self.method, WithClassifier) else self.method
 
     @property
     def choice(self) -> tuple[Fold, Method, bool, int | None, int | None]:
         """Jobs of equal choices get the same settings."""
-        return self.fold, self.method, self.text, self.shots, self.seed
+        return self.fold, self.tuned, self.inputs.text, self.shots, self.seed
 
-    @property
-    def name(self) -> str:
-        """The name that cells have, such as `logistic, 4 shots, seed 1`."""
-        name = self.label or self.method.name
-        if self.shots is not None:
-            name += f", {self.shots} shot{'s' * (self.shots > 1)}, seed {self.seed}"
-        return f"{name} from {self.fold.name}" if self.names_source else name
+    def with_settings(self, chosen: Method) -> Method:
+        """The method that is fitted once `tuned` has become `chosen`."""
+        return replace(self.method, classifier=chosen) if isinstance(self.method, WithClassifier) else chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +107,12 @@ class Material:
     def source(self, fold: Fold) -> Sample:
         """The images of a fold that train."""
         found = joined(self.samples[place] for place in fold.train)
-        return found if self.split is None else found.take(in_share(found.digests, self.split, "train"))
+        return found if self.split is None else found.take(trains(found.digests, self.split))
 
     def target(self, fold: Fold) -> Images:
         """The images of a fold that are tested, without their labels."""
         found = joined(self.samples[place] for place in fold.test)
-        found = found if self.split is None else found.take(~in_share(found.digests, self.split, "train"))
+        found = found if self.split is None else found.take(~trains(found.digests, self.split))
         return found.without_labels()
 
     def training_sets(self, fold: Fold) -> tuple[TrainingSet, ...]:
@@ -165,10 +169,9 @@ def fit_all(
         return chosen
 
     def fit(job: Job) -> FittedHead:
-        method, held_out = (job.method, 0) if job.fixed else choices[job.choice]
-        fitted = _fit(
-            material, job, job.make(method), held_out, source(job.fold), material.target(job.fold), cores_each
-        )
+        chosen, held_out = (job.tuned, 0) if job.fixed else choices[job.choice]
+        method = job.with_settings(chosen)
+        fitted = _fit(material, job, method, held_out, source(job.fold), material.target(job.fold), cores_each)
         on_step()
         return fitted
 
@@ -179,17 +182,17 @@ def fit_all(
 
 
 def _choose(material: Material, job: Job, source: Sample, cores: int) -> tuple[Method, int]:
-    """The job's method with the settings that held-out images of the source choose, and how many these are."""
+    """The tuned method with the settings that held-out images of the source choose, and how many these are."""
     classes = len(material.classes)
     _, part, held_out = _parts(source, job)
     if not len(held_out) or not len(part):
         raise UserError(
             f"{job.fold.name} has {len(source)} readable images to train on: too few to hold some out, by which the "
-            f"settings of {job.method.name} are chosen.",
+            f"settings of {job.tuned.name} are chosen.",
             fix="Train on more images, ask for fewer --shots, or give --strength.",
         )
-    text = material.prototypes if job.text else None
-    method = job.method.choose(part.labelled(classes), held_out.labelled(classes), prototypes=text, cores=cores)
+    text = material.prototypes if job.inputs.text else None
+    method = job.tuned.choose(part.labelled(classes), held_out.labelled(classes), prototypes=text, cores=cores)
     return method, len(held_out)
 
 
@@ -202,23 +205,23 @@ def _fit(
         raise UserError(f"{job.fold.name} has no readable image to train on.", fix="Train on another domain.")
     fit = method.fit(
         sample.labelled(len(material.classes)),
-        prototypes=material.prototypes if job.text else None,
-        unlabelled=target.unlabelled() if job.transductive else None,
+        prototypes=material.prototypes if job.inputs.text else None,
+        unlabelled=target.unlabelled() if job.inputs.target else None,
         cores=cores,
     )
     facts = HeadFacts(
         method=method.name,
         settings=dict(method.settings),
         recipe=material.recipe,
-        prompts=material.prompts.name if job.text else None,
-        templates=material.prompts.templates if job.text else (),
+        prompts=material.prompts.name if job.inputs.text else None,
+        templates=material.prompts.templates if job.inputs.text else (),
         classes=material.classes,
-        training=material.training_sets(job.fold) if job.labels else (),
-        images=len(sample) if job.labels else 0,
+        training=material.training_sets(job.fold) if job.inputs.source else (),
+        images=len(sample) if job.inputs.source else 0,
         seed=job.seed,
         shots=job.shots,
         split=material.split,
-        duplicates=int(np.isin(target.digests, sample.digests).sum()) if job.labels else 0,
+        duplicates=int(np.isin(target.digests, sample.digests).sum()) if job.inputs.source else 0,
         made_by=describe_numpy(),
         figures={**({"held_out": float(held_out)} if held_out else {}), **fit.facts},
     )

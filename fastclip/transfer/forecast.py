@@ -11,11 +11,18 @@ from fastclip.data.shards.targets import Target
 from fastclip.transfer.folds import Place
 from fastclip.transfer.run import Plan
 
-PASSES = {"logistic": 400, "text-logistic": 400, "wise": 500, "ridge": 2, "prototype": 0.1, "tip": 20, "knn": 0}
+PASSES = {
+    "logistic": 400,
+    "text-logistic": 400,
+    "wise": 500,
+    "ridge": 2,
+    "prototype": 0.1,
+    "prior": 0.1,
+    "tip": 20,
+    "knn": 0,
+}
 """Products of all training images with all classes that a method takes, about: its search and its last fit."""
-OTHERS = 900
-"""The same for a method of adaptation: the search, then up to eleven fits."""
-SURE_S = 5e9
+FEW_OPERATIONS = 5e9
 """Operations below which nothing is measured."""
 
 
@@ -29,12 +36,12 @@ def forecast_s(plan: Plan) -> float:
         train = sum(images[place] for place in job.fold.train)
         train = min(train, job.shots * classes) if job.shots else train
         tested = sum(images[place] for place in job.fold.test)
-        name = job.method.name
-        operations += 4.0 * PASSES.get(name, OTHERS) * train * dims * classes
+        name = job.tuned.name
+        operations += 4.0 * PASSES[name] * train * dims * classes
         if name in ("knn", "tip"):
             operations += 2.0 * train * (tested + 0.2 * train) * dims
     operations *= len(plan.setup.backbones)
-    if operations < SURE_S:
+    if operations < FEW_OPERATIONS:
         return 0.0
     return operations / (_rate() * plan.setup.process.cores)
 

@@ -1,12 +1,12 @@
-"""The methods by their names on the command line."""
+"""The heads and the methods of adaptation by their names on the command line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass
 
 from fastclip.adapt.methods import METHODS
+from fastclip.adapt.zero_shot import WithoutSource
 from fastclip.errors import UserError
 from fastclip.heads.class_means import ClassMeans
 from fastclip.heads.logistic import Logistic
@@ -15,8 +15,13 @@ from fastclip.heads.neighbours import Neighbours
 from fastclip.heads.ridge import Ridge
 from fastclip.heads.tip import Tip
 from fastclip.heads.wise import Wise
-from fastclip.transfer.fitting import Job
+from fastclip.transfer.fitting import Inputs, Job
 from fastclip.transfer.folds import Fold
+
+LABELS = Inputs()
+LABELS_AND_TEXT = Inputs(text=True)
+LABELS_AND_TARGET = Inputs(target=True)
+TEXT_AND_TARGET = Inputs(source=False, text=True, target=True)
 
 
 @dataclass(frozen=True)
@@ -24,23 +29,45 @@ class Known:
     """A method: how it is made, and what it needs. `make` takes the strength of a penalty, if it has one."""
 
     make: Callable[[float], Method]
-    text: bool = False
+    inputs: Inputs = LABELS
     penalised: bool = False
+    """Whether a given strength leaves no setting to choose."""
     free: bool = False
     """Whether it has no setting."""
+
+    def job(
+        self, name: str, fold: Fold, strength: float | None, shots: int | None = None, seed: int | None = None
+    ) -> Job:
+        """The fit on a fold, under the `name` that cells have. A `strength` of None is chosen."""
+        return Job(
+            name=name,
+            fold=fold,
+            method=self.make(1.0 if strength is None else strength),
+            inputs=self.inputs,
+            fixed=self.free or (self.penalised and strength is not None),
+            shots=shots,
+            seed=seed,
+        )
 
 
 HEADS: Mapping[str, Known] = {
     "logistic": Known(Logistic, penalised=True),
-    "text-logistic": Known(lambda strength: Logistic(strength, to_text=True), text=True, penalised=True),
+    "text-logistic": Known(lambda strength: Logistic(strength, to_text=True), LABELS_AND_TEXT, penalised=True),
     "ridge": Known(Ridge, penalised=True),
     "knn": Known(lambda _: Neighbours()),
     "prototype": Known(lambda _: ClassMeans(), free=True),
-    "tip": Known(lambda _: Tip(), text=True),
-    "wise": Known(lambda strength: Wise(Logistic(strength)), text=True),
+    "tip": Known(lambda _: Tip(), LABELS_AND_TEXT),
+    "wise": Known(lambda strength: Wise(Logistic(strength)), LABELS_AND_TEXT),
 }
-OF_ZERO_SHOT = ("prior", "prototype")
-"""Methods of adaptation that take prototypes and have no classifier."""
+
+
+def _adaptation(make: Callable[[Method], Method]) -> Known:
+    if isinstance(make(Logistic()), WithoutSource):
+        return Known(lambda _: make(Logistic()), TEXT_AND_TARGET, free=True)
+    return Known(lambda strength: make(Logistic(strength)), LABELS_AND_TARGET, penalised=True)
+
+
+ADAPTATIONS: Mapping[str, Known] = {name: _adaptation(make) for name, make in METHODS.items()}
 
 
 def find_heads(names: Sequence[str]) -> dict[str, Known]:
@@ -52,55 +79,27 @@ def probe_jobs(
     known: Mapping[str, Known], folds: Sequence[Fold], shots: Sequence[int], seeds: int, strength: float | None
 ) -> tuple[Job, ...]:
     """A job for every fold, head, number of shots and seed. `strength` fixes the settings of penalised heads."""
-    drawn: list[tuple[int | None, int | None]] = [(each, seed + 1) for each in shots for seed in range(seeds)]
+    if not shots:
+        return tuple(each.job(name, fold, strength) for fold in folds for name, each in known.items())
     return tuple(
-        Job(
-            fold=fold,
-            method=each.make(1.0 if strength is None else strength),
-            fixed=each.free or (each.penalised and strength is not None),
-            text=each.text,
-            shots=number,
-            seed=seed,
-        )
+        each.job(f"{name}, {number} shot{'s' * (number > 1)}, seed {seed}", fold, strength, number, seed)
         for fold in folds
-        for each in known.values()
-        for number, seed in drawn or [(None, None)]
+        for name, each in known.items()
+        for number in shots
+        for seed in range(1, seeds + 1)
     )
 
 
 def adapt_jobs(names: Sequence[str], folds: Sequence[Fold], strength: float | None) -> tuple[Job, ...]:
     """For every fold the classifier of the source alone, then each method, all with the same settings.
 
-    Raises `UserError` for an unknown method.
+    Names say which domains trained: several folds test the same one. Raises `UserError` for an unknown method.
     """
-    methods = {name: _find(METHODS, "--method", name) for name in names}
-    classifier = Logistic(1.0 if strength is None else strength)
-    jobs = []
-    for fold in folds:
-        source_only = Job(
-            fold=fold, method=classifier, fixed=strength is not None, label="source only", names_source=True
-        )
-        jobs.append(source_only)
-        for name, make in methods.items():
-            zero_shots = name in OF_ZERO_SHOT
-            jobs.append(
-                replace(
-                    source_only,
-                    make=make,
-                    fixed=source_only.fixed or zero_shots,
-                    labels=not zero_shots,
-                    text=zero_shots,
-                    label=name,
-                    transductive=True,
-                )
-            )
-    return tuple(jobs)
+    known = {"source only": HEADS["logistic"], **{name: _find(ADAPTATIONS, "--method", name) for name in names}}
+    return tuple(each.job(f"{name} from {fold.name}", fold, strength) for fold in folds for name, each in known.items())
 
 
-Entry = TypeVar("Entry")
-
-
-def _find(known: Mapping[str, Entry], option: str, name: str) -> Entry:
+def _find(known: Mapping[str, Known], option: str, name: str) -> Known:
     if name not in known:
         raise UserError(f"{option} does not know {name!r}.", fix=f"{option} {' | '.join(known)}")
     return known[name]

@@ -18,7 +18,7 @@ from fastclip.results.cells import Evaluation, UsedHead
 from fastclip.results.predictions import ShardPredictions
 from fastclip.transfer.fitting import FittedHead, Job, fit_all, read_material, steps
 from fastclip.transfer.folds import Fold, Place, check_classes
-from fastclip.transfer.splits import in_share
+from fastclip.transfer.splits import trains
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ def _used(heads: Mapping[str, Sequence[FittedHead]]) -> tuple[UsedHead, ...]:
                         domains=domains,
                         sha256=sha256,
                         facts=each.facts,
-                        transductive=each.job.transductive,
+                        transductive=each.job.inputs.target,
                     )
                 )
     return tuple(found)
@@ -117,6 +117,6 @@ def _subset(split: float | None) -> Subset | None:
         return None
 
     def has(digests: np.ndarray) -> np.ndarray:
-        return ~in_share(digests, split, "train")
+        return ~trains(digests, split)
 
     return Subset(f"the {1 - split:.0%} held out by hash", has)
