@@ -512,7 +512,7 @@ def test_settings_are_chosen_by_the_classifier_on_the_source_as_it_is():
 @pytest.mark.parametrize("name", [*SOURCE_ONLY, "ot"])
 def test_a_source_of_one_class_is_refused(name: str):
     source = draw(1, 60)
-    with pytest.raises(UserError, match="two classes or more; there are images of 1"):
+    with pytest.raises(UserError, match="two classes; there are 1"):
         fit_head(name, source.take(source.labels == 2), draw(2, 30).unlabelled())
 
 

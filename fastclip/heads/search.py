@@ -1,15 +1,27 @@
-"""The search for a regulariser's strength on held-out images of the source: seven starts, then ever closer ones."""
+"""Strengths of penalties: which there are, and the search for the best one on held-out images of the source."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
+
+from fastclip.errors import UserError
 
 STRENGTHS = tuple(10.0 ** (-6 + step / 8) for step in range(97))
 """From 1e-6 to 1e6, eight a decade: the grid of OpenAI's linear probes, as λ = 1/C of scikit-learn."""
 
+BOUND = 1e-7
+"""The greatest entry of the gradient of the mean objective at what counts as the optimum."""
+
 STARTS = tuple(range(96, -1, -16))
 SPANS = (8, 4, 2, 1)
+
+
+def check_strength(strength: float) -> None:
+    """Raise `UserError` unless the strength is positive and finite."""
+    if not 0 < strength < math.inf:
+        raise UserError(f"The strength of a penalty is positive, not {strength:g}.", fix="--strength 1")
 
 
 def search_strength(right: Callable[[float], int]) -> tuple[float, int]:
