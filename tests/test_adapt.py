@@ -41,7 +41,7 @@ class Ridge:
 
     strength: float = 1e-3
     seen: list[Labelled] = field(default_factory=list)
-    """What it was fitted on."""
+    """All that it was fitted on."""
     name: str = "ridge"
 
     @property
@@ -625,7 +625,7 @@ def test_a_plan_that_would_not_fit_into_memory_is_refused():
 
 
 def with_skada(reference_python: Path, code: str) -> str:
-    """What `code` prints where this environment has skada besides."""
+    """The output of `code` where this environment has skada besides."""
     packages = next(iter(reference_python.parent.parent.glob("lib/*/site-packages/skada")), None)
     if packages is None:
         pytest.skip("no skada in .venv-reference: `make test` sets it up")

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastclip.cli.lean import load_lean
-from fastclip.cli.options import MODEL, PLACE, SHOW, Prompts, Store, Workers, prompt_sets, takes_eval_options
+from fastclip.cli.options import (
+    MODEL,
+    PLACE,
+    Json,
+    Predictions,
+    Prompts,
+    Store,
+    Unreadable,
+    Workers,
+    prompt_sets,
+    takes_eval_options,
+)
 from fastclip.errors import EXIT_INCOMPLETE, EXIT_UNREADABLE, FastclipError
 from fastclip.files import write_whole
 
@@ -50,15 +61,9 @@ def evaluate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what is left to do, and how long it will take.", **PLACE)
     ] = False,
-    unreadable: Annotated[
-        str, typer.Option(metavar="POLICY", help="An unreadable image counts as: stop, wrong or exclude.", **SHOW)
-    ] = "stop",
-    json: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write counts and settings to this file.", **SHOW)
-    ] = None,
-    predictions: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write every answer to this Parquet file.", **SHOW)
-    ] = None,
+    unreadable: Unreadable = "stop",
+    json: Json = None,
+    predictions: Predictions = None,
 ) -> None:
     """Score backbones on sharded datasets, zero-shot and by given heads. Embeds what is missing, once.
 
