@@ -80,11 +80,13 @@ def evaluate(
     messages = err()
     heads = []
     if head:
-        from fastclip.evaluate.given_heads import asking, load_heads
+        from fastclip.evaluate.given_heads import asking, load_heads, place
 
         heads = load_heads(head)
         options = asking(options, heads)
     setup = resolve(options)
+    if heads:
+        place(setup, heads)  # a head that does not fit is refused before hours of embedding, not after
     if dry_run:
         return _print_forecast(setup)
     if setup.process.reports:

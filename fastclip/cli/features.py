@@ -47,6 +47,8 @@ def features(
 
     form = ExportOptions(format=format, raw=raw, digits=digits)
     setup = resolve(replace(options, targets=tuple(targets or ())), only_stored=True)
+    if not setup.process.reports:
+        return  # of several processes the first one writes
     wanted = [
         Features(target, setup.recipes[target.name, backbone], setup.store)
         for target in setup.targets

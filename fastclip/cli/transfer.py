@@ -10,12 +10,14 @@ import typer
 
 from fastclip.cli.console import counted, err, out
 from fastclip.errors import EXIT_UNREADABLE
-from fastclip.files import write_whole
+from fastclip.files import digest, write_whole
 
 if TYPE_CHECKING:
     from fastclip.transfer.fitting import FittedHead
     from fastclip.transfer.run import Outcome, Plan
 
+LONGEST_NAME = 150
+"""Letters of a head's file name: file systems take 255 bytes, and temporary files add some."""
 SAID_FROM_S = 10
 """A run that is forecast to take longer says so before it begins."""
 
@@ -28,7 +30,12 @@ def run_and_print(
     save: Path | None = None,
     by_pair: bool = False,
 ) -> None:
-    """Fit, score and print; write what is asked for. Raises `typer.Exit` if unreadable images await a decision."""
+    """Fit, score and print; write what is asked for. Raises `typer.Exit` if unreadable images await a decision.
+
+    Of several processes the first one does all of it: fitting is not shared, and takes seconds.
+    """
+    if not plan.setup.process.reports:
+        return
     from fastclip.cli.progress import progress_bar
     from fastclip.transfer.forecast import forecast_s
     from fastclip.transfer.run import run
@@ -73,10 +80,19 @@ def _save(folder: Path, fitted: FittedHead) -> Path:
     """Keep a head as a file; its path."""
     from fastclip.heads.head_files import save_head
 
-    words = (fitted.facts.recipe.backbone, fitted.name, "from", fitted.job.fold.name)
-    path = folder / f"{re.sub('[^A-Za-z0-9._-]+', '-', ' '.join(words)).strip('-')}.safetensors"
+    path = folder / f"{_file_name(fitted)}.safetensors"
     save_head(path, fitted.head, fitted.facts)
     return path
+
+
+def _file_name(fitted: FittedHead) -> str:
+    """The backbone, the head and its training domains; with a digest where letters alone could mean two heads."""
+    words = " ".join((fitted.facts.recipe.backbone, fitted.name, "from", fitted.job.fold.name))
+    name = re.sub("[^A-Za-z0-9._-]+", "-", words).strip("-")
+    domains = [place.domain for place in fitted.job.fold.train]
+    if len(name) <= LONGEST_NAME and all(re.fullmatch("[A-Za-z0-9._]+", each) for each in domains):
+        return name
+    return f"{name[:LONGEST_NAME]}-{digest(words.encode())[:8]}"
 
 
 def _duration(seconds: float) -> str:

@@ -23,21 +23,34 @@ from fastclip.store.store import Store
 class GivenHead:
     """A head and the file that it came from."""
 
+    name: str
+    """The name that cells have: the method and what it was trained on."""
     sha256: str
     head: Head
     facts: HeadFacts
 
-    @property
-    def name(self) -> str:
-        """The name that cells have: the method and what it was trained on."""
-        shots = f", {self.facts.shots} shots, draw {self.facts.seed}" if self.facts.shots else ""
-        return f"{self.facts.method}{shots} from {' + '.join(each.domain for each in self.facts.training)}"
-
 
 def load_heads(paths: Iterable[Path]) -> list[GivenHead]:
-    """The heads in files. Raises `UserError` for a file that is none, `IntegrityError` for a damaged one."""
-    return [GivenHead(sha256=digest_file(path), head=head, facts=facts) for path in paths
-            for head, facts in [load_head(path)]]  # fmt: skip
+    """The heads in files, each once. Where several would have one name, their names end in their digests.
+
+    Raises `UserError` for a file that is none, `IntegrityError` for a damaged one.
+    """
+    by_digest: dict[str, GivenHead] = {}
+    for path in paths:
+        head, facts = load_head(path)
+        sha256 = digest_file(path)
+        by_digest[sha256] = GivenHead(name=_name(facts), sha256=sha256, head=head, facts=facts)
+    found = list(by_digest.values())
+    called = [(each.facts.recipe.backbone, each.name) for each in found]
+    return [
+        replace(each, name=f"{each.name}, {each.sha256[:8]}") if called.count(name) > 1 else each
+        for each, name in zip(found, called, strict=True)
+    ]
+
+
+def _name(facts: HeadFacts) -> str:
+    shots = f", {facts.shots} shots, draw {facts.seed}" if facts.shots else ""
+    return f"{facts.method}{shots} from {' + '.join(each.domain for each in facts.training)}"
 
 
 def asking(options: EvalOptions, heads: Sequence[GivenHead]) -> EvalOptions:

@@ -67,6 +67,8 @@ class Wise:
 
     trained: Method
     alpha: float = 0.5
+    given: bool = False
+    """Whether `trained` keeps its settings, so that only α is chosen."""
 
     @property
     def name(self) -> str:
@@ -87,7 +89,9 @@ class Wise:
         cores: int = 1,
     ) -> Wise:
         """The trained method with its best settings, and the α that is best with them, both on `held_out`."""
-        trained = self.trained.choose(train, held_out, prototypes=prototypes, cores=cores)
+        trained = self.trained
+        if not self.given:
+            trained = trained.choose(train, held_out, prototypes=prototypes, cores=cores)
         zero_shot, head = _ends(trained, train, prototypes, cores)[:2]
         return replace(self, trained=trained, alpha=choose_alpha(zero_shot, head, held_out, cores=cores))
 

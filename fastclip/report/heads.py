@@ -41,23 +41,27 @@ def head_tables(evaluation: Evaluation) -> Iterator[Group]:
 
 
 def pair_tables(evaluation: Evaluation) -> Iterator[Group]:
-    """One table a backbone: a row a source and target, a column zero-shot and each method, the mean at the end."""
-    for backbone in dict.fromkeys(cell.backbone for cell in evaluation.cells):
-        cells = {(c.dataset, c.domain, c.head, c.prompts): c for c in evaluation.cells if c.backbone == backbone}
+    """One table a backbone and dataset of targets: a row a source and target, a column zero-shot and each method.
+
+    The mean over the rows is at the end.
+    """
+    for backbone, dataset in dict.fromkeys((cell.backbone, cell.dataset) for cell in evaluation.cells):
+        cells = {(c.domain, c.head, c.prompts): c for c in evaluation.cells
+                 if (c.backbone, c.dataset) == (backbone, dataset)}  # fmt: skip
         prompts = list(evaluation.prompts)
-        heads = [each for each in evaluation.heads if each.facts.recipe.backbone == backbone]
+        heads = [each for each in evaluation.heads if (each.facts.recipe.backbone, each.dataset) == (backbone, dataset)]
         methods = list(dict.fromkeys(method_of(each) for each in heads))
         zero_shot = [f"{ZERO_SHOT}, {name}" if len(prompts) > 1 else ZERO_SHOT for name in prompts]
         table = plain_table("source → target", *zero_shot, *methods)
         shown: dict[str, list[Fraction | None]] = {}
-        pairs: dict[tuple[str, str, str], dict[str, Cell]] = {}
+        pairs: dict[tuple[str, str], dict[str, Cell]] = {}
         for each in heads:
             source = each.name.partition(" from ")[2]
             for domain in each.domains:
-                row = pairs.setdefault((each.dataset, source, domain), {})
-                row[method_of(each)] = cells[each.dataset, domain, each.name, ""]
-        for (dataset, source, domain), row in pairs.items():
-            found = [cells[dataset, domain, ZERO_SHOT, name] for name in prompts]
+                row = pairs.setdefault((source, domain), {})
+                row[method_of(each)] = cells[domain, each.name, ""]
+        for (source, domain), row in pairs.items():
+            found = [cells[domain, ZERO_SHOT, name] for name in prompts]
             found += [row[method] for method in methods]
             accuracies = [cell.accuracy(evaluation.unreadable_policy) for cell in found]
             for column, accuracy in enumerate(accuracies):
@@ -66,8 +70,7 @@ def pair_tables(evaluation: Evaluation) -> Iterator[Group]:
         if len(pairs) > 1:
             table.add_section()
             table.add_row("average", *(percent(mean(each)) for each in shown.values()), style="bold")
-        datasets = ", ".join(dict.fromkeys(dataset for dataset, _, _ in pairs))
-        title = f"{datasets}, {backbone}: accuracy on the target, %"
+        title = f"{dataset}, {backbone}: accuracy on the target, %"
         yield Group(Text(printable(title), style="bold"), table)
 
 
@@ -139,12 +142,18 @@ def head_notes(evaluation: Evaluation, pairs: Sequence[Pair]) -> list[str]:
 def given_head_notes(evaluation: Evaluation) -> list[str]:
     """A line for each head of a file: what it was trained on, and whether that was tested too."""
     lines = {}
+    fingerprints = {each.name: each.fingerprints for each in evaluation.datasets}
+    several = len({head.facts.recipe.backbone for head in evaluation.heads}) > 1
     for head in evaluation.heads:
         facts = head.facts
-        seen = [each.domain for each in facts.training if each.dataset == head.dataset and each.domain in head.domains]
+        places = {(each.dataset, each.domain) for each in facts.training}
+        bytes_of = {each.fingerprint for each in facts.training}
+        seen = [each for each in head.domains
+                if (head.dataset, each) in places or fingerprints[head.dataset][each] in bytes_of]  # fmt: skip
         again = f" It was trained on images of {', '.join(seen)} that are tested here." if seen else ""
-        lines[head.name, again] = (
-            f"{head.name}: fitted with labels of {facts.images:,} images ({_source(head)}), {_settings(head)}.{again}"
+        name = f"{facts.recipe.backbone}, {head.name}" if several else head.name
+        lines[head.sha256, again] = (
+            f"{name}: fitted with labels of {facts.images:,} images ({_source(head)}), {_settings(head)}.{again}"
         )
     return [printable(line) for line in lines.values()]
 

@@ -112,7 +112,10 @@ class Material:
     def target(self, fold: Fold) -> Images:
         """The images of a fold that are tested, without their labels."""
         found = joined(self.samples[place] for place in fold.test)
-        found = found if self.split is None else found.take(~trains(found.digests, self.split))
+        if self.split is not None:
+            found = found.take(~trains(found.digests, self.split))
+            if not len(found):
+                raise UserError(f"--split {self.split:g} leaves no readable image to be tested.", fix="--split 0.8")
         return found.without_labels()
 
     def training_sets(self, fold: Fold) -> tuple[TrainingSet, ...]:
@@ -186,10 +189,11 @@ def _choose(material: Material, job: Job, source: Sample, cores: int) -> tuple[M
     classes = len(material.classes)
     _, part, held_out = _parts(source, job)
     if not len(held_out) or not len(part):
+        by_hand = ", or give --strength" if set(job.tuned.settings) == {"strength"} else ""
         raise UserError(
             f"{job.fold.name} has {len(source)} readable images to train on: too few to hold some out, by which the "
             f"settings of {job.tuned.name} are chosen.",
-            fix="Train on more images, ask for fewer --shots, or give --strength.",
+            fix=f"Train on more images, or ask for fewer --shots{by_hand}.",
         )
     text = material.prototypes if job.inputs.text else None
     method = job.tuned.choose(part.labelled(classes), held_out.labelled(classes), prototypes=text, cores=cores)

@@ -29,8 +29,9 @@ class Fold:
 
     @property
     def name(self) -> str:
-        """The training domains in a few words."""
-        return " + ".join(each.domain for each in self.train)
+        """The training domains in a few words, with their datasets where these are several."""
+        several = len({each.dataset for each in (*self.train, *self.test)}) > 1
+        return " + ".join(str(each) if several else each.domain for each in self.train)
 
 
 def places(targets: Iterable[Target], names: Sequence[str]) -> tuple[Place, ...]:
@@ -51,7 +52,9 @@ def probe_folds(
     if leave_one_out:
         if test or split is not None:
             option = "--test" if test else "--split"
-            raise UserError(f"--leave-one-out tests every domain by itself, so {option} has no place.", fix=option)
+            raise UserError(
+                f"--leave-one-out tests every domain by itself, so {option} has no place.", fix=f"Leave out {option}."
+            )
         if len(train) < 2:
             raise UserError("--leave-one-out needs two domains.", fix="fastclip probe DATASET --leave-one-out …")
         return tuple(Fold(tuple(each for each in train if each != left), (left,)) for left in train)
@@ -74,6 +77,8 @@ def adapt_folds(sources: Sequence[Place], targets: Sequence[Place], *, all_pairs
     if all_pairs:
         if targets:
             raise UserError("--all-pairs names every target itself, so --to has no place.", fix="Leave out --to.")
+        if len(sources) < 2:
+            raise UserError("--all-pairs needs two domains.", fix="fastclip adapt DATASET --all-pairs …")
         return tuple(Fold((source,), (target,)) for source in sources for target in sources if source != target)
     if not targets:
         raise UserError("No target is named.", fix="--to DATASET/DOMAIN, or --all-pairs")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from fastclip.adapt.methods import METHODS
 from fastclip.adapt.zero_shot import WithoutSource
@@ -26,45 +27,40 @@ TEXT_AND_TARGET = Inputs(source=False, text=True, target=True)
 
 @dataclass(frozen=True)
 class Known:
-    """A method: how it is made, and what it needs. `make` takes the strength of a penalty, if it has one."""
+    """A method: how it is made, and the data that it is given."""
 
-    make: Callable[[float], Method]
+    make: Callable[[float | None], Method]
+    """Makes it with the strength of its penalty, if it has one and it is given."""
     inputs: Inputs = LABELS
-    penalised: bool = False
-    """Whether a given strength leaves no setting to choose."""
-    free: bool = False
-    """Whether it has no setting."""
 
     def job(
         self, name: str, fold: Fold, strength: float | None, shots: int | None = None, seed: int | None = None
     ) -> Job:
         """The fit on a fold, under the `name` that cells have. A `strength` of None is chosen."""
-        return Job(
-            name=name,
-            fold=fold,
-            method=self.make(1.0 if strength is None else strength),
-            inputs=self.inputs,
-            fixed=self.free or (self.penalised and strength is not None),
-            shots=shots,
-            seed=seed,
-        )
+        method = self.make(strength)
+        given = set() if strength is None else {"strength"}
+        fixed = method.settings.keys() <= given
+        return Job(name=name, fold=fold, method=method, inputs=self.inputs, fixed=fixed, shots=shots, seed=seed)
+
+
+def _logistic(strength: float | None, *, to_text: bool = False) -> Logistic:
+    return Logistic(to_text=to_text) if strength is None else Logistic(strength, to_text)
 
 
 HEADS: Mapping[str, Known] = {
-    "logistic": Known(Logistic, penalised=True),
-    "text-logistic": Known(lambda strength: Logistic(strength, to_text=True), LABELS_AND_TEXT, penalised=True),
-    "ridge": Known(Ridge, penalised=True),
+    "logistic": Known(_logistic),
+    "text-logistic": Known(partial(_logistic, to_text=True), LABELS_AND_TEXT),
+    "ridge": Known(lambda strength: Ridge() if strength is None else Ridge(strength)),
     "knn": Known(lambda _: Neighbours()),
-    "prototype": Known(lambda _: ClassMeans(), free=True),
+    "prototype": Known(lambda _: ClassMeans()),
     "tip": Known(lambda _: Tip(), LABELS_AND_TEXT),
-    "wise": Known(lambda strength: Wise(Logistic(strength)), LABELS_AND_TEXT),
+    "wise": Known(lambda strength: Wise(_logistic(strength), given=strength is not None), LABELS_AND_TEXT),
 }
 
 
 def _adaptation(make: Callable[[Method], Method]) -> Known:
-    if isinstance(make(Logistic()), WithoutSource):
-        return Known(lambda _: make(Logistic()), TEXT_AND_TARGET, free=True)
-    return Known(lambda strength: make(Logistic(strength)), LABELS_AND_TARGET, penalised=True)
+    without_source = isinstance(make(Logistic()), WithoutSource)
+    return Known(lambda strength: make(_logistic(strength)), TEXT_AND_TARGET if without_source else LABELS_AND_TARGET)
 
 
 ADAPTATIONS: Mapping[str, Known] = {name: _adaptation(make) for name, make in METHODS.items()}
@@ -78,7 +74,9 @@ def find_heads(names: Sequence[str]) -> dict[str, Known]:
 def probe_jobs(
     known: Mapping[str, Known], folds: Sequence[Fold], shots: Sequence[int], seeds: int, strength: float | None
 ) -> tuple[Job, ...]:
-    """A job for every fold, head, number of shots and seed. `strength` fixes the settings of penalised heads."""
+    """A job for every fold, head, number of shots and seed. `strength` is that of every penalty."""
+    if strength is not None and not any("strength" in each.make(strength).settings for each in known.values()):
+        raise UserError(f"--strength is a penalty's, and {' and '.join(known)} has none.", fix="Leave out --strength.")
     if not shots:
         return tuple(each.job(name, fold, strength) for fold in folds for name, each in known.items())
     return tuple(

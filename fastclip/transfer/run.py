@@ -119,4 +119,4 @@ def _subset(split: float | None) -> Subset | None:
     def has(digests: np.ndarray) -> np.ndarray:
         return ~trains(digests, split)
 
-    return Subset(f"the {1 - split:.0%} held out by hash", has)
+    return Subset(f"the {100 * (1 - split):.3g}% held out by hash", has)

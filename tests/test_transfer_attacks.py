@@ -1,0 +1,145 @@
+"""`probe`, `adapt`, `features` and `eval --head` under hostile use: nothing is lost, mixed up or said wrongly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from drawn_store import drawn, fill
+from helpers import Program, image_bytes, shard, write
+from test_probe import COMMON, cell, result, two_lines
+
+from fastclip.heads.head_files import load_head
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    """Two datasets of the same classes and domains, `letters` and `others`, whose images differ; both are embedded."""
+    folder = tmp_path_factory.mktemp("letters")
+    fill(drawn(folder), folder / "embeddings")
+    fill(drawn(folder, "others", per_class=9), folder / "embeddings")
+    return Program(folder)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("probe", "letters/photo", "--test", "letters/night", "--json", "r.json", "--save", "heads"),
+        ("adapt", "letters/photo", "--to", "letters/night", "--json", "r.json"),
+        ("features", "letters", "--output", "exported"),
+    ],
+)
+def test_of_several_processes_the_first_prints_and_writes(
+    words: tuple[str, ...], letters: Program, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    outcome = letters.here(*words, *COMMON)
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    assert not any((letters.folder / each).exists() for each in ("r.json", "heads", "exported"))
+
+
+def test_domains_of_the_same_name_in_two_datasets_are_two_sources(letters: Program):
+    words = ("letters/photo", "others/photo", "others/night", "--all-pairs", "--method", "prior")
+    outcome = letters.here("adapt", *words, *COMMON, "--json", "pairs.json", "--strength", "1")
+    assert outcome.code == 0, outcome.err
+    document = json.loads((letters.folder / "pairs.json").read_text())
+    assert sum(each["head"].startswith("source only") for each in document["cells"]) == 6
+    assert sum("→" in line and "source" not in line for line in outcome.out.splitlines()) == 6
+    for source, name in (("letters/photo", "letters/photo"), ("others/photo", "photo")):
+        probe = result(letters, source, "--test", "others/night", "--strength", "1")
+        (found,) = [each for each in document["cells"] if (each["dataset"], each["domain"], each["head"]) == (
+            "others", "night", f"source only from {name}")]  # fmt: skip
+        assert found["top1"] == cell(probe, "night", "logistic")["top1"]
+
+
+def test_two_heads_of_one_name_both_stand_in_the_table(letters: Program):
+    for strength in ("0.1", "1e5"):
+        saved = ("--strength", strength, "--save", strength)
+        assert letters.here("probe", "letters/photo", "--test", "letters/night", *saved, *COMMON).code == 0
+    paths = [letters.folder / each / "tiny-logistic-from-photo.safetensors" for each in ("0.1", "1e5")]
+    heads = [word for path in (*paths, paths[0]) for word in ("--head", path)]
+    outcome = letters.here("eval", "letters", *heads, "--shards", "shards", "--json", "e.json")
+    assert outcome.code == 0, outcome.err
+    document = json.loads((letters.folder / "e.json").read_text())
+    names = {each["name"]: each["facts"]["settings"]["strength"] for each in document["heads"]}
+    assert sorted(names.values()) == [0.1, 1e5] and set(names) | {"zero-shot"} == {c["head"] for c in document["cells"]}
+    x, y = matrix_of(letters, "night")
+    for name, path in zip(sorted(names, key=names.__getitem__), paths, strict=True):
+        head, _ = load_head(path)
+        scores = x @ head.weights.T + head.bias
+        assert cell(document, "night", name)["top1"] == int((scores.argmax(1) == y).sum())
+
+
+def matrix_of(program: Program, domain: str) -> tuple[np.ndarray, np.ndarray]:
+    program.here("features", f"letters/{domain}", "--output", domain, "--overwrite", *COMMON)
+    table = pq.read_table(program.folder / domain / "letters/tiny/parquet/features.parquet").to_pylist()
+    return np.array([row["embedding"] for row in table]), np.array([row["label"] for row in table])
+
+
+def test_heads_of_different_domains_have_files_of_different_names(tmp_path: Path):
+    domains = ("a b", "a-b", "a", "b", "日本", "中国", "x" * 120, "x" * 119 + "y")
+    files = {f"{domain}/{name}/{number}.png": image_bytes(size=(5 + place, 7 + len(name)), color=number)
+             for place, domain in enumerate(domains) for name in ("cup", "bread") for number in range(2)}  # fmt: skip
+    source = write(tmp_path / "source" / "letters", files)
+    fill(shard(source, tmp_path / "shards", "letters", layout="domain/class"), tmp_path / "embeddings")
+    program = Program(tmp_path)
+    words = ("--head", "prototype", *COMMON, "--save", "heads")
+    assert program.here("probe", "letters", "--leave-one-out", *words).code == 0
+    for domain in domains[1:]:
+        assert program.here("probe", f"letters/{domain}", "--test", "letters/a b", *words).code == 0
+    assert program.here("probe", "letters/a", "letters/b", "--test", "letters/a b", *words).code == 0
+    saved = [load_head(path)[1] for path in (tmp_path / "heads").iterdir()]
+    assert len({tuple(each.domain for each in facts.training) for facts in saved}) == len(saved) == 2 * len(domains)
+
+
+def test_a_given_strength_is_the_one_that_wise_blends(letters: Program):
+    words = ("letters/photo", "--test", "letters/night", "--strength", "0.25")
+    document = result(letters, *words, "--head", "wise", "--head", "logistic")
+    wise, logistic = document["heads"]
+    assert wise["facts"]["settings"]["strength"] == logistic["facts"]["settings"]["strength"] == 0.25
+    assert cell(document, "night", "wise, α 1.0")["top1"] == cell(document, "night", "logistic")["top1"]
+
+
+def test_a_head_names_the_tested_images_that_it_saw_under_another_name(tmp_path: Path):
+    fill(drawn(tmp_path), tmp_path / "embeddings")
+    again = write(tmp_path / "source" / "again", {
+        path.relative_to(tmp_path / "source/letters").as_posix().replace("photo", "seen"): path.read_bytes()
+        for path in (tmp_path / "source/letters").rglob("*.png")})  # fmt: skip
+    fill(shard(again, tmp_path / "shards", "again", layout="domain/class"), tmp_path / "embeddings")
+    program = Program(tmp_path)
+    assert program.here("probe", "letters/photo", "--test", "letters/night", *COMMON, "--save", "h").code == 0
+    outcome = program.here("eval", "again", "--head", "h/tiny-logistic-from-photo.safetensors", "--shards", "shards")
+    assert "trained on images of seen that are tested here" in " ".join(outcome.out.split())
+
+
+def test_a_head_that_does_not_fit_is_refused_before_anything_is_embedded(letters: Program, tmp_path: Path):
+    assert letters.here("probe", "letters/photo", "--test", "letters/night", *COMMON, "--save", "fit").code == 0
+    drawn(tmp_path)
+    path = letters.folder / "fit" / "tiny-logistic-from-photo.safetensors"
+    said = two_lines(Program(tmp_path), "eval", "letters", "--head", path, "--shards", "shards")
+    assert "The head is for tiny with weights" in said and not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "fix"),
+    [
+        (["adapt", "letters/photo", "--all-pairs"], "needs two domains", "adapt DATASET --all-pairs"),
+        (["probe", "letters", "--leave-one-out", "--test", "others"], "--test has no place", "Leave out --test."),
+        (["probe", "letters", "--split", "0.9999"], "leaves no readable image", "--split 0.8"),
+        (["probe", "letters", "--split", "0.8", "--head", "knn", "--strength", "1"], "knn has none", "Leave out"),
+        (
+            ["probe", "letters/photo", "--test", "others", "--head", "tip", "--shots", "12"],
+            "too few to hold",
+            "--shots.",
+        ),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_with_a_cure_that_works(
+    words: list[str], said: str, fix: str, letters: Program
+):
+    lines = two_lines(letters, *words, *COMMON)
+    assert said in lines.splitlines()[0] and fix in lines.splitlines()[1]
