@@ -80,13 +80,13 @@ def evaluate(
     messages = err()
     heads = []
     if head:
-        from fastclip.evaluate.given_heads import asking, load_heads, place
+        from fastclip.evaluate.given_heads import heads_by_domain, load_heads, options_with
 
         heads = load_heads(head)
-        options = asking(options, heads)
+        options = options_with(options, heads)
     setup = resolve(options)
     if heads:
-        place(setup, heads)  # a head that does not fit is refused before hours of embedding, not after
+        heads_by_domain(setup, heads)  # a head that does not fit is refused before hours of embedding, not after
     if dry_run:
         return _print_forecast(setup)
     if setup.process.reports:
@@ -129,10 +129,10 @@ command = takes_eval_options(evaluate)
 def _score(
     setup: Setup, heads: Sequence[GivenHead], keep_predictions: bool
 ) -> tuple[Evaluation, list[ShardPredictions]]:
-    from fastclip.evaluate.given_heads import place
+    from fastclip.evaluate.given_heads import heads_by_domain
     from fastclip.evaluate.score import score
 
-    fitted, used = place(setup, heads)
+    fitted, used = heads_by_domain(setup, heads)
     evaluation, answers = score(setup, keep_predictions, fitted)
     return replace(evaluation, heads=used), answers
 

@@ -10,9 +10,9 @@ from fastclip.errors import UserError
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.score import FittedHeads
 from fastclip.evaluate.setup import Setup
-from fastclip.files import digest_file
+from fastclip.files import digest
 from fastclip.heads.facts import HeadFacts
-from fastclip.heads.head_files import check_head, load_head
+from fastclip.heads.head_files import check_head, read_head_file, unseal_head
 from fastclip.heads.scores import Head
 from fastclip.models.backbones import known_backbone, plain
 from fastclip.results.cells import UsedHead
@@ -37,8 +37,9 @@ def load_heads(paths: Iterable[Path]) -> list[GivenHead]:
     """
     by_digest: dict[str, GivenHead] = {}
     for path in paths:
-        head, facts = load_head(path)
-        sha256 = digest_file(path)
+        data = read_head_file(path)
+        head, facts = unseal_head(data, str(path))
+        sha256 = digest(data)
         by_digest[sha256] = GivenHead(name=_name(facts), sha256=sha256, head=head, facts=facts)
     found = list(by_digest.values())
     called = [(each.facts.recipe.backbone, each.name) for each in found]
@@ -53,7 +54,7 @@ def _name(facts: HeadFacts) -> str:
     return f"{facts.method}{shots} from {' + '.join(each.domain for each in facts.training)}"
 
 
-def asking(options: EvalOptions, heads: Sequence[GivenHead]) -> EvalOptions:
+def options_with(options: EvalOptions, heads: Sequence[GivenHead]) -> EvalOptions:
     """The options with the heads' backbones, and with their recipes where the store has them.
 
     Raises `UserError` for a head of a backbone that is not among those that are asked for.
@@ -72,7 +73,7 @@ def asking(options: EvalOptions, heads: Sequence[GivenHead]) -> EvalOptions:
     return replace(options, backbones=tuple(backbones), recipes=tuple(ids))
 
 
-def place(setup: Setup, heads: Sequence[GivenHead]) -> tuple[FittedHeads, tuple[UsedHead, ...]]:
+def heads_by_domain(setup: Setup, heads: Sequence[GivenHead]) -> tuple[FittedHeads, tuple[UsedHead, ...]]:
     """Every head for every domain. Raises `UserError` for embeddings or classes that a head is not for."""
     fitted: dict[tuple[str, str, str], dict[str, Head]] = {}
     used = []

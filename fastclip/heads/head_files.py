@@ -56,11 +56,15 @@ def save_head(path: Path, head: Head, facts: HeadFacts) -> str:
 
 def load_head(path: Path) -> tuple[Head, HeadFacts]:
     """The head in a file, with its facts. Raises `UserError` for no head, `IntegrityError` for a damaged one."""
+    return unseal_head(read_head_file(path), str(path))
+
+
+def read_head_file(path: Path) -> bytes:
+    """The bytes of a head's file. Raises `UserError` if it cannot be read."""
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"Cannot read the head {path}: {error.strerror or error}.", fix=FIT_AGAIN) from error
-    return unseal_head(data, str(path))
 
 
 def seal_head(head: Head, facts: HeadFacts) -> bytes:
