@@ -14,8 +14,9 @@ from test_probe import cell, the_setup, two_lines
 
 from fastclip.adapt.methods import METHODS as ALL
 from fastclip.heads.head_files import seal_head
-from fastclip.transfer.fitting import fit_all, read_material
+from fastclip.transfer.fitting import fit_all
 from fastclip.transfer.folds import adapt_folds, places
+from fastclip.transfer.material import read_material
 from fastclip.transfer.methods import adapt_jobs
 from fastclip.transfer.samples import Sample
 

@@ -1,74 +1,26 @@
-"""Fitting: from stored features of some domains to heads for others, with all that has to be said of them."""
+"""Fitting: from material to heads, with all that has to be said of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float
 
-from fastclip.adapt.base import WithClassifier
-from fastclip.data.shards.targets import Target
 from fastclip.errors import UserError
-from fastclip.evaluate.prototypes import find_all_prototypes
-from fastclip.evaluate.setup import Setup
-from fastclip.heads.facts import HeadFacts, TrainingSet
+from fastclip.heads.facts import HeadFacts
 from fastclip.heads.head_files import describe_numpy
 from fastclip.heads.method import Method
 from fastclip.heads.scores import Head
-from fastclip.store.recipes import Recipe
-from fastclip.text.prompts import PromptSet
 from fastclip.threads import threads
-from fastclip.transfer.folds import Fold, Place
-from fastclip.transfer.samples import Images, Sample, joined, read_domain
-from fastclip.transfer.splits import draw_shots, in_share, trains
+from fastclip.transfer.jobs import Job
+from fastclip.transfer.material import Material
+from fastclip.transfer.samples import Images, Sample
+from fastclip.transfer.splits import draw_shots, in_share
 
 SHARE = 0.8
 """Of the source's images in the fit that chooses settings. The others choose them, as in DomainBed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """The data that a method is given."""
-
-    source: bool = True
-    """Images with labels. Relatives of zero-shot look at none."""
-    text: bool = False
-    """Prototypes of the class prompts."""
-    target: bool = False
-    """The tested images, without their labels: the method is transductive."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One head to be fitted."""
-
-    name: str
-    """The name that cells have, such as `logistic, 4 shots, seed 1`."""
-    fold: Fold
-    method: Method
-    inputs: Inputs
-    fixed: bool
-    """Whether the method's settings are given, so that nothing is held out to choose them."""
-    shots: int | None = None
-    seed: int | None = None
-
-    @property
-    def tuned(self) -> Method:
-        """The method whose settings are chosen: of one that moves images, the classifier."""
-        return self.method.classifier if isinstance(self.method, WithClassifier) else self.method
-
-    @property
-    def choice(self) -> tuple[Fold, Method, bool, int | None, int | None]:
-        """Jobs of equal choices get the same settings."""
-        return self.fold, self.tuned, self.inputs.text, self.shots, self.seed
-
-    def with_settings(self, chosen: Method) -> Method:
-        """The method that is fitted once `tuned` has become `chosen`."""
-        return replace(self.method, classifier=chosen) if isinstance(self.method, WithClassifier) else chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,70 +37,6 @@ class FittedHead:
     def name(self) -> str:
         """The name that cells have."""
         return self.job.name
-
-
-@dataclass(frozen=True, kw_only=True)
-class Material:
-    """Everything that the heads of one backbone are fitted on."""
-
-    recipe: Recipe
-    targets: Mapping[str, Target]
-    samples: Mapping[Place, Sample]
-    prompts: PromptSet
-    prototypes: Float[np.ndarray, "classes dim"]
-    split: float | None
-    """The share of the images that train; the others are tested. None where whole domains are."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The class folders, the same in every dataset."""
-        return next(iter(self.targets.values())).manifest.classes
-
-    def source(self, fold: Fold) -> Sample:
-        """The images of a fold that train."""
-        found = joined(self.samples[place] for place in fold.train)
-        return found if self.split is None else found.take(trains(found.digests, self.split))
-
-    def target(self, fold: Fold) -> Images:
-        """The images of a fold that are tested, without their labels."""
-        found = joined(self.samples[place] for place in fold.test)
-        if self.split is not None:
-            found = found.take(~trains(found.digests, self.split))
-            if not len(found):
-                raise UserError(f"--split {self.split:g} leaves no readable image to be tested.", fix="--split 0.8")
-        return found.without_labels()
-
-    def training_sets(self, fold: Fold) -> tuple[TrainingSet, ...]:
-        """The domains of a fold that train, as a head's file names them."""
-        return tuple(
-            TrainingSet(
-                dataset=place.dataset,
-                domain=place.domain,
-                fingerprint=next(
-                    domain.fingerprint
-                    for domain in self.targets[place.dataset].manifest.domains
-                    if domain.name == place.domain
-                ),
-                images=len(self.samples[place]),
-            )
-            for place in fold.train
-        )
-
-
-def read_material(setup: Setup, backbone: str, folds: Sequence[Fold], split: float | None) -> Material:
-    """The features of every domain of the folds, once each, and the prototypes of the first prompt set."""
-    targets = {target.name: target for target in setup.targets}
-    recipe = setup.recipes[setup.targets[0].name, backbone]
-    wanted = dict.fromkeys(place for fold in folds for place in (*fold.train, *fold.test))
-    with ThreadPoolExecutor(setup.process.cores, "features") as pool:
-        samples = {
-            place: read_domain(setup.store, recipe, targets[place.dataset], place.domain, pool) for place in wanted
-        }
-    prompts = setup.prompts[0]
-    prototypes = find_all_prototypes(setup, setup.targets[0])[backbone][prompts.name]
-    return Material(
-        recipe=recipe, targets=targets, samples=samples, prompts=prompts, prototypes=prototypes, split=split
-    )
 
 
 def steps(jobs: Sequence[Job]) -> int:
@@ -187,7 +75,7 @@ def fit_all(
 def _choose(material: Material, job: Job, source: Sample, cores: int) -> tuple[Method, int]:
     """The tuned method with the settings that held-out images of the source choose, and how many these are."""
     classes = len(material.classes)
-    _, part, held_out = _parts(source, job)
+    part, held_out = _choosing_images(source, job)
     if not len(held_out) or not len(part):
         by_hand = ", or give --strength" if set(job.tuned.settings) == {"strength"} else ""
         raise UserError(
@@ -204,7 +92,7 @@ def _fit(
     material: Material, job: Job, method: Method, held_out: int, source: Sample, target: Images, cores: int
 ) -> FittedHead:
     """The head of one job. The target comes without labels: nothing here can see them."""
-    sample, _, _ = _parts(source, job)
+    sample = _training_images(source, job)
     if not len(sample):
         raise UserError(f"{job.fold.name} has no readable image to train on.", fix="Train on another domain.")
     fit = method.fit(
@@ -232,11 +120,18 @@ def _fit(
     return FittedHead(job=job, head=fit.head, facts=facts, others=fit.others)
 
 
-def _parts(source: Sample, job: Job) -> tuple[Sample, Sample, Sample]:
-    """The images that the head is fitted on, those of the fit that chooses settings, and those held out for it."""
+def _training_images(source: Sample, job: Job) -> Sample:
+    """The images that the head is fitted on."""
+    if job.shots is None:
+        return source
+    chosen, _ = draw_shots(source.digests, source.labels, job.shots, job.seed or 0)
+    return source.take(chosen)
+
+
+def _choosing_images(source: Sample, job: Job) -> tuple[Sample, Sample]:
+    """The images of the fit that chooses settings, and those held out for it."""
     if job.shots is None:
         inside = in_share(source.digests, SHARE, "select")
-        return source, source.take(inside), source.take(~inside)
+        return source.take(inside), source.take(~inside)
     chosen, held_out = draw_shots(source.digests, source.labels, job.shots, job.seed or 0)
-    sample = source.take(chosen)
-    return sample, sample, source.take(held_out)
+    return source.take(chosen), source.take(held_out)

@@ -16,8 +16,8 @@ from fastclip.heads.neighbours import Neighbours
 from fastclip.heads.ridge import Ridge
 from fastclip.heads.tip import Tip
 from fastclip.heads.wise import Wise
-from fastclip.transfer.fitting import Inputs, Job
 from fastclip.transfer.folds import Fold
+from fastclip.transfer.jobs import Inputs, Job
 
 LABELS = Inputs()
 LABELS_AND_TEXT = Inputs(text=True)

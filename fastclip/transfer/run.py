@@ -16,8 +16,10 @@ from fastclip.heads.head_files import seal_head
 from fastclip.heads.scores import Head
 from fastclip.results.cells import Evaluation, UsedHead
 from fastclip.results.predictions import ShardPredictions
-from fastclip.transfer.fitting import FittedHead, Job, fit_all, read_material, steps
+from fastclip.transfer.fitting import FittedHead, fit_all, steps
 from fastclip.transfer.folds import Fold, Place, check_classes
+from fastclip.transfer.jobs import Job
+from fastclip.transfer.material import read_material
 from fastclip.transfer.splits import trains
 
 
