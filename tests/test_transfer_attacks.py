@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from drawn_store import drawn, fill
+from drawn_store import RECIPE, draw_dataset, drawn, fill
 from helpers import Program, image_bytes, shard, write
 from test_probe import COMMON, cell, result, two_lines
 
@@ -143,3 +144,57 @@ def test_what_cannot_be_asked_is_refused_with_a_cure_that_works(
 ):
     lines = two_lines(letters, *words, *COMMON)
     assert said in lines.splitlines()[0] and fix in lines.splitlines()[1]
+
+
+def test_random_weights_are_said_in_the_title_and_asked_for_by_a_head(tmp_path: Path):
+    drawn_weights = replace(RECIPE, weights="random")
+    assert drawn_weights.random_weights
+    fill(drawn(tmp_path), tmp_path / "embeddings", of=drawn_weights)
+    program = Program(tmp_path)
+    words = ("letters/photo", *COMMON, "--random-weights")
+    for outcome in (
+        program.here("probe", *words, "--test", "letters/night", "--save", "h"),
+        program.here("adapt", *words, "--to", "letters/night"),
+    ):
+        assert outcome.code == 0 and "RANDOM WEIGHTS, NOT A RESULT" in outcome.out.splitlines()[0], outcome
+    head = ("eval", "letters", "--head", "h/tiny-logistic-from-photo.safetensors", "--shards", "shards")
+    assert "Fix:   --random-weights" in two_lines(program, *head)
+    assert "NOT A RESULT" in program.here(*head, "--random-weights").out.splitlines()[0]
+
+
+def test_a_recipe_that_is_named_is_read_or_a_head_for_another_one_is_refused(tmp_path: Path):
+    finer = replace(RECIPE, precision="fp32")
+    for recipe in (RECIPE, finer):
+        fill(drawn(tmp_path), tmp_path / "embeddings", of=recipe)
+    program = Program(tmp_path)
+    words = ("letters/photo", "--test", "letters/night", *COMMON, "--precision", "fp32", "--save", "h")
+    assert program.here("probe", *words).code == 0
+    head = ("eval", "letters", "--head", "h/tiny-logistic-from-photo.safetensors", "--shards", "shards")
+    assert program.here(*head, "--recipe", finer.id[:12]).code == program.here(*head).code == 0
+    assert f"--recipe {finer.id[:12]}" in two_lines(program, *head, "--recipe", RECIPE.id[:12])
+
+
+def test_a_tested_domain_of_which_no_image_is_in_a_shard_has_a_row_without_numbers(tmp_path: Path):
+    source = draw_dataset(tmp_path / "source")
+    for path in (source / "night").rglob("*.png"):
+        path.write_bytes(b"no image")
+    fill(shard(source, tmp_path / "shards", "letters", layout="domain/class"), tmp_path / "embeddings")
+    program = Program(tmp_path)
+    words = ("letters/photo", "--test", "letters/night", "--test", "letters/sketch", "--unreadable", "wrong")
+    document = result(program, *words)
+    found = cell(document, "night", "logistic")
+    assert (found["images"], found["unreadable"], found["accuracy"]) == (36, 36, 0)
+
+
+def test_duplicates_are_counted_over_all_tested_domains_and_rows_name_their_dataset(tmp_path: Path):
+    fill(drawn(tmp_path), tmp_path / "embeddings")
+    copy = write(tmp_path / "source" / "copy", {
+        path.relative_to(tmp_path / "source/letters").as_posix(): path.read_bytes()
+        for path in (tmp_path / "source/letters").rglob("*.png")})  # fmt: skip
+    fill(shard(copy, tmp_path / "shards", "copy", layout="domain/class"), tmp_path / "embeddings")
+    heads = ("--head", "prototype", "--head", "knn")
+    outcome = Program(tmp_path).here("probe", "letters", "copy", "--leave-one-out", *heads, *COMMON)
+    assert outcome.code == 0, outcome.err
+    said = " ".join(outcome.out.split())
+    assert "216 tested images have the bytes of a training image" in said
+    assert all(f"{dataset}/{domain}" in said for dataset in ("letters", "copy") for domain in ("night", "photo"))

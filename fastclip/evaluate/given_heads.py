@@ -57,7 +57,8 @@ def _name(facts: HeadFacts) -> str:
 def options_with(options: EvalOptions, heads: Sequence[GivenHead]) -> EvalOptions:
     """The options with the heads' backbones, and with their recipes where the store has them.
 
-    Raises `UserError` for a head of a backbone that is not among those that are asked for.
+    A recipe that is asked for by name stands: `heads_by_domain` refuses heads for another. Raises `UserError` for a head of a
+    backbone that is not among those that are asked for, or of random weights that are not asked for.
     """
     asked = {plain(known.name if (known := known_backbone(name)) else name) for name in options.backbones}
     for each in heads:
@@ -66,10 +67,14 @@ def options_with(options: EvalOptions, heads: Sequence[GivenHead]) -> EvalOption
                 f"The head {each.name} is for {each.facts.recipe.backbone}, not for {', '.join(options.backbones)}.",
                 fix=f"-b {each.facts.recipe.backbone}, or leave out -b",
             )
-    there = {recipe.id for recipe in Store(options.store).recipes()}
+        if each.facts.recipe.random_weights and not options.random_weights:
+            raise UserError(f"The head {each.name} was fitted on random weights.", fix="--random-weights")
+    there = Store(options.store).recipes()
     recipes = [each.facts.recipe for each in heads]
+    named = {each.backbone for each in there if options.recipes and each.id.startswith(options.recipes)}
     backbones = dict.fromkeys([*options.backbones, *(recipe.backbone for recipe in recipes)])
-    ids = dict.fromkeys([*options.recipes, *(recipe.id for recipe in recipes if recipe.id in there)])
+    own = (recipe.id for recipe in recipes if recipe in there and recipe.backbone not in named)
+    ids = dict.fromkeys([*options.recipes, *own])
     return replace(options, backbones=tuple(backbones), recipes=tuple(ids))
 
 

@@ -206,7 +206,7 @@ def _check_filters(wanted: Mapping[str, Wanted], known: Iterable[Recipe]) -> Non
             raise UserError(
                 f"The recipe {first.id[:12]} of {name} ({weights}, {first.how}, on {first.machine}{withdrawn}) is "
                 "excluded by another option.",
-                fix="Leave out --recipe, or the option that says something else.",
+                fix="Leave out --recipe or --head, or the option that says something else.",
             )
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from fastclip.errors import printable
 from fastclip.report.style import plain_table
-from fastclip.report.terminal import NO_NUMBER, percent
+from fastclip.report.terminal import NO_NUMBER, percent, random_warning
 from fastclip.results.cells import ZERO_SHOT, Cell, Evaluation, UsedHead, mean
 from fastclip.results.pairs import Pair
 
@@ -41,7 +41,9 @@ def head_tables(evaluation: Evaluation) -> Iterator[Group]:
             for number, (name, found) in enumerate(rows.items()):
                 numbers = _numbers(found, domains, evaluation.unreadable_policy)
                 table.add_row(Text(printable(backbone if not number else "")), Text(printable(name)), *numbers)
-        yield Group(Text(printable(f"{dataset}: accuracy, %{_title(cells)}"), style="bold"), table)
+        yield Group(
+            Text(printable(f"{dataset}: accuracy, %{_title(cells)}{random_warning(evaluation)}"), style="bold"), table
+        )
 
 
 def pair_tables(evaluation: Evaluation) -> Iterator[Group]:
@@ -56,7 +58,7 @@ def pair_tables(evaluation: Evaluation) -> Iterator[Group]:
             for cell in evaluation.cells
             if (cell.backbone, cell.dataset) == (backbone, dataset)
         }
-        title = f"{dataset}, {backbone}: accuracy on the target, %"
+        title = f"{dataset}, {backbone}: accuracy on the target, %{random_warning(evaluation)}"
         table = _pair_table(heads, list(evaluation.prompts), accuracies)
         yield Group(Text(printable(title), style="bold"), table)
 
@@ -103,15 +105,17 @@ def fit_table(evaluation: Evaluation, pairs: Sequence[Pair]) -> Group | None:
     found = {(pair.backbone, pair.head, pair.dataset, pair.domain): pair for pair in pairs}
     for head, domain in rows:
         backbone = head.facts.recipe.backbone
-        pair = found[backbone, head.name, head.dataset, domain]
+        pair = found.get((backbone, head.name, head.dataset, domain))  # none where no image is in a shard
         numbers = (
             f"{head.facts.images:,}" if head.facts.images else NO_NUMBER,
             _settings(head),
-            f"{pair.only_head:,}",
-            f"{pair.only_zero_shot:,}",
+            f"{pair.only_head:,}" if pair else NO_NUMBER,
+            f"{pair.only_zero_shot:,}" if pair else NO_NUMBER,
+            _p(pair.p) if pair else NO_NUMBER,
         )
-        texts = [Text(printable(each)) for each in ([backbone] * several + [head.name, domain])]
-        table.add_row(*texts, *numbers, _p(pair.p))
+        tested = f"{head.dataset}/{domain}" if len(evaluation.datasets) > 1 else domain
+        texts = [Text(printable(each)) for each in ([backbone] * several + [head.name, tested])]
+        table.add_row(*texts, *numbers)
     return Group(Text("fits, and their answers beside zero-shot's", style="bold"), table)
 
 
@@ -143,10 +147,23 @@ def head_notes(evaluation: Evaluation, pairs: Sequence[Pair]) -> list[str]:
         )
     else:
         lines.append(f"--json FILE keeps the settings of all {len(heads)} heads.")
-    if count := max((each.facts.duplicates for each in heads), default=0):
+    if count := _duplicates(heads):
         have = "tested image has" if count == 1 else "tested images have"
         lines.append(f"{count:,} {have} the bytes of a training image, and counted like any other.")
     return [printable(line) for line in lines]
+
+
+def _duplicates(heads: Sequence[UsedHead]) -> int:
+    """The tested images that share their bytes with a training image: once, however many heads tested them."""
+    tested: dict[str, frozenset[tuple[str, str]]] = {}
+    for each in heads:
+        places = frozenset((each.dataset, domain) for domain in each.domains)
+        tested[each.sha256] = tested.get(each.sha256, frozenset()) | places
+    counts: dict[frozenset[tuple[str, str]], int] = {}
+    for each in heads:
+        places = tested[each.sha256]
+        counts[places] = max(counts.get(places, 0), each.facts.duplicates)
+    return sum(counts.values())
 
 
 def given_head_notes(evaluation: Evaluation) -> list[str]:

@@ -25,8 +25,7 @@ def tables(evaluation: Evaluation) -> Iterator[Group]:
 
 def _table(dataset: str, cells: list[Cell], evaluation: Evaluation) -> Group:
     domains = _unique(cell.domain for cell in cells)
-    random = any(used.recipe.random_weights for used in evaluation.recipes)
-    title = f"{dataset}: accuracy, %" + (" — RANDOM WEIGHTS, NOT A RESULT" if random else "")
+    title = f"{dataset}: accuracy, %{random_warning(evaluation)}"
     table = plain_table("backbone", *domains, *(["average"] if len(domains) > 1 else []))
     if len(domains) > 1:
         table.columns[-1].style = "bold"
@@ -38,6 +37,12 @@ def _table(dataset: str, cells: list[Cell], evaluation: Evaluation) -> Group:
             numbers = _numbers([row[domain] for domain in domains], evaluation.unreadable_policy)
             table.add_row(Text(printable(backbone)), *numbers)
     return Group(Text(printable(title), style="bold"), table)
+
+
+def random_warning(evaluation: Evaluation) -> str:
+    """The end of a title where weights were drawn; empty otherwise."""
+    random = any(used.recipe.random_weights for used in evaluation.recipes)
+    return " — RANDOM WEIGHTS, NOT A RESULT" if random else ""
 
 
 def _numbers(cells: list[Cell], policy: str) -> list[str]:
