@@ -161,5 +161,6 @@ def _start(
 def _head(problem: Softmax, point: Point, known: Bool[np.ndarray, " classes"]) -> LinearHead:
     """The head over all classes; those that had no image are unknown to it."""
     weights, bias = np.zeros((len(known), problem.vectors.shape[1])), np.zeros(len(known))
-    weights[known], bias[known] = problem.head(point.parameters)
+    weights[known], intercept = problem.head(point.parameters)
+    bias[known] = intercept - intercept.mean()  # any number may be added to all
     return LinearHead(weights, bias, known)
