@@ -57,8 +57,8 @@ def _name(facts: HeadFacts) -> str:
 def options_with(options: EvalOptions, heads: Sequence[GivenHead]) -> EvalOptions:
     """The options with the heads' backbones, and with their recipes where the store has them.
 
-    A recipe that is asked for by name stands: `heads_by_domain` refuses heads for another. Raises `UserError` for a head of a
-    backbone that is not among those that are asked for, or of random weights that are not asked for.
+    A recipe that is asked for by name stands: `heads_by_domain` refuses heads for another. Raises `UserError` for a
+    head of a backbone that is not among those that are asked for, or of random weights that are not asked for.
     """
     asked = {plain(known.name if (known := known_backbone(name)) else name) for name in options.backbones}
     for each in heads:
