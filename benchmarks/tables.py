@@ -157,8 +157,34 @@ def features(records: Sequence[Measurement]) -> str:
     return table(head, body) + _on(found)
 
 
+def heads(records: Sequence[Measurement]) -> str:
+    """Fits of heads, and other programs' on the same vectors."""
+    found: list[Measurement] = []
+    for benchmark in ("heads.py", "neighbours.py", "probes.py"):
+        found += latest(_of(benchmark, records), "dim", "classes", "λ", "backbones", "heads")
+    body = []
+    for each in found:
+        settings = each.settings
+        of = [settings.get("images", f"{each.images}"), settings.get("dim", ""), settings.get("classes", "")]
+        size = " × ".join(f"{int(number):,}" for number in of if number)
+        asked = [f"λ {settings['λ']}"] * ("λ" in settings) + [f"{settings.get('fits', '')} fits"] * ("fits" in settings)
+        name = ", ".join([each.what, *asked])
+        many = f"{each.images:,}" if each.what.startswith("neighbours") else ""
+        row = [
+            name,
+            size,
+            many,
+            f"{each.seconds:.2f} s",
+            settings.get("iterations", ""),
+            settings.get("as fastclip", ""),
+        ]
+        body.append([*row, f"{each.peak_gib:.2f} GiB" if each.peak_gib else ""])
+    head = ["fit", "images × numbers × classes", "queries", "median", "iterations", "answers as fastclip's", "peak"]
+    return table(head, body) + _on(found)
+
+
 TABLES: dict[str, Callable[[Sequence[Measurement]], str]] = {
-    each.__name__: each for each in (peers, waterfall, decoders, precisions, stages, scale, scoring, features)
+    each.__name__: each for each in (peers, waterfall, decoders, precisions, stages, scale, scoring, features, heads)
 }
 
 

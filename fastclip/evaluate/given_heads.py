@@ -12,7 +12,7 @@ from fastclip.evaluate.score import FittedHeads
 from fastclip.evaluate.setup import Setup
 from fastclip.files import digest
 from fastclip.heads.facts import HeadFacts
-from fastclip.heads.head_files import check_head, read_head_file, unseal_head
+from fastclip.heads.head_files import check_head, read_head, unseal_head
 from fastclip.heads.scores import Head
 from fastclip.models.backbones import known_backbone, plain
 from fastclip.results.cells import UsedHead
@@ -37,7 +37,7 @@ def load_heads(paths: Iterable[Path]) -> list[GivenHead]:
     """
     by_digest: dict[str, GivenHead] = {}
     for path in paths:
-        data = read_head_file(path)
+        data = read_head(path)
         head, facts = unseal_head(data, str(path))
         sha256 = digest(data)
         by_digest[sha256] = GivenHead(name=_name(facts), sha256=sha256, head=head, facts=facts)

@@ -56,15 +56,15 @@ def save_head(path: Path, head: Head, facts: HeadFacts) -> str:
 
 def load_head(path: Path) -> tuple[Head, HeadFacts]:
     """The head in a file, with its facts. Raises `UserError` for no head, `IntegrityError` for a damaged one."""
-    return unseal_head(read_head_file(path), str(path))
+    return unseal_head(read_head(path), str(path))
 
 
-def read_head_file(path: Path) -> bytes:
-    """The bytes of a head's file. Raises `UserError` if it cannot be read."""
+def read_head(path: Path) -> bytes:
+    """The bytes of a head's file. Raises `UserError` for a path that cannot be one, `OSError` for a failing disk."""
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"Cannot read the head {path}: {error.strerror or error}.", fix=FIT_AGAIN) from error
+    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        raise UserError(f"Cannot read the head {path}: {error.strerror}.", fix=FIT_AGAIN) from error
 
 
 def seal_head(head: Head, facts: HeadFacts) -> bytes:

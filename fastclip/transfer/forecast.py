@@ -12,22 +12,26 @@ from fastclip.transfer.folds import Place
 from fastclip.transfer.run import Plan
 
 PASSES = {
-    "logistic": 400,
-    "text-logistic": 400,
-    "wise": 500,
-    "ridge": 2,
+    "logistic": 200,
+    "text-logistic": 200,
+    "wise": 240,
+    "ridge": 20,
     "prototype": 0.1,
     "prior": 0.1,
     "tip": 20,
     "knn": 0,
 }
-"""Products of all training images with all classes that a method takes, about: its search and its last fit."""
+"""Evaluations over all training images that a method takes, about: its search and its last fit."""
+OTHERS = 100
+"""The same for a method of adaptation, whose search is that of the source alone."""
+LEAST_CLASSES = 15
+"""With fewer classes an evaluation is bound by reading the vectors, and takes as long as with so many."""
 FEW_OPERATIONS = 5e9
 """Operations below which nothing is measured."""
 
 
 def forecast_s(plan: Plan) -> float:
-    """Seconds that a plan will take, within a factor of about three; 0 if they are hardly any."""
+    """Seconds that a plan will take, within a factor of about two; 0 if they are hardly any."""
     operations = 0.0
     dims = 768  # about; the widest of OpenAI's nine has 1,024
     images = _images(plan.setup.targets)
@@ -36,8 +40,8 @@ def forecast_s(plan: Plan) -> float:
         train = sum(images[place] for place in job.fold.train)
         train = min(train, job.shots * classes) if job.shots else train
         tested = sum(images[place] for place in job.fold.test)
-        name = job.tuned.name
-        operations += 4.0 * PASSES[name] * train * dims * classes
+        name = job.method.name
+        operations += 4.0 * PASSES.get(name, OTHERS) * train * dims * max(classes, LEAST_CLASSES)
         if name in ("knn", "tip"):
             operations += 2.0 * train * (tested + 0.2 * train) * dims
     operations *= len(plan.setup.backbones)

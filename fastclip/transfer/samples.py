@@ -88,13 +88,23 @@ def _read_shard(store: Store, recipe: Recipe, target: Target, shard: Shard) -> S
 
 def _in_order(samples: Sequence[Sample], unreadable: int) -> Sample:
     """All rows by digest; those that share it in the order of their vectors' bytes, and only then of their labels."""
-    vectors = np.concatenate([each.vectors for each in samples])
     labels = np.concatenate([each.labels for each in samples])
     digests = np.concatenate([each.digests for each in samples])
+    offsets = np.cumsum([0, *map(len, samples)])
+
+    def place(row: int) -> tuple[bytes, int]:
+        number = int(np.searchsorted(offsets, row, "right")) - 1
+        return samples[number].vectors[row - offsets[number]].tobytes(), int(labels[row])
+
     order = np.argsort(digests, kind="stable")
     starts = np.flatnonzero(np.concatenate([[True], digests[order][1:] != digests[order][:-1]]))
     for first, last in zip(starts, [*starts[1:], len(order)], strict=True):
         if last - first > 1:
-            rows = order[first:last].tolist()
-            order[first:last] = sorted(rows, key=lambda row: (vectors[row].tobytes(), labels[row]))
-    return Sample(vectors[order], digests[order], labels[order], unreadable)
+            order[first:last] = sorted(order[first:last].tolist(), key=place)
+    # Row by row into their places: joined and then sorted, the vectors would be there three times.
+    vectors = np.empty((len(order), samples[0].vectors.shape[1]), samples[0].vectors.dtype)
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order))
+    for each, first, last in zip(samples, offsets, offsets[1:], strict=False):
+        vectors[places[first:last]] = each.vectors
+    return Sample(vectors, digests[order], labels[order], unreadable)
