@@ -35,13 +35,7 @@ def load_heads(paths: Iterable[Path]) -> list[GivenHead]:
 
     Raises `UserError` for a file that is none, `IntegrityError` for a damaged one.
     """
-    by_digest: dict[str, GivenHead] = {}
-    for path in paths:
-        data = read_head(path)
-        head, facts = unseal_head(data, str(path))
-        sha256 = digest(data)
-        by_digest[sha256] = GivenHead(name=_name(facts), sha256=sha256, head=head, facts=facts)
-    found = list(by_digest.values())
+    found = list({each.sha256: each for each in map(_load, paths)}.values())
     called = [(each.facts.recipe.backbone, each.name) for each in found]
     return [
         replace(each, name=f"{each.name}, {each.sha256[:8]}") if called.count(name) > 1 else each
@@ -49,9 +43,12 @@ def load_heads(paths: Iterable[Path]) -> list[GivenHead]:
     ]
 
 
-def _name(facts: HeadFacts) -> str:
+def _load(path: Path) -> GivenHead:
+    data = read_head(path)
+    head, facts = unseal_head(data, str(path))
     shots = f", {facts.shots} shots, draw {facts.seed}" if facts.shots else ""
-    return f"{facts.method}{shots} from {' + '.join(each.domain for each in facts.training)}"
+    name = f"{facts.method}{shots} from {' + '.join(each.domain for each in facts.training)}"
+    return GivenHead(name=name, sha256=digest(data), head=head, facts=facts)
 
 
 def options_with(options: EvalOptions, heads: Sequence[GivenHead]) -> EvalOptions:
