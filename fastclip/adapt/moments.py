@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
-from fastclip.errors import IntegrityError
 from fastclip.heads.blocks import blocks_of, over_blocks, sum_over_blocks
+from fastclip.heads.scores import check_finite
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,7 @@ def moments_of(vectors: Float[np.ndarray, "images dim"], cores: int) -> Moments:
     """The moments of `vectors`, the same bits for any `cores`. Raises `IntegrityError` for a vector not finite."""
     blocks = blocks_of(len(vectors))
     mean = sum_over_blocks(lambda rows: vectors[rows].sum(axis=0, dtype=np.float64), blocks, cores) / len(vectors)
-    if not np.isfinite(mean).all():
-        raise IntegrityError(
-            "An embedding is not finite.",
-            fix="Remove the embeddings (fastclip store) and run fastclip eval again.",
-        )
+    check_finite(mean)
 
     def scatter(rows: slice) -> Float64[np.ndarray, "dim dim"]:
         centred = vectors[rows] - mean
