@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from drawn_store import RECIPE, draw_dataset, drawn, fill
-from helpers import Program, image_bytes, shard, write
+from helpers import Program, Sharded, image_bytes, shard, write
 from test_probe import COMMON, cell, result, two_lines
 
+from fastclip.data.catalogue import parse_card
+from fastclip.data.shards.targets import find_targets
+from fastclip.data.shards.writer import WriteOptions, write_shards
+from fastclip.data.sources.layouts import list_source
 from fastclip.heads.head_files import load_head
+from fastclip.storage.folders import open_folder
+from fastclip.text.prompts import find_prompt_set
+from fastclip.text.prototypes import Question, TextRecipe, find_prototypes, keep_prototypes
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +206,32 @@ def test_duplicates_are_counted_over_all_tested_domains_and_rows_name_their_data
     said = " ".join(outcome.out.split())
     assert "216 tested images have the bytes of a training image" in said
     assert all(f"{dataset}/{domain}" in said for dataset in ("letters", "copy") for domain in ("night", "photo"))
+
+
+def test_adaptation_of_zero_shot_starts_from_the_prompts_of_the_target(tmp_path: Path):
+    """`own` calls the folder `cup` a mug, and its prototypes are those of wrong classes: zero-shot and `prior` fail."""
+    fill(drawn(tmp_path), tmp_path / "embeddings")
+    domains = "".join(f'[[domains]]\nname = "{name}"\n' for name in ("night", "photo", "sketch"))
+    card = f'classes = ["apple", "bread", "cup"]\n{domains}[readable_names]\ncup = "mug"\n'.encode()
+    write(tmp_path / "shards", {"own.toml": card})
+    source = draw_dataset(tmp_path / "source", "own", per_class=9)
+    own = parse_card("own", card, "own.toml")
+    folder = open_folder(tmp_path / "shards" / "own")
+    options = WriteOptions(shard_images=20, processes=1)
+    write_shards(list_source(source, own), folder, dataset="own", card=own, options=options)
+    fill(Sharded("own", source, tmp_path / "shards"), tmp_path / "embeddings")
+    (target,) = find_targets(str(tmp_path / "shards"), ["own"])
+    prompts = find_prompt_set("transferlearning")
+    classes = prompts.classes(target.manifest.classes, target.manifest.names)
+    question = Question(weights=RECIPE.weights, architecture="a", templates=prompts.templates, classes=classes)
+    kept = find_prototypes(tmp_path / "embeddings" / "prototypes", question)
+    assert kept is not None and target.manifest.names == ("apple", "bread", "mug")
+    shutil.rmtree(tmp_path / "embeddings" / "prototypes" / question.id)
+    made_by = TextRecipe(libraries="drawn", machine="drawn", switches=(), numerics=1)
+    keep_prototypes(tmp_path / "embeddings" / "prototypes", question, made_by, np.roll(kept, 1, axis=0))
+    words = ("letters/photo", "--to", "own/night", "--method", "prior", *COMMON, "--strength", "1")
+    outcome = Program(tmp_path).here("adapt", *words, "--json", "r.json")
+    assert outcome.code == 0, outcome.err
+    document = json.loads((tmp_path / "r.json").read_text())
+    zero_shot, source_only, prior = (each["top1"] for each in document["cells"])
+    assert prior <= 9 and zero_shot <= 9 < 20 < source_only

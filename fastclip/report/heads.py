@@ -179,8 +179,9 @@ def given_head_notes(evaluation: Evaluation) -> list[str]:
                 if (head.dataset, each) in places or fingerprints[head.dataset][each] in bytes_of]  # fmt: skip
         again = f" It was trained on images of {', '.join(seen)} that are tested here." if seen else ""
         name = f"{facts.recipe.backbone}, {head.name}" if several else head.name
+        settings = f", {_settings(head)}" if facts.settings else ""
         lines[head.sha256, again] = (
-            f"{name}: fitted with labels of {facts.images:,} images ({_trained_on(head)}), {_settings(head)}.{again}"
+            f"{name}: fitted with labels of {facts.images:,} images ({_trained_on(head)}){settings}.{again}"
         )
     return [printable(line) for line in lines.values()]
 

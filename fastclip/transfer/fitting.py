@@ -83,8 +83,9 @@ def _choose(material: Material, job: Job, source: Sample, cores: int) -> tuple[M
             f"settings of {job.tuned.name} are chosen.",
             fix=f"Train on more images, or ask for fewer --shots{by_hand}.",
         )
-    text = material.prototypes if job.inputs.text else None
-    method = job.tuned.choose(part.labelled(classes), held_out.labelled(classes), prototypes=text, cores=cores)
+    method = job.tuned.choose(
+        part.labelled(classes), held_out.labelled(classes), prototypes=material.text(job), cores=cores
+    )
     return method, len(held_out)
 
 
@@ -97,7 +98,7 @@ def _fit(
         raise UserError(f"{job.fold.name} has no readable image to train on.", fix="Train on another domain.")
     fit = method.fit(
         sample.labelled(len(material.classes)),
-        prototypes=material.prototypes if job.inputs.text else None,
+        prototypes=material.text(job),
         unlabelled=target.unlabelled() if job.inputs.target else None,
         cores=cores,
     )

@@ -17,6 +17,7 @@ from fastclip.heads.facts import TrainingSet
 from fastclip.store.recipes import Recipe
 from fastclip.text.prompts import PromptSet
 from fastclip.transfer.folds import Fold, Place
+from fastclip.transfer.jobs import Job
 from fastclip.transfer.samples import Images, Sample, joined, read_domain
 from fastclip.transfer.splits import trains
 
@@ -29,7 +30,8 @@ class Material:
     targets: Mapping[str, Target]
     samples: Mapping[Place, Sample]
     prompts: PromptSet
-    prototypes: Float[np.ndarray, "classes dim"]
+    prototypes: Mapping[str, Float[np.ndarray, "classes dim"]]
+    """By dataset: two may call the same class folder differently."""
     split: float | None
     """The share of the images that train; the others are tested. None where whole domains are."""
 
@@ -51,6 +53,11 @@ class Material:
             if not len(found):
                 raise UserError(f"--split {self.split:g} leaves no readable image to be tested.", fix="--split 0.8")
         return found.without_labels()
+
+    def text(self, job: Job) -> Float[np.ndarray, "classes dim"] | None:
+        """The prototypes that a job takes: of the dataset that trains, or for adaptation of the target's."""
+        places = job.fold.test if job.inputs.target else job.fold.train
+        return self.prototypes[places[0].dataset] if job.inputs.text else None
 
     def training_sets(self, fold: Fold) -> tuple[TrainingSet, ...]:
         """The domains of a fold that train, as a head's file names them."""
@@ -79,7 +86,7 @@ def read_material(setup: Setup, backbone: str, folds: Sequence[Fold], split: flo
             place: read_domain(setup.store, recipe, targets[place.dataset], place.domain, pool) for place in wanted
         }
     prompts = setup.prompts[0]
-    prototypes = find_all_prototypes(setup, setup.targets[0])[backbone][prompts.name]
+    prototypes = {name: find_all_prototypes(setup, target)[backbone][prompts.name] for name, target in targets.items()}
     return Material(
         recipe=recipe, targets=targets, samples=samples, prompts=prompts, prototypes=prototypes, split=split
     )
