@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -235,3 +238,32 @@ def test_adaptation_of_zero_shot_starts_from_the_prompts_of_the_target(tmp_path:
     document = json.loads((tmp_path / "r.json").read_text())
     zero_shot, source_only, prior = (each["top1"] for each in document["cells"])
     assert prior <= 9 and zero_shot <= 9 < 20 < source_only
+
+
+@pytest.mark.parametrize("strength", ["1e-300", "1e10", "1.7e308"])
+@pytest.mark.parametrize("head", ["logistic", "text-logistic", "ridge", "wise"])
+def test_a_strength_that_rounding_drowns_is_refused(strength: str, head: str, letters: Program):
+    words = ("probe", "letters/photo", "--test", "letters/night", "--head", head, *COMMON)
+    assert "from 1e-09 to 1e+09" in two_lines(letters, *words, "--strength", strength)
+
+
+@pytest.mark.parametrize("strength", ["1e-9", "1e9"])
+def test_the_weakest_and_the_strongest_penalty_are_fitted(strength: str, letters: Program):
+    heads = [word for name in ("logistic", "text-logistic", "ridge", "wise") for word in ("--head", name)]
+    document = result(letters, "letters/photo", "--test", "letters/night", *heads, "--strength", strength)
+    assert {each["facts"]["settings"]["strength"] for each in document["heads"]} == {float(strength)}
+    assert letters.here("adapt", "letters/photo", "--to", "letters/night", "--strength", strength, *COMMON).code == 0
+
+
+def test_a_process_stopped_while_it_imports_is_silent_where_another_has_said_why(tmp_path: Path):
+    code = (
+        "import sys; from fastclip.cli.launcher import leave_verdict; from fastclip.cli.signals import _raise_stopped\n"
+        "if sys.argv[1] == 'said': leave_verdict(2)\n"
+        "exec(compile('_raise_stopped(15, sys._getframe())', '<frozen importlib>', 'exec'))"
+    )
+    environment = {**os.environ, "TORCHELASTIC_RUN_ID": "1", "RANK": "0", "TMPDIR": str(tmp_path)}
+    said = subprocess.run([sys.executable, "-c", code, "said"], env=environment, capture_output=True, text=True)
+    assert (said.returncode, said.stderr) == (143, "")
+    next(tmp_path.glob("*.verdict")).unlink()
+    alone = subprocess.run([sys.executable, "-c", code, "alone"], env=environment, capture_output=True, text=True)
+    assert alone.returncode == 143 and "Stopped by SIGTERM" in alone.stderr

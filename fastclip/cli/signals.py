@@ -9,6 +9,7 @@ import threading
 from contextlib import suppress
 from types import FrameType
 
+from fastclip.cli.launcher import speaks_when_stopped
 from fastclip.errors import GO_ON
 from fastclip.machine import SIGNALS
 
@@ -60,7 +61,7 @@ def _raise_stopped(number: int, frame: FrameType | None) -> None:
     while frame:
         if "importlib" in frame.f_code.co_filename:
             # While torch is imported its C++ code calls Python, and aborts if that raises. Leaving here loses nothing.
-            if os.environ.get("RANK", "0") == "0":
+            if speaks_when_stopped():
                 _tell(f"Error: {stopped_by(number)}\nFix:   {GO_ON}\n")
             os._exit(128 + number)
         frame = frame.f_back

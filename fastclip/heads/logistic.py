@@ -30,7 +30,7 @@ class Logistic:
     """Multinomial logistic regression on unit vectors, as scikit-learn's with C = 1 / `strength`.
 
     The objective is the sum of the images' cross-entropies plus `strength` / 2 · ‖W‖². With `to_text` the penalty is
-    on ‖W - 100 · prototypes‖² instead, so that a great strength gives zero-shot classification. The intercept is free.
+    on ‖W - 100 · prototypes‖² instead, so that a great strength gives the weights of zero-shot. The intercept is free.
     Classes without an image are left out.
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import cache
 
@@ -10,6 +9,9 @@ from fastclip.errors import UserError
 
 STRENGTHS = tuple(10.0 ** (-6 + step / 8) for step in range(97))
 """From 1e-6 to 1e6, eight a decade: the grid of OpenAI's linear probes, as λ = 1/C of scikit-learn."""
+
+WEAKEST, STRONGEST = 1e-9, 1e9
+"""A thousand times beyond the grid. Further away rounding keeps fits from their optimum, and numbers overflow."""
 
 BOUND = 1e-7
 """The greatest entry of the gradient of the mean objective at what counts as the optimum."""
@@ -19,9 +21,12 @@ SPANS = (8, 4, 2, 1)
 
 
 def check_strength(strength: float) -> None:
-    """Raise `UserError` unless the strength is positive and finite."""
-    if not 0 < strength < math.inf:
-        raise UserError(f"The strength of a penalty is positive, not {strength:g}.", fix="--strength 1")
+    """Raise `UserError` for a strength that no fit can reach the optimum of."""
+    if not WEAKEST <= strength <= STRONGEST:
+        raise UserError(
+            f"The strength of a penalty is positive, from {WEAKEST:g} to {STRONGEST:g}, not {strength:g}.",
+            fix="--strength 1",
+        )
 
 
 def search_strength(right: Callable[[float], int]) -> tuple[float, int]:
