@@ -52,7 +52,7 @@ def fit_all(
     Several heads are fitted at once where there are enough of them.
     """
     at_once, cores_each = (cores, 1) if len(jobs) >= cores else (1, cores)
-    source = lru_cache(at_once)(material.source)
+    source, target = lru_cache(at_once)(material.source), lru_cache(at_once)(material.target)
 
     def choose(job: Job) -> tuple[Method, int]:
         chosen = _choose(material, job, source(job.fold), cores_each)
@@ -62,7 +62,7 @@ def fit_all(
     def fit(job: Job) -> FittedHead:
         chosen, held_out = (job.tuned, 0) if job.fixed else choices[job.choice]
         method = job.with_settings(chosen)
-        fitted = _fit(material, job, method, held_out, source(job.fold), material.target(job.fold), cores_each)
+        fitted = _fit(material, job, method, held_out, source(job.fold), target(job.fold), cores_each)
         on_step()
         return fitted
 
