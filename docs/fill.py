@@ -21,7 +21,7 @@ BLOCK = re.compile(r"<!-- output: (.*?) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def output(words: str, folder: Path) -> str:
-    """What `fastclip WORDS` prints, 80 columns wide, in a folder that holds the demo's dataset."""
+    """The output of `fastclip WORDS`, 80 columns wide, in a folder that holds the demo's dataset."""
     command = [sys.executable, "-m", "fastclip", *shlex.split(words)]
     environment = {**os.environ, "COLUMNS": "80", "PYTHONPATH": str(HERE.parent), "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout

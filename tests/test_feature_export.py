@@ -55,7 +55,7 @@ def exporting(fastclip: Program, shapes: Sharded, store: Path) -> Iterator[Progr
 
 
 def said(outcome: Outcome) -> str:
-    """What was printed, as one line."""
+    """All that was printed, as one line."""
     return " ".join(outcome.out.split())
 
 

@@ -20,8 +20,9 @@ from fastclip.heads.head_files import load_head, seal_head
 from fastclip.heads.logistic import Logistic
 from fastclip.results.pairs import mcnemar_p
 from fastclip.store.parts import part_name
-from fastclip.transfer.fitting import fit_all, read_material
+from fastclip.transfer.fitting import fit_all
 from fastclip.transfer.folds import places, probe_folds
+from fastclip.transfer.material import read_material
 from fastclip.transfer.methods import HEADS, find_heads, probe_jobs
 from fastclip.transfer.run import stored
 from fastclip.transfer.samples import Sample

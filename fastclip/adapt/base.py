@@ -11,6 +11,7 @@ from jaxtyping import Float, Float64, Int64
 
 from fastclip.errors import UserError
 from fastclip.heads.blocks import blocks_of, over_blocks
+from fastclip.heads.counting import check_two_classes
 from fastclip.heads.labelled import Labelled, Unlabelled
 from fastclip.heads.linear import LinearHead
 from fastclip.heads.method import Fit, Method
@@ -58,11 +59,7 @@ def check_target(name: str, unlabelled: Unlabelled | None) -> Unlabelled:
 def check_domains(name: str, source: Labelled, unlabelled: Unlabelled | None) -> Unlabelled:
     """The target's images. Raises `UserError` for a source that teaches nothing about them."""
     target = check_target(name, unlabelled)
-    if (classes := int(source.known.sum())) < 2:
-        raise UserError(
-            f"{name} needs source images of two classes or more; there are images of {classes}.",
-            fix="Name another source, or several.",
-        )
+    check_two_classes(source)
     check_dim(source.dim, target, "the source's vectors")
     return target
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
-from fastclip.adapt.moments import class_sums, sum_of
-from fastclip.heads.blocks import blocks_of, over_blocks
+from fastclip.adapt.moments import class_sums
+from fastclip.heads.blocks import blocks_of, sum_over_blocks
 
 
 @dataclass(frozen=True)
@@ -70,4 +70,4 @@ def _count_wrong(
         side = np.einsum("id,id->i", vectors[rows], directions[of]) - middles[of]
         return np.bincount(of, weights=(1 - np.sign(side)) / 2, minlength=len(middles))
 
-    return sum_of(over_blocks(work, blocks_of(len(vectors)), cores))
+    return sum_over_blocks(work, blocks_of(len(vectors)), cores)

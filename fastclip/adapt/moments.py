@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
-from fastclip.errors import IntegrityError
-from fastclip.heads.blocks import blocks_of, over_blocks
+from fastclip.heads.blocks import blocks_of, over_blocks, sum_over_blocks
+from fastclip.heads.scores import check_finite
 
 
 @dataclass(frozen=True)
@@ -24,18 +23,14 @@ class Moments:
 def moments_of(vectors: Float[np.ndarray, "images dim"], cores: int) -> Moments:
     """The moments of `vectors`, the same bits for any `cores`. Raises `IntegrityError` for a vector not finite."""
     blocks = blocks_of(len(vectors))
-    mean = sum_of(over_blocks(lambda rows: vectors[rows].sum(axis=0, dtype=np.float64), blocks, cores)) / len(vectors)
-    if not np.isfinite(mean).all():
-        raise IntegrityError(
-            "An embedding is not finite.",
-            fix="Remove the embeddings (fastclip store) and run fastclip eval again.",
-        )
+    mean = sum_over_blocks(lambda rows: vectors[rows].sum(axis=0, dtype=np.float64), blocks, cores) / len(vectors)
+    check_finite(mean)
 
     def scatter(rows: slice) -> Float64[np.ndarray, "dim dim"]:
         centred = vectors[rows] - mean
         return centred.T @ centred
 
-    return Moments(len(vectors), mean, sum_of(over_blocks(scatter, blocks, cores)) / len(vectors))
+    return Moments(len(vectors), mean, sum_over_blocks(scatter, blocks, cores) / len(vectors))
 
 
 def pooled(first: Moments, second: Moments) -> tuple[Float64[np.ndarray, " dim"], Float64[np.ndarray, "dim dim"]]:
@@ -59,7 +54,7 @@ def class_sums(
         sums[present] = np.add.reduceat(vectors[rows][order].astype(np.float64), first)
         return sums
 
-    return sum_of(over_blocks(work, blocks_of(len(vectors)), cores))
+    return sum_over_blocks(work, blocks_of(len(vectors)), cores)
 
 
 def mapped(
@@ -76,11 +71,3 @@ def mapped(
 
     list(over_blocks(work, blocks_of(len(vectors)), cores))
     return found
-
-
-def sum_of(arrays: Iterator[np.ndarray]) -> np.ndarray:
-    """The sum of at least one array, in their order."""
-    total = next(arrays)
-    for each in arrays:
-        total += each
-    return total

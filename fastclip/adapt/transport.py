@@ -74,7 +74,7 @@ class Transport(WithClassifier):
         if not np.abs(shares * len(target) - 1).sum() < len(target) * 100 * TOLERANCE:
             raise UserError(
                 f"{self.name} found no plan from {len(source):,} images to {len(target):,}.",
-                fix=f"--entropy {3 * self.entropy:g}",
+                fix="--method coral",
             )
         return np.asarray(moved[: len(source)], np.float64)
 

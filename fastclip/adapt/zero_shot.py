@@ -10,16 +10,14 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from fastclip.adapt.base import check_dim, check_target
-from fastclip.adapt.moments import Moments, moments_of, sum_of
+from fastclip.adapt.moments import Moments, moments_of
 from fastclip.errors import UserError
-from fastclip.heads.blocks import blocks_of, over_blocks
+from fastclip.heads.blocks import blocks_of, over_blocks, sum_over_blocks
 from fastclip.heads.labelled import Labelled, Unlabelled
-from fastclip.heads.linear import LinearHead
+from fastclip.heads.linear import LOGIT_SCALE, LinearHead
 from fastclip.heads.method import Fit
 from fastclip.heads.scores import exact
 
-LOGIT_SCALE = 100.0
-"""By which OpenAI's CLIPs multiply cosines to get logits."""
 SMALLEST_PRIOR = 1e-15
 """Smaller ones are raised to it, so that a head's bias stays finite. A class's probability for an image is at most its
 prior times the images; so a class that small is no image's answer, before and after."""
@@ -116,7 +114,7 @@ def em_factors(
         likelihoods = len(prior) * (block @ prior)
         return np.append(len(prior) * (1 / likelihoods) @ block, np.log(likelihoods).sum())
 
-    sums = sum_of(over_blocks(work, blocks_of(len(blocks), 1), cores)) / sum(len(block) for block in blocks)
+    sums = sum_over_blocks(work, blocks_of(len(blocks), 1), cores) / sum(len(block) for block in blocks)
     return sums[:-1], float(sums[-1])
 
 
@@ -159,7 +157,7 @@ class Prototypes(WithoutSource):
             given = probabilities(texts, target, rows)
             return np.column_stack([given.T @ (target.vectors[rows] - whole.mean), given.sum(axis=0)])
 
-        sums = sum_of(over_blocks(work, blocks_of(len(target)), cores))
+        sums = sum_over_blocks(work, blocks_of(len(target)), cores)
         images = sums[:, :-1] / (sums[:, -1:] + 1)
         weights = self.share * evened(images, whole) + (1 - self.share) * evened(texts, whole)
         return Fit(LinearHead(weights), {"share": self.share, "images": float(sums[:, -1].min())})

@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastclip.cli.options import Prompts, prompt_sets, takes_stored_options
-from fastclip.cli.probe import HEAD, SPLIT, Json, Predictions, Unreadable
+from fastclip.cli.options import (
+    HEAD,
+    SPLIT,
+    Json,
+    Predictions,
+    Prompts,
+    Unreadable,
+    prompt_sets,
+    takes_stored_options,
+)
 from fastclip.errors import UserError
 
 if TYPE_CHECKING:

@@ -44,20 +44,21 @@ def _probe_and_adapt(options: EvalOptions, store: Path) -> None:
     """A head trained on three domains and tested on the one that `tiny` never saw; then adaptation to that one."""
     from dataclasses import replace
 
-    from fastclip.cli import adapt, probe
-    from fastclip.cli.console import out
+    from fastclip.cli.adapt import adapt
+    from fastclip.cli.probe import probe
 
     options = replace(options, targets=(), store=store)
     train = ["shapes/flat", "shapes/night", "shapes/texture"]
-    for command in (
-        f"fastclip probe {' '.join(train)} --test {HELD_OUT} -b tiny",
-        f"fastclip adapt {train[0]} --to {HELD_OUT} -b tiny --method coral --method prior",
-    ):
-        out().print(f"\n$ {command}\n", soft_wrap=True, markup=False)
-        if "probe" in command:
-            probe.probe(options, train=train, test=[HELD_OUT])
-        else:
-            adapt.adapt(options, source=train[:1], to=[HELD_OUT], method=["coral", "prior"])
+    _print_command(f"fastclip probe {' '.join(train)} --test {HELD_OUT} -b tiny")
+    probe(options, train=train, test=[HELD_OUT])
+    _print_command(f"fastclip adapt {train[0]} --to {HELD_OUT} -b tiny --method coral --method prior")
+    adapt(options, source=train[:1], to=[HELD_OUT], method=["coral", "prior"])
+
+
+def _print_command(words: str) -> None:
+    from fastclip.cli.console import out
+
+    out().print(f"\n$ {words}\n", soft_wrap=True, markup=False)
 
 
 def _draw_and_shard(shards: Path) -> None:

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastclip.cli.lean import load_lean
-from fastclip.cli.options import MODEL, PLACE, SHOW, Prompts, Store, Workers, prompt_sets, takes_eval_options
+from fastclip.cli.options import (
+    MODEL,
+    PLACE,
+    Json,
+    Predictions,
+    Prompts,
+    Store,
+    Unreadable,
+    Workers,
+    prompt_sets,
+    takes_eval_options,
+)
 from fastclip.errors import EXIT_INCOMPLETE, EXIT_UNREADABLE, FastclipError
 from fastclip.files import write_whole
 
@@ -50,15 +61,9 @@ def evaluate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what is left to do, and how long it will take.", **PLACE)
     ] = False,
-    unreadable: Annotated[
-        str, typer.Option(metavar="POLICY", help="An unreadable image counts as: stop, wrong or exclude.", **SHOW)
-    ] = "stop",
-    json: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write counts and settings to this file.", **SHOW)
-    ] = None,
-    predictions: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write every answer to this Parquet file.", **SHOW)
-    ] = None,
+    unreadable: Unreadable = "stop",
+    json: Json = None,
+    predictions: Predictions = None,
 ) -> None:
     """Score backbones on sharded datasets, zero-shot and by given heads. Embeds what is missing, once.
 
@@ -75,13 +80,13 @@ def evaluate(
     messages = err()
     heads = []
     if head:
-        from fastclip.evaluate.given_heads import asking, load_heads, place
+        from fastclip.evaluate.given_heads import heads_by_domain, load_heads, options_with
 
         heads = load_heads(head)
-        options = asking(options, heads)
+        options = options_with(options, heads)
     setup = resolve(options)
     if heads:
-        place(setup, heads)  # a head that does not fit is refused before hours of embedding, not after
+        heads_by_domain(setup, heads)  # a head that does not fit is refused before hours of embedding, not after
     if dry_run:
         return _print_forecast(setup)
     if setup.process.reports:
@@ -124,10 +129,10 @@ command = takes_eval_options(evaluate)
 def _score(
     setup: Setup, heads: Sequence[GivenHead], keep_predictions: bool
 ) -> tuple[Evaluation, list[ShardPredictions]]:
-    from fastclip.evaluate.given_heads import place
+    from fastclip.evaluate.given_heads import heads_by_domain
     from fastclip.evaluate.score import score
 
-    fitted, used = place(setup, heads)
+    fitted, used = heads_by_domain(setup, heads)
     evaluation, answers = score(setup, keep_predictions, fitted)
     return replace(evaluation, heads=used), answers
 

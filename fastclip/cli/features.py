@@ -70,7 +70,7 @@ command = takes_stored_options(features)
 
 
 def _lines(of: Features, folder: Path, exported: Exported, raw: bool) -> list[str]:
-    """What was written, and what has no row."""
+    """The lines that say where an export is, and how many images have no row."""
     from fastclip.cli.console import counted
     from fastclip.models.weights import describe_weights
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 MODEL = {"rich_help_panel": "What the numbers depend on"}
 PLACE = {"rich_help_panel": "Where and how fast"}
 SHOW = {"rich_help_panel": "Results"}
+SPLIT = {"rich_help_panel": "Which images train and which are tested"}
+HEAD = {"rich_help_panel": "Heads"}
 
 Targets = Annotated[list[str] | None, typer.Argument(metavar="DATASET[/DOMAIN]", help="Default: all that is sharded.")]
 Backbones = Annotated[
@@ -75,6 +77,13 @@ Workers = Annotated[
     int | None, typer.Option(metavar="N", help="Threads that decode and embed. Default: the cores.", **PLACE)
 ]
 Store = Annotated[Path, typer.Option(metavar="DIR", help="Folder of embeddings, shared by all runs.", **PLACE)]
+Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write counts and settings to this file.", **SHOW)]
+Predictions = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write every answer to this Parquet file.", **SHOW)
+]
+Unreadable = Annotated[
+    str, typer.Option(metavar="POLICY", help="An unreadable image counts as: stop, wrong or exclude.", **SHOW)
+]
 
 
 def takes_eval_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -169,7 +178,7 @@ def eval_options(
 
 
 def prompt_sets(given: list[str] | None) -> tuple[str, ...]:
-    """What `--prompts` asks for."""
+    """The prompt sets that `--prompts` asks for."""
     return tuple(given or ("transferlearning",))
 
 

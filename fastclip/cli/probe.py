@@ -8,23 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastclip.cli.options import SHOW, Prompts, prompt_sets, takes_stored_options
+from fastclip.cli.options import (
+    HEAD,
+    SHOW,
+    SPLIT,
+    Json,
+    Predictions,
+    Prompts,
+    Unreadable,
+    prompt_sets,
+    takes_stored_options,
+)
 from fastclip.errors import UserError
 
 if TYPE_CHECKING:
     from fastclip.evaluate.options import EvalOptions
     from fastclip.transfer.run import Plan
-
-SPLIT = {"rich_help_panel": "Which images train and which are tested"}
-HEAD = {"rich_help_panel": "Heads"}
-
-Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write counts and settings to this file.", **SHOW)]
-Predictions = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write every answer to this Parquet file.", **SHOW)
-]
-Unreadable = Annotated[
-    str, typer.Option(metavar="POLICY", help="An unreadable image counts as: stop, wrong or exclude.", **SHOW)
-]
 
 
 def probe(

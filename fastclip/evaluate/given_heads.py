@@ -51,11 +51,11 @@ def _load(path: Path) -> GivenHead:
     return GivenHead(name=name, sha256=digest(data), head=head, facts=facts)
 
 
-def asking(options: EvalOptions, heads: Sequence[GivenHead]) -> EvalOptions:
+def options_with(options: EvalOptions, heads: Sequence[GivenHead]) -> EvalOptions:
     """The options with the heads' backbones, and with their recipes where the store has them.
 
-    A recipe that is asked for by name stands: `place` refuses heads for another one. Raises `UserError` for a head of a
-    backbone that is not among those that are asked for, or of random weights that are not asked for.
+    A recipe that is asked for by name stands: `heads_by_domain` refuses heads for another. Raises `UserError` for a
+    head of a backbone that is not among those that are asked for, or of random weights that are not asked for.
     """
     asked = {plain(known.name if (known := known_backbone(name)) else name) for name in options.backbones}
     for each in heads:
@@ -75,7 +75,7 @@ def asking(options: EvalOptions, heads: Sequence[GivenHead]) -> EvalOptions:
     return replace(options, backbones=tuple(backbones), recipes=tuple(ids))
 
 
-def place(setup: Setup, heads: Sequence[GivenHead]) -> tuple[FittedHeads, tuple[UsedHead, ...]]:
+def heads_by_domain(setup: Setup, heads: Sequence[GivenHead]) -> tuple[FittedHeads, tuple[UsedHead, ...]]:
     """Every head for every domain. Raises `UserError` for embeddings or classes that a head is not for."""
     fitted: dict[tuple[str, str, str], dict[str, Head]] = {}
     used = []

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float64
 
-from fastclip.heads.blocks import blocks_of, over_blocks
-from fastclip.heads.counting import need_two_classes
+from fastclip.heads.blocks import blocks_of, sum_over_blocks
+from fastclip.heads.counting import check_two_classes
 from fastclip.heads.labelled import Labelled, Unlabelled
 from fastclip.heads.linear import LinearHead
 from fastclip.heads.method import Fit
@@ -51,9 +51,9 @@ class ClassMeans:
         cores: int = 1,
     ) -> Fit:
         """The head of the class means. Raises `UserError` for fewer than two classes."""
-        classes = need_two_classes(labelled)
+        check_two_classes(labelled)
         head = LinearHead(class_means(labelled, cores), known=labelled.known)
-        return Fit(head, {"images": float(len(labelled)), "classes": float(classes)})
+        return Fit(head, {"images": float(len(labelled)), "classes": float(labelled.known.sum())})
 
 
 def class_sums(labelled: Labelled, cores: int = 1) -> Float64[np.ndarray, "classes dim"]:
@@ -71,9 +71,7 @@ def class_sums(labelled: Labelled, cores: int = 1) -> Float64[np.ndarray, "class
         sums[there] = np.add.reduceat(exact(labelled.vectors[rows][order]), first, axis=0)
         return sums
 
-    total = np.zeros((labelled.classes, labelled.dim))
-    for sums in over_blocks(of, blocks_of(len(labelled)), cores):
-        total += sums
+    total = sum_over_blocks(of, blocks_of(len(labelled)), cores)
     check_finite(total)
     return total
 

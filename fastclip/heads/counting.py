@@ -1,4 +1,4 @@
-"""Counts that methods share: how many held-out images a head classifies, and how many classes there are to learn."""
+"""Counts that methods share: held-out images that a head classifies, and classes that there are to learn."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ def count_right(head: Head, images: Labelled, cores: int = 1) -> int:
     return sum(over_blocks(right, blocks_of(len(images)), cores))
 
 
-def need_two_classes(labelled: Labelled) -> int:
-    """How many classes have an image. Raises `UserError` if they are fewer than two."""
+def check_two_classes(labelled: Labelled) -> None:
+    """Raise `UserError` unless two classes have an image."""
     known = int(np.count_nonzero(labelled.known))
     if known < 2:
         raise UserError(
             f"A head needs images of two classes; there are {known}.",
             fix="Train on more domains, or on more images a class.",
         )
-    return known

@@ -21,7 +21,7 @@ class TrainingSet:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadFacts:
-    """What a head is: how it was fitted, on which images, for whose embeddings, over which classes."""
+    """How a head was fitted, on which images, for which embeddings, over which classes."""
 
     method: str
     settings: Mapping[str, float]

@@ -11,6 +11,9 @@ from jaxtyping import Bool, Float, Float64
 from fastclip.errors import IntegrityError
 from fastclip.heads.scores import check_finite, exact
 
+LOGIT_SCALE = 100.0
+"""By which OpenAI's CLIPs multiply cosines to get logits. Logistic heads have a scale of that size in their weights."""
+
 _MOST = 1.5
 """The greatest sum of a class's length and bias after scaling. Times a stored unit vector it stays well below 2."""
 

@@ -7,27 +7,22 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64
 
 from fastclip.errors import UserError
-from fastclip.heads.blocks import blocks_of, over_blocks
+from fastclip.heads.counting import check_two_classes, count_right
 from fastclip.heads.labelled import Labelled, Unlabelled
 from fastclip.heads.lbfgs import minimise
-from fastclip.heads.linear import LinearHead
+from fastclip.heads.linear import LOGIT_SCALE, LinearHead
 from fastclip.heads.method import Fit
-from fastclip.heads.scores import classify
-from fastclip.heads.search import check_strength, search_strength
+from fastclip.heads.search import BOUND, check_strength, search_strength
 from fastclip.heads.softmax import Point, Softmax
 
-BOUND = 1e-7
-"""The greatest entry of the gradient of the mean objective at what counts as the optimum."""
 SLACK = 0.01
 """While strengths are compared, the gradient may also have this share of the penalty's strongest pull on a weight. A
 fixed bound would be met before a weak penalty is felt at all."""
 PATIENCE = 50
 """Iterations without progress after which fp32 is at the end of its digits."""
-LOGIT_SCALE = 100.0
-"""By which CLIP multiplies cosines: zero-shot's weights are prototypes times this."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +67,7 @@ class Logistic:
         def right(strength: float) -> int:
             point, _ = replace(self, strength=strength)._solve(problem, _start(fitted, strength), SLACK)
             fitted[strength] = point.parameters
-            return _count_right(_head(problem, point, train.known), held_out, cores)
+            return count_right(_head(problem, point, train.known), held_out, cores)
 
         strength, _ = search_strength(right)
         return replace(self, strength=strength)
@@ -99,12 +94,8 @@ class Logistic:
 
     def _problem(self, labelled: Labelled, prototypes: Float[np.ndarray, "classes dim"] | None, cores: int) -> Softmax:
         """The objective over the classes that have images, numbered from 0."""
+        check_two_classes(labelled)
         known = labelled.known
-        if known.sum() < 2:
-            raise UserError(
-                f"A probe needs images of two classes; there are {known.sum()}.",
-                fix="Train on more domains, or on more images a class.",
-            )
         origin = np.zeros((int(known.sum()), labelled.dim))
         if self.to_text:
             if prototypes is None:
@@ -173,14 +164,3 @@ def _head(problem: Softmax, point: Point, known: Bool[np.ndarray, " classes"]) -
     weights[known], intercept = problem.head(point.parameters)
     bias[known] = intercept - intercept.mean()  # any number may be added to all
     return LinearHead(weights, bias, known)
-
-
-def _count_right(head: LinearHead, held_out: Labelled, cores: int) -> int:
-    """How many images the head classifies rightly, by the rules of `classify`."""
-
-    def work(rows: slice) -> int:
-        labels: Int64[np.ndarray, " rows"] = held_out.labels[rows]
-        found = classify(held_out.vectors[rows], {"": head}, labels)[""]
-        return int(np.count_nonzero(found.predicted == labels))
-
-    return sum(over_blocks(work, blocks_of(len(held_out)), cores))

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64, Int64
 from fastclip.errors import UserError
 from fastclip.heads.blocks import blocks_of, over_blocks
 from fastclip.heads.class_means import class_means
-from fastclip.heads.counting import need_two_classes
+from fastclip.heads.counting import check_two_classes
 from fastclip.heads.labelled import Labelled, Unlabelled
 from fastclip.heads.linear import LinearHead
 from fastclip.heads.method import Fit
@@ -114,10 +114,10 @@ class Neighbours:
         cores: int = 1,
     ) -> Fit:
         """The head that holds all images. With fewer than `k` of them all vote."""
-        classes = need_two_classes(labelled)
+        check_two_classes(labelled)
         k = min(self.k, len(labelled))
         head = NeighboursHead(labelled.vectors, labelled.labels, class_means(labelled, cores), k, self.temperature)
-        facts = {"images": float(len(labelled)), "classes": float(classes), "k": float(k)}
+        facts = {"images": float(len(labelled)), "classes": float(labelled.known.sum()), "k": float(k)}
         return Fit(head, {**facts, "temperature": self.temperature})
 
 

@@ -9,17 +9,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64
 
 from fastclip.errors import UserError
-from fastclip.heads.blocks import blocks_of, over_blocks
+from fastclip.heads.blocks import blocks_of, sum_over_blocks
 from fastclip.heads.class_means import class_sums
-from fastclip.heads.counting import count_right, need_two_classes
+from fastclip.heads.counting import check_two_classes, count_right
 from fastclip.heads.labelled import Labelled, Unlabelled
 from fastclip.heads.linear import LinearHead
 from fastclip.heads.method import Fit
 from fastclip.heads.scores import exact
-from fastclip.heads.search import check_strength, search_strength
-
-BOUND = 1e-7
-"""The greatest entry of the gradient of the mean objective at what counts as the optimum."""
+from fastclip.heads.search import BOUND, check_strength, search_strength
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def prepare(labelled: Labelled, cores: int) -> Problem:
     Sums of vectors are exact. What is left of them after the mean was taken stays small, so that no digit is lost
     where images are alike.
     """
-    need_two_classes(labelled)
+    check_two_classes(labelled)
     sums = class_sums(labelled, cores)
     mean = sums.sum(axis=0) / len(labelled)
 
@@ -124,9 +121,7 @@ def prepare(labelled: Labelled, cores: int) -> Problem:
         products: Float64[np.ndarray, "dim dim"] = centred.T @ centred
         return products
 
-    products = np.zeros((labelled.dim, labelled.dim))
-    for each in over_blocks(of, blocks_of(len(labelled)), cores):
-        products += each
+    products = sum_over_blocks(of, blocks_of(len(labelled)), cores)
     counts = np.bincount(labelled.labels, minlength=labelled.classes)
     # A target is twice the mark of the class less 1, and the 1 meets vectors whose sum is 0.
     answers = 2 * (sums - counts[:, None] * mean).T

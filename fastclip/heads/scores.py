@@ -58,11 +58,11 @@ class Head(Protocol):
         """
 
 
-def check_finite(scores: Float64[np.ndarray, "images classes"]) -> None:
-    """Raise `IntegrityError` unless every score is finite."""
-    if not np.isfinite(scores).all():
+def check_finite(numbers: Float64[np.ndarray, "*shape"]) -> None:
+    """Raise `IntegrityError` unless every score, or sum of embeddings, is finite."""
+    if not np.isfinite(numbers).all():
         raise IntegrityError(
-            "A score is not finite: an embedding, a prototype or a head is damaged.",
+            "A number is not finite: an embedding, a prototype or a head is damaged.",
             fix="Check the weights file, remove the embeddings (fastclip store) and run the same command again.",
         )
 

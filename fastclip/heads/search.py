@@ -1,4 +1,4 @@
-"""The search for a regulariser's strength on held-out images of the source: seven starts, then ever closer ones."""
+"""Strengths of penalties: which there are, and the search for the best one on held-out images of the source."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ STRENGTHS = tuple(10.0 ** (-6 + step / 8) for step in range(97))
 
 WEAKEST, STRONGEST = 1e-9, 1e9
 """A thousand times beyond the grid. Further away rounding keeps fits from their optimum, and numbers overflow."""
+
+BOUND = 1e-7
+"""The greatest entry of the gradient of the mean objective at what counts as the optimum."""
 
 STARTS = tuple(range(96, -1, -16))
 SPANS = (8, 4, 2, 1)

@@ -13,13 +13,12 @@ from jaxtyping import Float, Float64, Int64
 
 from fastclip.errors import UserError
 from fastclip.heads.blocks import blocks_of, over_blocks
-from fastclip.heads.counting import need_two_classes
+from fastclip.heads.counting import check_two_classes
 from fastclip.heads.labelled import Labelled, Unlabelled
-from fastclip.heads.linear import LinearHead
+from fastclip.heads.linear import LOGIT_SCALE, LinearHead
 from fastclip.heads.method import Fit
 from fastclip.heads.scores import check_finite, exact
 from fastclip.heads.votes import vote
-from fastclip.heads.wise import LOGIT_SCALE
 
 BETAS = tuple(step * (7 - 0.1) / 200 + 0.1 for step in range(200))
 ALPHAS = tuple(step * (3 - 0.1) / 20 + 0.1 for step in range(20))
@@ -155,7 +154,7 @@ class Tip:
 
 
 def _head(labelled: Labelled, prototypes: Float[np.ndarray, "classes dim"] | None, settings: Tip) -> TipHead:
-    need_two_classes(labelled)
+    check_two_classes(labelled)
     if prototypes is None:
         raise UserError(
             "tip adds votes to zero-shot scores and needs prototypes.", fix="--prompts photo, or --head knn"

@@ -10,11 +10,8 @@ from jaxtyping import Float
 
 from fastclip.heads.counting import count_right
 from fastclip.heads.labelled import Labelled, Unlabelled
-from fastclip.heads.linear import LinearHead
+from fastclip.heads.linear import LOGIT_SCALE, LinearHead
 from fastclip.heads.method import Fit, Method
-
-LOGIT_SCALE = 100.0
-"""By which CLIP multiplies cosines. A trained head has that scale in its weights."""
 
 ALPHAS = tuple(step / 10 for step in range(11))
 """From zero-shot (0) to the trained head (1)."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from statistics import stdev
 
 from rich.console import Group
+from rich.table import Table
 from rich.text import Text
 
 from fastclip.errors import printable
@@ -18,6 +19,9 @@ from fastclip.results.pairs import Pair
 
 MOST_ROWS = 12
 """Heads and tested domains whose settings and tests are printed; beyond, the result file has them."""
+
+SYMBOLS = {"strength": "λ", "alpha": "α", "beta": "β"}
+"""Settings as tables show them; others are shown by their names."""
 
 
 def head_tables(evaluation: Evaluation) -> Iterator[Group]:
@@ -48,37 +52,43 @@ def pair_tables(evaluation: Evaluation) -> Iterator[Group]:
     The mean over the rows is at the end.
     """
     for backbone, dataset in dict.fromkeys((cell.backbone, cell.dataset) for cell in evaluation.cells):
-        cells = {(c.domain, c.head, c.prompts): c for c in evaluation.cells
-                 if (c.backbone, c.dataset) == (backbone, dataset)}  # fmt: skip
-        prompts = list(evaluation.prompts)
         heads = [each for each in evaluation.heads if (each.facts.recipe.backbone, each.dataset) == (backbone, dataset)]
-        methods = list(dict.fromkeys(method_of(each) for each in heads))
-        zero_shot = [f"{ZERO_SHOT}, {name}" if len(prompts) > 1 else ZERO_SHOT for name in prompts]
-        table = plain_table("source → target", *zero_shot, *methods)
-        shown: dict[str, list[Fraction | None]] = {}
-        pairs: dict[tuple[str, str], dict[str, Cell]] = {}
-        for each in heads:
-            source = each.name.partition(" from ")[2]
-            for domain in each.domains:
-                row = pairs.setdefault((source, domain), {})
-                row[method_of(each)] = cells[domain, each.name, ""]
-        for (source, domain), row in pairs.items():
-            found = [cells[domain, ZERO_SHOT, name] for name in prompts]
-            found += [row[method] for method in methods]
-            accuracies = [cell.accuracy(evaluation.unreadable_policy) for cell in found]
-            for column, accuracy in enumerate(accuracies):
-                shown.setdefault(str(column), []).append(accuracy)
-            table.add_row(Text(printable(f"{source} → {domain}")), *map(percent, accuracies))
-        if len(pairs) > 1:
-            table.add_section()
-            table.add_row("average", *(percent(mean(each)) for each in shown.values()), style="bold")
+        accuracies = {
+            (cell.domain, cell.head, cell.prompts): cell.accuracy(evaluation.unreadable_policy)
+            for cell in evaluation.cells
+            if (cell.backbone, cell.dataset) == (backbone, dataset)
+        }
         title = f"{dataset}, {backbone}: accuracy on the target, %{random_warning(evaluation)}"
+        table = _pair_table(heads, list(evaluation.prompts), accuracies)
         yield Group(Text(printable(title), style="bold"), table)
+
+
+def _pair_table(
+    heads: Sequence[UsedHead], prompts: Sequence[str], accuracies: Mapping[tuple[str, str, str], Fraction | None]
+) -> Table:
+    """`accuracies` are by domain, head and prompt set."""
+    methods = list(dict.fromkeys(method_of(each) for each in heads))
+    zero_shot = [f"{ZERO_SHOT}, {name}" if len(prompts) > 1 else ZERO_SHOT for name in prompts]
+    table = plain_table("source → target", *zero_shot, *methods)
+    rows: list[list[Fraction | None]] = []
+    for source, domain in dict.fromkeys((_source_of(each), domain) for each in heads for domain in each.domains):
+        row = [accuracies[domain, ZERO_SHOT, name] for name in prompts]
+        row += [accuracies[domain, f"{method} from {source}", ""] for method in methods]
+        rows.append(row)
+        table.add_row(Text(printable(f"{source} → {domain}")), *map(percent, row))
+    if len(rows) > 1:
+        table.add_section()
+        table.add_row("average", *(percent(mean(column)) for column in zip(*rows, strict=True)), style="bold")
+    return table
 
 
 def method_of(head: UsedHead) -> str:
     """The name of a head without its source."""
     return head.name.partition(" from ")[0]
+
+
+def _source_of(head: UsedHead) -> str:
+    return head.name.partition(" from ")[2]
 
 
 def fit_table(evaluation: Evaluation, pairs: Sequence[Pair]) -> Group | None:
@@ -171,7 +181,7 @@ def given_head_notes(evaluation: Evaluation) -> list[str]:
         name = f"{facts.recipe.backbone}, {head.name}" if several else head.name
         settings = f", {_settings(head)}" if facts.settings else ""
         lines[head.sha256, again] = (
-            f"{name}: fitted with labels of {facts.images:,} images ({_source(head)}){settings}.{again}"
+            f"{name}: fitted with labels of {facts.images:,} images ({_trained_on(head)}){settings}.{again}"
         )
     return [printable(line) for line in lines.values()]
 
@@ -215,16 +225,13 @@ def _with_deviation(accuracies: Sequence[Fraction | None]) -> str:
 def _labels_line(heads: Sequence[UsedHead]) -> str:
     counts = sorted({each.facts.images for each in heads})
     images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
-    sources = list(dict.fromkeys(_source(each) for each in heads))
+    sources = list(dict.fromkeys(_trained_on(each) for each in heads))
     of = sources[0] if len(sources) == 1 else f"{len(sources)} choices of domains"
     return f"Heads were fitted with labels of {images} images ({of}). Zero-shot saw none."
 
 
-def _source(head: UsedHead) -> str:
+def _trained_on(head: UsedHead) -> str:
     return " + ".join(f"{each.dataset}/{each.domain}" for each in head.facts.training)
-
-
-SYMBOLS = {"strength": "λ", "alpha": "α", "beta": "β", "temperature": "T"}
 
 
 def _p(value: float) -> str:

@@ -1,70 +1,26 @@
-"""Fitting: from stored features of some domains to heads for others, with all that has to be said of them."""
+"""Fitting: from material to heads, with all that has to be said of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float
 
-from fastclip.data.shards.targets import Target
 from fastclip.errors import UserError
-from fastclip.evaluate.prototypes import find_all_prototypes
-from fastclip.evaluate.setup import Setup
-from fastclip.heads.facts import HeadFacts, TrainingSet
+from fastclip.heads.facts import HeadFacts
 from fastclip.heads.head_files import describe_numpy
 from fastclip.heads.method import Method
 from fastclip.heads.scores import Head
-from fastclip.store.recipes import Recipe
-from fastclip.text.prompts import PromptSet
 from fastclip.threads import threads
-from fastclip.transfer.folds import Fold, Place
-from fastclip.transfer.samples import Images, Sample, joined, read_domain
+from fastclip.transfer.jobs import Job
+from fastclip.transfer.material import Material
+from fastclip.transfer.samples import Images, Sample
 from fastclip.transfer.splits import draw_shots, in_share
 
 SHARE = 0.8
 """Of the source's images in the fit that chooses settings. The others choose them, as in DomainBed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One head to be fitted."""
-
-    fold: Fold
-    method: Method
-    """The method whose settings are chosen."""
-    make: Callable[[Method], Method] = lambda chosen: chosen
-    """The method that is fitted, from the one with its settings chosen: adaptation is given its classifier."""
-    fixed: bool = False
-    """Whether the method's settings are given, so that nothing is held out to choose them."""
-    labels: bool = True
-    """Whether the method looks at the source at all: relatives of zero-shot take the target's images alone."""
-    text: bool = False
-    """Whether the method takes prototypes of the class prompts."""
-    transductive: bool = False
-    """Whether the method takes the target's images, without their labels."""
-    shots: int | None = None
-    seed: int | None = None
-    label: str = ""
-    """The method's name where it is not its own, such as `source only`."""
-    names_source: bool = False
-    """Whether the name says which domains trained: where several folds test the same domain."""
-
-    @property
-    def choice(self) -> tuple[Fold, Method, bool, int | None, int | None]:
-        """Jobs of equal choices get the same settings."""
-        return self.fold, self.method, self.text, self.shots, self.seed
-
-    @property
-    def name(self) -> str:
-        """The name that cells have, such as `logistic, 4 shots, seed 1`."""
-        name = self.label or self.method.name
-        if self.shots is not None:
-            name += f", {self.shots} shot{'s' * (self.shots > 1)}, seed {self.seed}"
-        return f"{name} from {self.fold.name}" if self.names_source else name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,76 +39,6 @@ class FittedHead:
         return self.job.name
 
 
-@dataclass(frozen=True, kw_only=True)
-class Material:
-    """Everything that the heads of one backbone are fitted on."""
-
-    recipe: Recipe
-    targets: Mapping[str, Target]
-    samples: Mapping[Place, Sample]
-    prompts: PromptSet
-    prototypes: Mapping[str, Float[np.ndarray, "classes dim"]]
-    """By dataset: two may call the same class folder differently."""
-    split: float | None
-    """The share of the images that train; the others are tested. None where whole domains are."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The class folders, the same in every dataset."""
-        return next(iter(self.targets.values())).manifest.classes
-
-    def source(self, fold: Fold) -> Sample:
-        """The images of a fold that train."""
-        found = joined(self.samples[place] for place in fold.train)
-        return found if self.split is None else found.take(in_share(found.digests, self.split, "train"))
-
-    def target(self, fold: Fold) -> Images:
-        """The images of a fold that are tested, without their labels."""
-        found = joined(self.samples[place] for place in fold.test)
-        if self.split is not None:
-            found = found.take(~in_share(found.digests, self.split, "train"))
-            if not len(found):
-                raise UserError(f"--split {self.split:g} leaves no readable image to be tested.", fix="--split 0.8")
-        return found.without_labels()
-
-    def text(self, job: Job) -> Float[np.ndarray, "classes dim"] | None:
-        """The prototypes that a job takes: of the dataset that trains, or for adaptation of the target's."""
-        places = job.fold.test if job.transductive else job.fold.train
-        return self.prototypes[places[0].dataset] if job.text else None
-
-    def training_sets(self, fold: Fold) -> tuple[TrainingSet, ...]:
-        """The domains of a fold that train, as a head's file names them."""
-        return tuple(
-            TrainingSet(
-                dataset=place.dataset,
-                domain=place.domain,
-                fingerprint=next(
-                    domain.fingerprint
-                    for domain in self.targets[place.dataset].manifest.domains
-                    if domain.name == place.domain
-                ),
-                images=len(self.samples[place]),
-            )
-            for place in fold.train
-        )
-
-
-def read_material(setup: Setup, backbone: str, folds: Sequence[Fold], split: float | None) -> Material:
-    """The features of every domain of the folds, once each, and the prototypes of the first prompt set."""
-    targets = {target.name: target for target in setup.targets}
-    recipe = setup.recipes[setup.targets[0].name, backbone]
-    wanted = dict.fromkeys(place for fold in folds for place in (*fold.train, *fold.test))
-    with ThreadPoolExecutor(setup.process.cores, "features") as pool:
-        samples = {
-            place: read_domain(setup.store, recipe, targets[place.dataset], place.domain, pool) for place in wanted
-        }
-    prompts = setup.prompts[0]
-    prototypes = {name: find_all_prototypes(setup, target)[backbone][prompts.name] for name, target in targets.items()}
-    return Material(
-        recipe=recipe, targets=targets, samples=samples, prompts=prompts, prototypes=prototypes, split=split
-    )
-
-
 def steps(jobs: Sequence[Job]) -> int:
     """How many calls of `on_step` fitting them takes, a backbone: one a choice of settings and one a fit."""
     return len({job.choice for job in jobs if not job.fixed}) + len(jobs)
@@ -166,7 +52,7 @@ def fit_all(
     Several heads are fitted at once where there are enough of them.
     """
     at_once, cores_each = (cores, 1) if len(jobs) >= cores else (1, cores)
-    source = lru_cache(at_once)(material.source)
+    source, target = lru_cache(at_once)(material.source), lru_cache(at_once)(material.target)
 
     def choose(job: Job) -> tuple[Method, int]:
         chosen = _choose(material, job, source(job.fold), cores_each)
@@ -174,10 +60,9 @@ def fit_all(
         return chosen
 
     def fit(job: Job) -> FittedHead:
-        method, held_out = (job.method, 0) if job.fixed else choices[job.choice]
-        fitted = _fit(
-            material, job, job.make(method), held_out, source(job.fold), material.target(job.fold), cores_each
-        )
+        chosen, held_out = (job.tuned, 0) if job.fixed else choices[job.choice]
+        method = job.with_settings(chosen)
+        fitted = _fit(material, job, method, held_out, source(job.fold), target(job.fold), cores_each)
         on_step()
         return fitted
 
@@ -188,17 +73,17 @@ def fit_all(
 
 
 def _choose(material: Material, job: Job, source: Sample, cores: int) -> tuple[Method, int]:
-    """The job's method with the settings that held-out images of the source choose, and how many these are."""
+    """The tuned method with the settings that held-out images of the source choose, and how many these are."""
     classes = len(material.classes)
-    _, part, held_out = _parts(source, job)
+    part, held_out = _choosing_images(source, job)
     if not len(held_out) or not len(part):
-        by_hand = ", or give --strength" if set(job.method.settings) == {"strength"} else ""
+        by_hand = ", or give --strength" if set(job.tuned.settings) == {"strength"} else ""
         raise UserError(
             f"{job.fold.name} has {len(source)} readable images to train on: too few to hold some out, by which the "
-            f"settings of {job.method.name} are chosen.",
+            f"settings of {job.tuned.name} are chosen.",
             fix=f"Train on more images, or ask for fewer --shots{by_hand}.",
         )
-    method = job.method.choose(
+    method = job.tuned.choose(
         part.labelled(classes), held_out.labelled(classes), prototypes=material.text(job), cores=cores
     )
     return method, len(held_out)
@@ -208,39 +93,46 @@ def _fit(
     material: Material, job: Job, method: Method, held_out: int, source: Sample, target: Images, cores: int
 ) -> FittedHead:
     """The head of one job. The target comes without labels: nothing here can see them."""
-    sample, _, _ = _parts(source, job)
+    sample = _training_images(source, job)
     if not len(sample):
         raise UserError(f"{job.fold.name} has no readable image to train on.", fix="Train on another domain.")
     fit = method.fit(
         sample.labelled(len(material.classes)),
         prototypes=material.text(job),
-        unlabelled=target.unlabelled() if job.transductive else None,
+        unlabelled=target.unlabelled() if job.inputs.target else None,
         cores=cores,
     )
     facts = HeadFacts(
         method=method.name,
         settings=dict(method.settings),
         recipe=material.recipe,
-        prompts=material.prompts.name if job.text else None,
-        templates=material.prompts.templates if job.text else (),
+        prompts=material.prompts.name if job.inputs.text else None,
+        templates=material.prompts.templates if job.inputs.text else (),
         classes=material.classes,
-        training=material.training_sets(job.fold) if job.labels else (),
-        images=len(sample) if job.labels else 0,
+        training=material.training_sets(job.fold) if job.inputs.source else (),
+        images=len(sample) if job.inputs.source else 0,
         seed=job.seed,
         shots=job.shots,
         split=material.split,
-        duplicates=int(np.isin(target.digests, sample.digests).sum()) if job.labels else 0,
+        duplicates=int(np.isin(target.digests, sample.digests).sum()) if job.inputs.source else 0,
         made_by=describe_numpy(),
         figures={**({"held_out": float(held_out)} if held_out else {}), **fit.facts},
     )
     return FittedHead(job=job, head=fit.head, facts=facts, others=fit.others)
 
 
-def _parts(source: Sample, job: Job) -> tuple[Sample, Sample, Sample]:
-    """The images that the head is fitted on, those of the fit that chooses settings, and those held out for it."""
+def _training_images(source: Sample, job: Job) -> Sample:
+    """The images that the head is fitted on."""
+    if job.shots is None:
+        return source
+    chosen, _ = draw_shots(source.digests, source.labels, job.shots, job.seed or 0)
+    return source.take(chosen)
+
+
+def _choosing_images(source: Sample, job: Job) -> tuple[Sample, Sample]:
+    """The images of the fit that chooses settings, and those held out for it."""
     if job.shots is None:
         inside = in_share(source.digests, SHARE, "select")
-        return source, source.take(inside), source.take(~inside)
+        return source.take(inside), source.take(~inside)
     chosen, held_out = draw_shots(source.digests, source.labels, job.shots, job.seed or 0)
-    sample = source.take(chosen)
-    return sample, sample, source.take(held_out)
+    return source.take(chosen), source.take(held_out)

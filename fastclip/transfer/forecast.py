@@ -11,13 +11,22 @@ from fastclip.data.shards.targets import Target
 from fastclip.transfer.folds import Place
 from fastclip.transfer.run import Plan
 
-PASSES = {"logistic": 200, "text-logistic": 200, "wise": 240, "ridge": 20, "prototype": 0.1, "tip": 20, "knn": 0}
+PASSES = {
+    "logistic": 200,
+    "text-logistic": 200,
+    "wise": 240,
+    "ridge": 20,
+    "prototype": 0.1,
+    "prior": 0.1,
+    "tip": 20,
+    "knn": 0,
+}
 """Evaluations over all training images that a method takes, about: its search and its last fit."""
 OTHERS = 100
 """The same for a method of adaptation, whose search is that of the source alone."""
 LEAST_CLASSES = 15
 """With fewer classes an evaluation is bound by reading the vectors, and takes as long as with so many."""
-SURE_S = 5e9
+FEW_OPERATIONS = 5e9
 """Operations below which nothing is measured."""
 
 
@@ -36,7 +45,7 @@ def forecast_s(plan: Plan) -> float:
         if name in ("knn", "tip"):
             operations += 2.0 * train * (tested + 0.2 * train) * dims
     operations *= len(plan.setup.backbones)
-    if operations < SURE_S:
+    if operations < FEW_OPERATIONS:
         return 0.0
     return operations / (_rate() * plan.setup.process.cores)
 

@@ -1,12 +1,13 @@
-"""The methods by their names on the command line."""
+"""The heads and the methods of adaptation by their names on the command line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass
+from functools import partial
 
 from fastclip.adapt.methods import METHODS
+from fastclip.adapt.zero_shot import WithoutSource
 from fastclip.errors import UserError
 from fastclip.heads.class_means import ClassMeans
 from fastclip.heads.logistic import Logistic
@@ -15,34 +16,54 @@ from fastclip.heads.neighbours import Neighbours
 from fastclip.heads.ridge import Ridge
 from fastclip.heads.tip import Tip
 from fastclip.heads.wise import Wise
-from fastclip.transfer.fitting import Job
 from fastclip.transfer.folds import Fold
+from fastclip.transfer.jobs import Inputs, Job
+
+LABELS = Inputs()
+LABELS_AND_TEXT = Inputs(text=True)
+LABELS_AND_TARGET = Inputs(target=True)
+TEXT_AND_TARGET = Inputs(source=False, text=True, target=True)
 
 
 @dataclass(frozen=True)
 class Known:
-    """A method: how it is made, and what it needs. `make` takes the strength of a penalty, if it has one."""
+    """A method: how it is made, and the data that it is given."""
 
-    make: Callable[[float], Method]
-    text: bool = False
-    penalised: bool = False
-    free: bool = False
-    """Whether it has no setting."""
-    blended: bool = False
-    """Whether a setting is left to be chosen where the strength of its penalty is given."""
+    make: Callable[[float | None], Method]
+    """Makes it with the strength of its penalty, if it has one and it is given."""
+    inputs: Inputs = LABELS
+
+    def job(
+        self, name: str, fold: Fold, strength: float | None, shots: int | None = None, seed: int | None = None
+    ) -> Job:
+        """The fit on a fold, under the `name` that cells have. A `strength` of None is chosen."""
+        method = self.make(strength)
+        given = set() if strength is None else {"strength"}
+        fixed = method.settings.keys() <= given
+        return Job(name=name, fold=fold, method=method, inputs=self.inputs, fixed=fixed, shots=shots, seed=seed)
+
+
+def _logistic(strength: float | None, *, to_text: bool = False) -> Logistic:
+    return Logistic(to_text=to_text) if strength is None else Logistic(strength, to_text)
 
 
 HEADS: Mapping[str, Known] = {
-    "logistic": Known(Logistic, penalised=True),
-    "text-logistic": Known(lambda strength: Logistic(strength, to_text=True), text=True, penalised=True),
-    "ridge": Known(Ridge, penalised=True),
+    "logistic": Known(_logistic),
+    "text-logistic": Known(partial(_logistic, to_text=True), LABELS_AND_TEXT),
+    "ridge": Known(lambda strength: Ridge() if strength is None else Ridge(strength)),
     "knn": Known(lambda _: Neighbours()),
-    "prototype": Known(lambda _: ClassMeans(), free=True),
-    "tip": Known(lambda _: Tip(), text=True),
-    "wise": Known(lambda strength: Wise(Logistic(strength)), text=True, penalised=True, blended=True),
+    "prototype": Known(lambda _: ClassMeans()),
+    "tip": Known(lambda _: Tip(), LABELS_AND_TEXT),
+    "wise": Known(lambda strength: Wise(_logistic(strength), given=strength is not None), LABELS_AND_TEXT),
 }
-OF_ZERO_SHOT = ("prior", "prototype")
-"""Methods of adaptation that take prototypes and have no classifier."""
+
+
+def _adaptation(make: Callable[[Method], Method]) -> Known:
+    without_source = isinstance(make(Logistic()), WithoutSource)
+    return Known(lambda strength: make(_logistic(strength)), TEXT_AND_TARGET if without_source else LABELS_AND_TARGET)
+
+
+ADAPTATIONS: Mapping[str, Known] = {name: _adaptation(make) for name, make in METHODS.items()}
 
 
 def find_heads(names: Sequence[str]) -> dict[str, Known]:
@@ -53,63 +74,30 @@ def find_heads(names: Sequence[str]) -> dict[str, Known]:
 def probe_jobs(
     known: Mapping[str, Known], folds: Sequence[Fold], shots: Sequence[int], seeds: int, strength: float | None
 ) -> tuple[Job, ...]:
-    """A job for every fold, head, number of shots and seed. `strength` fixes the settings of penalised heads."""
-    if strength is not None and not any(each.penalised for each in known.values()):
+    """A job for every fold, head, number of shots and seed. `strength` is that of every penalty."""
+    if strength is not None and not any("strength" in each.make(strength).settings for each in known.values()):
         raise UserError(f"--strength is a penalty's, and {' and '.join(known)} has none.", fix="Leave out --strength.")
-    drawn: list[tuple[int | None, int | None]] = [(each, seed + 1) for each in shots for seed in range(seeds)]
+    if not shots:
+        return tuple(each.job(name, fold, strength) for fold in folds for name, each in known.items())
     return tuple(
-        Job(
-            fold=fold,
-            method=_made(each, strength),
-            fixed=each.free or (each.penalised and strength is not None and not each.blended),
-            text=each.text,
-            shots=number,
-            seed=seed,
-        )
+        each.job(f"{name}, {number} shot{'s' * (number > 1)}, seed {seed}", fold, strength, number, seed)
         for fold in folds
-        for each in known.values()
-        for number, seed in drawn or [(None, None)]
+        for name, each in known.items()
+        for number in shots
+        for seed in range(1, seeds + 1)
     )
-
-
-def _made(known: Known, strength: float | None) -> Method:
-    method = known.make(1.0 if strength is None else strength)
-    return replace(method, given=strength is not None) if isinstance(method, Wise) else method
 
 
 def adapt_jobs(names: Sequence[str], folds: Sequence[Fold], strength: float | None) -> tuple[Job, ...]:
     """For every fold the classifier of the source alone, then each method, all with the same settings.
 
-    Raises `UserError` for an unknown method.
+    Names say which domains trained: several folds test the same one. Raises `UserError` for an unknown method.
     """
-    methods = {name: _find(METHODS, "--method", name) for name in names}
-    classifier = Logistic(1.0 if strength is None else strength)
-    jobs = []
-    for fold in folds:
-        source_only = Job(
-            fold=fold, method=classifier, fixed=strength is not None, label="source only", names_source=True
-        )
-        jobs.append(source_only)
-        for name, make in methods.items():
-            zero_shots = name in OF_ZERO_SHOT
-            jobs.append(
-                replace(
-                    source_only,
-                    make=make,
-                    fixed=source_only.fixed or zero_shots,
-                    labels=not zero_shots,
-                    text=zero_shots,
-                    label=name,
-                    transductive=True,
-                )
-            )
-    return tuple(jobs)
+    known = {"source only": HEADS["logistic"], **{name: _find(ADAPTATIONS, "--method", name) for name in names}}
+    return tuple(each.job(f"{name} from {fold.name}", fold, strength) for fold in folds for name, each in known.items())
 
 
-Entry = TypeVar("Entry")
-
-
-def _find(known: Mapping[str, Entry], option: str, name: str) -> Entry:
+def _find(known: Mapping[str, Known], option: str, name: str) -> Known:
     if name not in known:
         raise UserError(f"{option} does not know {name!r}.", fix=f"{option} {' | '.join(known)}")
     return known[name]

@@ -16,9 +16,11 @@ from fastclip.heads.head_files import seal_head
 from fastclip.heads.scores import Head
 from fastclip.results.cells import Evaluation, UsedHead
 from fastclip.results.predictions import ShardPredictions
-from fastclip.transfer.fitting import FittedHead, Job, fit_all, read_material, steps
+from fastclip.transfer.fitting import FittedHead, fit_all, steps
 from fastclip.transfer.folds import Fold, Place, check_classes
-from fastclip.transfer.splits import in_share
+from fastclip.transfer.jobs import Job
+from fastclip.transfer.material import read_material
+from fastclip.transfer.splits import trains
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,7 @@ def _used(heads: Mapping[str, Sequence[FittedHead]]) -> tuple[UsedHead, ...]:
                         domains=domains,
                         sha256=sha256,
                         facts=each.facts,
-                        transductive=each.job.transductive,
+                        transductive=each.job.inputs.target,
                     )
                 )
     return tuple(found)
@@ -117,6 +119,6 @@ def _subset(split: float | None) -> Subset | None:
         return None
 
     def has(digests: np.ndarray) -> np.ndarray:
-        return ~in_share(digests, split, "train")
+        return ~trains(digests, split)
 
     return Subset(f"the {100 * (1 - split):.3g}% held out by hash", has)

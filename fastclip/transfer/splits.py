@@ -15,10 +15,15 @@ MOST_HELD_OUT = 4
 def in_share(digests: Shaped[np.ndarray, " images"], share: float, purpose: str) -> Bool[np.ndarray, " images"]:
     """Which images fall into a `share` (0 to 1) of all. Images of the same bytes are always on the same side.
 
-    `digests` are SHA-256 as 64 hexadecimal bytes. An image's place is the SHA-256 of
-    the `purpose` of the split and its digest.
+    `digests` are SHA-256 as 64 hexadecimal bytes. An image's position is the SHA-256 of the `purpose` of the split
+    and of its digest.
     """
-    return np.array([int.from_bytes(_place(purpose, each)[:8], "big") < share * 2**64 for each in digests], bool)
+    return np.array([int.from_bytes(_position(purpose, each)[:8], "big") < share * 2**64 for each in digests], bool)
+
+
+def trains(digests: Shaped[np.ndarray, " images"], split: float) -> Bool[np.ndarray, " images"]:
+    """Which images train where a share `split` of all does. The others are tested."""
+    return in_share(digests, split, "train")
 
 
 def draw_shots(
@@ -33,7 +38,7 @@ def draw_shots(
     held_out: list[int] = []
     for rows in _by_class(labels):
         drawn = list({digests[row]: row for row in reversed(rows)}.values())
-        drawn.sort(key=lambda row: _place(seed, bytes(digests[row])))
+        drawn.sort(key=lambda row: _position(seed, bytes(digests[row])))
         chosen += drawn[:shots]
         held_out += drawn[shots : shots + min(shots, MOST_HELD_OUT)]
     return np.array(sorted(chosen), np.int64), np.array(sorted(held_out), np.int64)
@@ -44,5 +49,5 @@ def _by_class(labels: Int64[np.ndarray, " images"]) -> Iterator[list[int]]:
         yield np.flatnonzero(labels == label).tolist()
 
 
-def _place(seed: int | str, digest: bytes | np.bytes_) -> bytes:
+def _position(seed: int | str, digest: bytes | np.bytes_) -> bytes:
     return sha256(f"{seed}\0".encode() + bytes(digest)).digest()
