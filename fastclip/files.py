@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from fastclip.errors import IncompleteError, IntegrityError
+from fastclip.errors import IncompleteError, IntegrityError, UserError
 
 _PAUSES_S = (0.05, 0.1, 0.2, 0.4)
 """Seconds between attempts to read a file that a network file system has lost sight of."""
@@ -95,6 +95,15 @@ def write_new(path: Path, data: bytes) -> bool:
         _discard(temporary)
     _sync_folder(path)
     return created
+
+
+def check_place(path: Path) -> None:
+    """Raise `UserError` if no file can be written at `path`, before any work is done for it."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, and a file is to be written there.", fix=f"{path / 'NAME'}, for example")
+    folder = next(each for each in path.absolute().parents if each.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"{path} cannot be written: {folder} is no folder that you may write to.", fix="Name another.")
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -26,7 +26,7 @@ from fastclip.cli.options import (
     takes_eval_options,
 )
 from fastclip.errors import EXIT_INCOMPLETE, EXIT_UNREADABLE, FastclipError
-from fastclip.files import write_whole
+from fastclip.files import check_place, write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,6 +78,8 @@ def evaluate(
         options, prompts=prompt_sets(prompts), workers=workers, store=store, share=share, unreadable=unreadable
     )
     messages = err()
+    for path in filter(None, (json, predictions)):
+        check_place(path)
     heads = []
     if head:
         from fastclip.evaluate.given_heads import heads_by_domain, load_heads, options_with

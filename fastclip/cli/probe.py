@@ -44,7 +44,9 @@ def probe(
     shots: Annotated[
         str | None, typer.Option(metavar="K[,K…]", help="Train on K images a class, such as 1,2,4,8,16.", **SPLIT)
     ] = None,
-    seeds: Annotated[int, typer.Option(metavar="N", help="Draws of the shots: seeds 1 to N.", **SPLIT)] = 3,
+    seeds: Annotated[
+        int | None, typer.Option(metavar="N", help="Draws of the shots: seeds 1 to N. Default: 3.", **SPLIT)
+    ] = None,
     head: Annotated[
         list[str] | None,
         typer.Option(
@@ -100,7 +102,7 @@ def _plan(
     leave_one_out: bool,
     split: float | None,
     shots: tuple[int, ...],
-    seeds: int,
+    seeds: int | None,
     strength: float | None,
 ) -> Plan:
     from fastclip.transfer.folds import places, probe_folds
@@ -111,6 +113,11 @@ def _plan(
         raise UserError(
             "No training domain is named.", fix="fastclip probe DATASET/DOMAIN --test DATASET/DOMAIN -b NAME"
         )
+    if seeds is not None and not shots:
+        raise UserError(
+            "--seeds are draws of shots, and there are none.", fix="--shots 1,2,4,8,16, or leave out --seeds"
+        )
+    seeds = 3 if seeds is None else seeds
     if seeds < 1:
         raise UserError(f"--seeds must be at least 1, not {seeds}.", fix="--seeds 3")
     known = find_heads(heads)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from fastclip.cli.console import counted, err, out
-from fastclip.errors import EXIT_UNREADABLE
-from fastclip.files import digest, write_whole
+from fastclip.errors import EXIT_UNREADABLE, UserError
+from fastclip.files import check_place, digest, write_whole
 
 if TYPE_CHECKING:
     from fastclip.transfer.fitting import FittedHead
@@ -41,6 +42,8 @@ def run_and_print(
     from fastclip.transfer.run import run
 
     messages = err()
+    for path in filter(None, (json, predictions, save and save / "head")):
+        check_place(path)
     fits = len(plan.jobs) * len(plan.setup.backbones)
     if (seconds := forecast_s(plan)) > SAID_FROM_S:
         messages.print(f"{counted(fits, 'head')} to fit: about {_duration(seconds)} on this machine.")
@@ -54,8 +57,8 @@ def run_and_print(
 
         write_predictions(predictions, outcome.answers)
     if save:
-        for fitted in (each for of_backbone in outcome.heads.values() for each in of_backbone):
-            messages.print(f"{_save(save, fitted)}", soft_wrap=True)
+        for path in _save(save, [each for of_backbone in outcome.heads.values() for each in of_backbone]):
+            messages.print(str(path), soft_wrap=True)
     if outcome.evaluation.undecided:
         raise typer.Exit(EXIT_UNREADABLE)
 
@@ -76,13 +79,17 @@ def _print(plan: Plan, outcome: Outcome, by_pair: bool) -> None:
         console.print(line, style="dim")
 
 
-def _save(folder: Path, fitted: FittedHead) -> Path:
-    """Keep a head as a file; its path."""
-    from fastclip.heads.head_files import save_head
+def _save(folder: Path, heads: Sequence[FittedHead]) -> list[Path]:
+    """Keep heads as files; their paths. Raises `UserError`, and writes none, where another head would be lost."""
+    from fastclip.heads.head_files import seal_head
 
-    path = folder / f"{_file_name(fitted)}.safetensors"
-    save_head(path, fitted.head, fitted.facts)
-    return path
+    files = {folder / f"{_file_name(each)}.safetensors": seal_head(each.head, each.facts) for each in heads}
+    for path, data in files.items():
+        if path.exists() and path.read_bytes() != data:
+            raise UserError(f"{path} holds another head.", fix="--save DIR with another folder, or move that file away")
+    for path, data in files.items():
+        write_whole(path, data)
+    return list(files)
 
 
 def _file_name(fitted: FittedHead) -> str:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Int64, Shaped
 from fastclip.data.shards.manifest import REJECTED, ImageRecord, Shard, Unreadable, rewrite
 from fastclip.data.shards.reader import read_index, read_labels_and_digests
 from fastclip.data.shards.targets import Target
-from fastclip.errors import IntegrityError, UserError
+from fastclip.errors import IncompleteError, IntegrityError, UserError
 from fastclip.store.parts import Part, part_name
 from fastclip.store.recipes import Recipe
 from fastclip.store.store import Store
@@ -63,19 +63,24 @@ class Features:
         return first.vectors.shape[1]
 
     def __iter__(self) -> Iterator[ShardFeatures]:
-        """The shards in manifest order. Raises `IntegrityError` at one whose part is missing."""
+        """The shards in manifest order. Raises `IncompleteError` at one whose part is missing or damaged."""
         return map(self.of, self.target.shards)
 
     def of(self, shard: Shard) -> ShardFeatures:
-        """Those of one shard of the target. Raises `IntegrityError` if its part is missing."""
+        """Those of one shard of the target. Raises `IncompleteError` if its part is missing or damaged."""
         labels = read_shard_labels(self.target, shard)
         features = read_shard(self.store, self.recipe, self.target, shard, labels)
         if features is None:
-            raise IntegrityError(
-                f"The embeddings of {self.target.name}/{shard.name} are missing.",
-                fix="Run the same fastclip eval again; it embeds what is missing.",
-            )
+            raise lost(self.target, shard, self.recipe)
         return features
+
+
+def lost(target: Target, shard: Shard, recipe: Recipe) -> IncompleteError:
+    """The error for a shard whose part is missing, or damaged and now moved aside."""
+    return IncompleteError(
+        f"The embeddings of {target.name}/{shard.name} by {recipe.backbone} are missing or were damaged.",
+        fix=f"fastclip eval {target.name} -b {recipe.backbone} --recipe {recipe.id[:12]} makes them again",
+    )
 
 
 def read_shard(

@@ -12,8 +12,7 @@ from jaxtyping import Float, Int64, Shaped
 
 from fastclip.data.shards.manifest import Shard
 from fastclip.data.shards.targets import Target
-from fastclip.errors import IncompleteError
-from fastclip.features.read import read_shard, read_shard_rows
+from fastclip.features.read import lost, read_shard, read_shard_rows
 from fastclip.heads.labelled import Labelled, Unlabelled
 from fastclip.store.recipes import Recipe
 from fastclip.store.store import Store
@@ -79,10 +78,7 @@ def _read_shard(store: Store, recipe: Recipe, target: Target, shard: Shard) -> S
     labels, digests = read_shard_rows(target, shard)
     features = read_shard(store, recipe, target, shard, labels)
     if features is None:
-        raise IncompleteError(
-            f"The embeddings of {target.name}/{shard.name} by {recipe.backbone} are missing or were damaged.",
-            fix=f"fastclip eval {target.name} -b {recipe.backbone} makes them again",
-        )
+        raise lost(target, shard, recipe)
     return Sample(features.vectors, digests[features.rows], features.labels, len(features.unreadable))
 
 

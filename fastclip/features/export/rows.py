@@ -17,6 +17,7 @@ from jaxtyping import Float, Float32
 from fastclip.data.shards.manifest import ImageRecord, Shard
 from fastclip.data.shards.reader import read_index
 from fastclip.data.shards.targets import Target
+from fastclip.errors import IntegrityError
 from fastclip.features.read import Features
 from fastclip.threads import threads
 
@@ -71,6 +72,11 @@ def read_rows(features: Features, raw: bool) -> Iterator[Rows]:
 
     def read(shard: Shard) -> Rows:
         found = features.of(shard)
+        if not np.isfinite(found.vectors).all():
+            raise IntegrityError(
+                f"An embedding of {features.target.name}/{shard.name} is not finite.",
+                fix="Remove the embeddings (fastclip store) and embed the images again.",
+            )
         index = read_index(features.target.folder, shard)
         return Rows(
             features.target,

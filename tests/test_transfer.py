@@ -24,6 +24,7 @@ from fastclip.data.shards.writer import WriteOptions, write_shards
 from fastclip.data.sources.layouts import list_source
 from fastclip.heads.head_files import load_head
 from fastclip.storage.folders import open_folder
+from fastclip.store.parts import part_name
 from fastclip.text.prompts import find_prompt_set
 from fastclip.text.prototypes import Question, TextRecipe, find_prototypes, keep_prototypes
 
@@ -280,3 +281,46 @@ def test_predictions_go_into_a_pipe_and_never_take_its_place(letters: Program, t
     assert outcome.code == 0 and pipe.is_fifo(), outcome.err
     assert pq.read_table(io.BytesIO(os.read(reader, 1 << 16))).num_rows == 72
     os.close(reader)
+
+
+@pytest.mark.parametrize("option", ["--json", "--predictions", "--save"])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_fitted(
+    option: str, letters: Program, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("fastclip.transfer.run.run", lambda *_, **__: pytest.fail("it was fitted first"))
+    (letters.folder / "file").write_bytes(b"")
+    place = "file/below" if option == "--save" else "shards"
+    said = two_lines(letters, "probe", "letters/photo", "--test", "letters/night", option, place, *COMMON)
+    assert place.split("/")[0] in said
+    assert "shards" in two_lines(letters, "eval", "letters", "--json", "shards", *COMMON)
+
+
+def test_another_head_of_the_same_name_is_not_written_over(letters: Program):
+    words = ("probe", "letters/photo", "--test", "letters/night", *COMMON, "--save", "once")
+    assert letters.here(*words, "--strength", "1").code == 0
+    (path,) = (letters.folder / "once").iterdir()
+    before = path.read_bytes()
+    assert letters.here(*words, "--strength", "1").code == 0 and path.read_bytes() == before, "the same head again"
+    assert "holds another head" in two_lines(letters, *words, "--strength", "2")
+    assert path.read_bytes() == before
+
+
+def test_seeds_without_shots_are_refused(letters: Program):
+    words = ("probe", "letters/photo", "--test", "letters/night", "--seeds", "2", *COMMON)
+    assert "--seeds" in two_lines(letters, *words)
+
+
+def test_an_embedding_that_is_not_finite_is_never_exported(tmp_path: Path):
+    sharded = drawn(tmp_path)
+    store = fill(sharded, tmp_path / "embeddings")
+    (target,) = find_targets(str(sharded.shards), [sharded.name])
+    (first, *_) = target.shards
+    part = store.read(RECIPE.id, part_name(first))
+    assert part
+    vectors = part.embeddings.copy()
+    vectors[0, 3] = np.nan
+    store.path(RECIPE.id, part_name(first)).unlink()
+    store.publish(RECIPE, part_name(first), replace(part, embeddings=vectors))
+    program = Program(tmp_path)
+    assert "not finite" in two_lines(program, "features", "letters", *COMMON, code=5)
+    assert not (tmp_path / "features").exists() or not list((tmp_path / "features").rglob("*.parquet"))
