@@ -167,7 +167,8 @@ def heads(records: Sequence[Measurement]) -> str:
         settings = each.settings
         of = [settings.get("images", f"{each.images}"), settings.get("dim", ""), settings.get("classes", "")]
         size = " × ".join(f"{int(number):,}" for number in of if number)
-        asked = [f"λ {settings['λ']}"] * ("λ" in settings) + [f"{settings.get('fits', '')} fits"] * ("fits" in settings)
+        asked = [f"λ {settings['λ']}"] if "λ" in settings else []
+        asked += [f"{settings['fits']} fits"] if "fits" in settings else []
         name = ", ".join([each.what, *asked])
         many = f"{each.images:,}" if each.what.startswith("neighbours") else ""
         row = [
