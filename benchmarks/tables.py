@@ -170,12 +170,12 @@ def heads(records: Sequence[Measurement]) -> str:
         asked = [f"λ {settings['λ']}"] if "λ" in settings else []
         asked += [f"{settings['fits']} fits"] if "fits" in settings else []
         name = ", ".join([each.what, *asked])
-        many = f"{each.images:,}" if each.what.startswith("neighbours") else ""
+        many = f"{each.images:,} ({each.rate:,.0f}/s)" if each.what.startswith("neighbours") else ""
         row = [
             name,
             size,
             many,
-            f"{each.seconds:.2f} s",
+            f"{each.seconds:.3g} s",
             settings.get("iterations", ""),
             settings.get("as fastclip", ""),
         ]
