@@ -438,7 +438,7 @@ def test_a_part_that_is_damaged_or_missing_leaves_no_export(tmp_path: Path):
     command = ["features", "set", "-b", "ViT-B/32", "--store", "store"]
     last.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     outcome = Program(tmp_path).here(*command)
-    assert outcome.code == 4 and "set/all/13.tar by tiny are missing or were damaged" in mistake(outcome)
+    assert outcome.code == 4 and "set/all/13.tar by ViT-B/32 are missing or were damaged" in mistake(outcome)
     outcome = Program(tmp_path).here(*command)
     assert outcome.code == 4 and "13 of 14 shards" in mistake(outcome)
     assert not files_of(tmp_path / "features")

@@ -15,7 +15,7 @@ from helpers import Sharded, image_bytes, shard, write
 from PIL import Image
 
 from fastclip.data.shards.manifest import read_manifest
-from fastclip.errors import IntegrityError
+from fastclip.errors import IncompleteError, IntegrityError
 from fastclip.evaluate.embedding import embed
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.setup import resolve
@@ -100,7 +100,7 @@ def test_a_part_with_a_norm_that_is_no_positive_number_is_damaged(shapes: Sharde
     part.norms[3] = np.nan
     features.store.path(features.recipe.id, name).unlink()
     features.store.publish(features.recipe, name, part)
-    with pytest.raises(IntegrityError, match="missing"):
+    with pytest.raises(IncompleteError, match="missing or were damaged"):
         list(features)
     assert features.store.damaged_path(features.recipe.id, name).exists()
 

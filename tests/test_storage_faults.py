@@ -454,13 +454,12 @@ def test_an_error_in_the_report_costs_the_report_and_neither_table_nor_parts(
 ):
     disk = mount("size=16k")
     (disk / "ballast").write_bytes(bytes(16 << 10))
-    (fastclip.folder / "file").touch()
     before = parts(whole.store)
     command = ["eval", "shapes", "-b", "tiny", "--shards", shapes.shards, "--precision", "fp32"]
     command += ["--store", whole.store]
     for option, path, message in (
         ("--json", disk / "r.json", "No space left on device"),
-        ("--predictions", fastclip.folder / "file" / "p.parquet", "File exists"),
+        ("--predictions", disk / "p.parquet", "No space left on device"),
     ):
         outcome = fastclip.here(*command, option, path)
         assert outcome.code == 4 and outcome.out.startswith(whole.table)
