@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from helpers import Program, Sharded, image_bytes, shard, write
 from test_probe import COMMON, cell, result, two_lines
 
 from fastclip.data.catalogue import parse_card
-from fastclip.data.shards.targets import find_targets
+from fastclip.data.shards.targets import Target, find_targets
 from fastclip.data.shards.writer import WriteOptions, write_shards
 from fastclip.data.sources.layouts import list_source
 from fastclip.heads.head_files import load_head
@@ -27,6 +29,7 @@ from fastclip.storage.folders import open_folder
 from fastclip.store.parts import part_name
 from fastclip.text.prompts import find_prompt_set
 from fastclip.text.prototypes import Question, TextRecipe, find_prototypes, keep_prototypes
+from fastclip.transfer.folds import Place
 
 
 @pytest.fixture(scope="module")
@@ -324,3 +327,14 @@ def test_an_embedding_that_is_not_finite_is_never_exported(tmp_path: Path):
     program = Program(tmp_path)
     assert "not finite" in two_lines(program, "features", "letters", *COMMON, code=5)
     assert not (tmp_path / "features").exists() or not list((tmp_path / "features").rglob("*.parquet"))
+
+
+def test_a_long_run_says_how_long_before_it_begins(letters: Program, monkeypatch: pytest.MonkeyPatch):
+    words = ("probe", "letters/photo", "--test", "letters/night", *COMMON)
+    assert "on this machine" not in letters.here(*words).err
+    monkeypatch.setattr("fastclip.transfer.forecast._images", lambda targets: dict.fromkeys(places_of(targets), 10**6))
+    assert re.search(r"^1 head to fit: about \d[\d,]* (s|minutes?) on this machine\.$", letters.here(*words).err, re.M)
+
+
+def places_of(targets: Sequence[Target]) -> list[Place]:
+    return [Place(target.name, domain.name) for target in targets for domain in target.manifest.domains]

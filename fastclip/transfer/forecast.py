@@ -24,6 +24,8 @@ PASSES = {
 """Evaluations over all training images that a method takes, about: its search and its last fit."""
 OTHERS = 100
 """The same for a method of adaptation, whose search is that of the source alone."""
+TIPS_SEARCH = 26_000.0
+"""Times the square of the training images: the votes of Tip-Adapter's 200 values of β, for a quarter as many images."""
 LEAST_CLASSES = 15
 """With fewer classes an evaluation is bound by reading the vectors, and takes as long as with so many."""
 FEW_OPERATIONS = 5e9
@@ -44,6 +46,8 @@ def forecast_s(plan: Plan) -> float:
         operations += 4.0 * PASSES.get(name, OTHERS) * train * dims * max(classes, LEAST_CLASSES)
         if name in ("knn", "tip"):
             operations += 2.0 * train * (tested + 0.2 * train) * dims
+        if name == "tip":
+            operations += TIPS_SEARCH * train**2
     operations *= len(plan.setup.backbones)
     if operations < FEW_OPERATIONS:
         return 0.0
