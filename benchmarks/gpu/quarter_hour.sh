@@ -46,7 +46,7 @@ a() {
     probe 60 60 dali && touch "$WORK/dali-decodes"
     probe 40 20 machine
     part 110 "$PYTHON" -m pytest -v --tb=short -rs -m gpu -n 4 -p no:cacheprovider tests/test_pixels.py \
-        tests/test_embed.py tests/test_evaluate.py tests/test_odd_images.py
+        tests/test_embed.py tests/test_evaluate.py tests/test_odd_images.py tests/test_heads_on_device.py
     probe 80 60 decode --images $((images * 6 / 10))
     probe 40 10 parity
     probe 130 110 towers

@@ -10,6 +10,7 @@ import typer
 from fastclip.cli.options import (
     HEAD,
     SPLIT,
+    FitDevice,
     Json,
     Predictions,
     Prompts,
@@ -46,6 +47,7 @@ def adapt(
         float | None,
         typer.Option(metavar="LAMBDA", help="λ of the classifier. Default: chosen on source images.", **HEAD),
     ] = None,
+    device: FitDevice = None,
     prompts: Prompts = None,
     unreadable: Unreadable = "stop",
     json: Json = None,
@@ -67,7 +69,7 @@ def adapt(
     sources, targets = places(setup.targets, options.targets), places(setup.targets, tuple(to or ()))
     folds = adapt_folds(sources, targets, all_pairs=all_pairs)
     plan = Plan(setup=setup, folds=folds, jobs=adapt_jobs(tuple(method or ("coral",)), folds, strength))
-    run_and_print(plan, json=json, predictions=predictions, by_pair=True)
+    run_and_print(plan, json=json, predictions=predictions, by_pair=True, device=device)
 
 
 command = takes_stored_options(adapt)

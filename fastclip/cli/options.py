@@ -81,6 +81,15 @@ Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write counts an
 Predictions = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write every answer to this Parquet file.", **SHOW)
 ]
+FitDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="Fit on cpu or cuda. Default: a GPU where there is one and fits are long.",
+        **PLACE,
+    ),
+]
 Unreadable = Annotated[
     str, typer.Option(metavar="POLICY", help="An unreadable image counts as: stop, wrong or exclude.", **SHOW)
 ]

@@ -12,6 +12,7 @@ from fastclip.cli.options import (
     HEAD,
     SHOW,
     SPLIT,
+    FitDevice,
     Json,
     Predictions,
     Prompts,
@@ -59,6 +60,7 @@ def probe(
         float | None,
         typer.Option(metavar="LAMBDA", help="λ = 1/C on unit vectors. Default: chosen on training images.", **HEAD),
     ] = None,
+    device: FitDevice = None,
     prompts: Prompts = None,
     save: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the heads as files, for eval --head.", **SHOW)
@@ -88,6 +90,7 @@ def probe(
         json=json,
         predictions=predictions,
         save=save,
+        device=device,
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from fastclip.cli.console import counted, err, out
-from fastclip.errors import EXIT_UNREADABLE, UserError
+from fastclip.errors import EXIT_UNREADABLE, UserError, needs_torch
 from fastclip.files import check_place, digest, write_whole
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def run_and_print(
     predictions: Path | None,
     save: Path | None = None,
     by_pair: bool = False,
+    device: str | None = None,
 ) -> None:
     """Fit, score and print; write what is asked for. Raises `typer.Exit` if unreadable images await a decision.
 
@@ -45,7 +47,11 @@ def run_and_print(
     for path in filter(None, (json, predictions, save and save / "head")):
         check_place(path)
     fits = len(plan.jobs) * len(plan.setup.backbones)
-    if (seconds := forecast_s(plan)) > SAID_FROM_S:
+    seconds = forecast_s(plan)
+    plan = replace(plan, device=_device(device, seconds))
+    if plan.device:
+        messages.print(f"{counted(fits, 'head')} to fit, on {plan.device}.")
+    elif seconds > SAID_FROM_S:
         messages.print(f"{counted(fits, 'head')} to fit: about {_duration(seconds)} on this machine.")
     with progress_bar(messages, "fitting heads", plan.steps, unit="") as advance:
         outcome = run(plan, lambda: advance(1), keep_predictions=True)
@@ -61,6 +67,21 @@ def run_and_print(
             messages.print(str(path), soft_wrap=True)
     if outcome.evaluation.undecided:
         raise typer.Exit(EXIT_UNREADABLE)
+
+
+def _device(asked: str | None, seconds: float) -> str | None:
+    """The GPU to fit on: if it is asked for, or is there and the fits are long enough to load PyTorch."""
+    if asked == "cpu" or (asked is None and seconds <= SAID_FROM_S):
+        return None
+    try:
+        with needs_torch():
+            from fastclip.models.numerics import find_device
+    except UserError:
+        if asked:
+            raise
+        return None
+    found = find_device(asked, 0)
+    return None if found.type == "cpu" else str(found)
 
 
 def _print(plan: Plan, outcome: Outcome, by_pair: bool) -> None:

@@ -38,6 +38,8 @@ class Logistic:
     to_text: bool = False
     iterations: int = 10_000
     """The most that are made in fp32, and then again in fp64, before the fit counts as failed."""
+    device: str | None = None
+    """A device of PyTorch's that evaluates the objective. By default NumPy does."""
 
     def __post_init__(self) -> None:
         check_strength(self.strength)
@@ -101,7 +103,7 @@ class Logistic:
             if prototypes is None:
                 raise UserError("text-logistic needs prototypes.", fix="--head logistic")
             origin = LOGIT_SCALE * prototypes[known].astype(np.float64)
-        return Softmax(labelled.vectors, (np.cumsum(known) - 1)[labelled.labels], origin, cores)
+        return Softmax(labelled.vectors, (np.cumsum(known) - 1)[labelled.labels], origin, cores, self.device)
 
     def _solve(
         self, problem: Softmax, start: Float64[np.ndarray, "known columns"] | None, slack: float = 0.0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
@@ -17,6 +19,10 @@ SAMPLE = 8
 """Images a dimension from which the axes are taken. All 300,000 of 1,024 numbers take as long as an evaluation."""
 MOST_COPIED = 2**30
 """Bytes of vectors up to which they are kept in fp32. Converting fp16 takes as long as products with 40 classes."""
+
+
+Sums: TypeAlias = Callable[..., Any]
+"""As `Softmax._sums`."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class Softmax:
     labels: Int64[np.ndarray, " images"]
     origin: Float64[np.ndarray, "classes dim"]
     cores: int = 1
+    device: str | None = None
+    """A device of PyTorch's that takes the sums, such as `cuda:0`. By default NumPy does, in `cores` threads."""
     mean: Float64[np.ndarray, " dim"] = field(init=False)
     axes: Float64[np.ndarray, "dim dim"] = field(init=False)
     """A column an axis."""
@@ -53,8 +61,13 @@ class Softmax:
     penalised: Float64[np.ndarray, " columns"] = field(init=False)
     """1, and 0 for the intercept."""
     _single: Float[np.ndarray, "images dim"] = field(init=False, repr=False)
+    _on_device: Sums | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
+        if self.device:
+            from fastclip.heads.on_device import DeviceSums  # PyTorch takes seconds to load
+
+            object.__setattr__(self, "_on_device", DeviceSums(self.device, self.vectors, self.labels))
         small = self.vectors.size * 4 <= MOST_COPIED
         object.__setattr__(self, "_single", self.vectors.astype(np.float32, copy=False) if small else self.vectors)
         mean, axes, variances = self._principal_axes()
@@ -69,23 +82,7 @@ class Softmax:
         axes = self.axes.astype(kind)
         weights, intercept = self._applied(parameters, axes)
         factors, offsets = weights.astype(kind), intercept.astype(kind)
-        loss, gradient = 0.0, np.zeros_like(weights)
-        totals = np.zeros((2, len(weights)))
-
-        def work(rows: slice) -> tuple[float, np.ndarray, np.ndarray]:
-            vectors = (self.vectors if exact else self._single)[rows].astype(kind, copy=False)
-            scores = vectors @ factors.T
-            scores += offsets
-            lost = _to_probabilities(scores, self.labels[rows])
-            # A sum in fp32 rounds one way again and again: 2,000 × 64 × 10 at λ = 1e6 took 3,462 evaluations, not 6.
-            sums = np.stack([scores.sum(axis=0, dtype=np.float64), np.einsum("ic,ic->c", scores, scores)])
-            scores[np.arange(len(scores)), self.labels[rows]] -= 1
-            return lost, scores.T @ vectors, sums
-
-        for lost, slope, sums in over_blocks(work, blocks_of(len(self.vectors), ROWS), self.cores):
-            loss += lost
-            gradient += slope
-            totals += sums
+        loss, gradient, totals = (self._on_device or self._sums)(factors, offsets)
         check_finite(np.array([[loss]]))
         images = len(self.vectors)
         residual = totals[0] - np.bincount(self.labels, minlength=len(weights))
@@ -100,6 +97,29 @@ class Softmax:
             (totals[0] - totals[1]) / images,
             float(max(np.abs(plain).max(), np.abs(residual).max())) / images,
         )
+
+    def _sums(
+        self, factors: Float[np.ndarray, "classes dim"], offsets: Float[np.ndarray, " classes"]
+    ) -> tuple[float, Float64[np.ndarray, "classes dim"], Float64[np.ndarray, "2 classes"]]:
+        """The sums of the cross-entropies, of their gradients, and of p and p² of each class's probability p."""
+        loss, gradient, totals = 0.0, np.zeros(factors.shape), np.zeros((2, len(factors)))
+        kind = factors.dtype
+
+        def work(rows: slice) -> tuple[float, np.ndarray, np.ndarray]:
+            vectors = (self.vectors if kind == np.float64 else self._single)[rows].astype(kind, copy=False)
+            scores = vectors @ factors.T
+            scores += offsets
+            lost = _to_probabilities(scores, self.labels[rows])
+            # A sum in fp32 rounds one way again and again: 2,000 × 64 × 10 at λ = 1e6 took 3,462 evaluations, not 6.
+            sums = np.stack([scores.sum(axis=0, dtype=np.float64), np.einsum("ic,ic->c", scores, scores)])
+            scores[np.arange(len(scores)), self.labels[rows]] -= 1
+            return lost, scores.T @ vectors, sums
+
+        for lost, slope, sums in over_blocks(work, blocks_of(len(self.vectors), ROWS), self.cores):
+            loss += lost
+            gradient += slope
+            totals += sums
+        return loss, gradient, totals
 
     def head(
         self, parameters: Float64[np.ndarray, "classes columns"]

@@ -14,7 +14,7 @@ from fastclip.heads.head_files import describe_numpy
 from fastclip.heads.method import Method
 from fastclip.heads.scores import Head
 from fastclip.threads import threads
-from fastclip.transfer.jobs import Job
+from fastclip.transfer.jobs import Job, device_of
 from fastclip.transfer.material import Material
 from fastclip.transfer.samples import Images, Sample
 from fastclip.transfer.splits import draw_shots, in_share
@@ -115,10 +115,19 @@ def _fit(
         shots=job.shots,
         split=material.split,
         duplicates=int(np.isin(target.digests, sample.digests).sum()) if job.inputs.source else 0,
-        made_by=describe_numpy(),
+        made_by=_made_by(method),
         figures={**({"held_out": float(held_out)} if held_out else {}), **fit.facts},
     )
     return FittedHead(job=job, head=fit.head, facts=facts, others=fit.others)
+
+
+def _made_by(method: Method) -> str:
+    """The library, and the device where it is a GPU, on which last bits of the fit depend."""
+    if (device := device_of(method)) is None:
+        return describe_numpy()
+    from fastclip.heads.on_device import describe_device
+
+    return f"{describe_numpy()}; {describe_device(device)}"
 
 
 def _training_images(source: Sample, job: Job) -> Sample:

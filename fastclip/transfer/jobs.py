@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fastclip.adapt.base import WithClassifier
+from fastclip.heads.logistic import Logistic
 from fastclip.heads.method import Method
+from fastclip.heads.wise import Wise
 from fastclip.transfer.folds import Fold
 
 
@@ -19,6 +21,26 @@ class Inputs:
     """Prototypes of the class prompts."""
     target: bool = False
     """The tested images, without their labels: the method is transductive."""
+
+
+def on_device(method: Method, device: str | None) -> Method:
+    """The method with its logistic regression on a device of PyTorch's, if it has one."""
+    if isinstance(method, Logistic):
+        return replace(method, device=device)
+    if isinstance(method, Wise):
+        return replace(method, trained=on_device(method.trained, device))
+    if isinstance(method, WithClassifier):
+        return replace(method, classifier=on_device(method.classifier, device))
+    return method
+
+
+def device_of(method: Method) -> str | None:
+    """The device of PyTorch's that the method is fitted on; None for NumPy."""
+    if isinstance(method, Wise):
+        return device_of(method.trained)
+    if isinstance(method, WithClassifier):
+        return device_of(method.classifier)
+    return method.device if isinstance(method, Logistic) else None
 
 
 @dataclass(frozen=True, kw_only=True)

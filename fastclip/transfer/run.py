@@ -18,7 +18,7 @@ from fastclip.results.cells import Evaluation, UsedHead
 from fastclip.results.predictions import ShardPredictions
 from fastclip.transfer.fitting import FittedHead, fit_all, steps
 from fastclip.transfer.folds import Fold, Place, check_classes
-from fastclip.transfer.jobs import Job
+from fastclip.transfer.jobs import Job, on_device
 from fastclip.transfer.material import read_material
 from fastclip.transfer.splits import trains
 
@@ -31,6 +31,8 @@ class Plan:
     folds: tuple[Fold, ...]
     jobs: tuple[Job, ...]
     split: float | None = None
+    device: str | None = None
+    """A device of PyTorch's for logistic regression; None for NumPy."""
 
     @property
     def steps(self) -> int:
@@ -66,10 +68,11 @@ def stored(options: EvalOptions) -> Setup:
 def run(plan: Plan, on_step: Callable[[], None] = lambda: None, keep_predictions: bool = False) -> Outcome:
     """Fit every head, and count its answers and those of zero-shot. `on_step` is called in threads: see `steps`."""
     setup = plan.setup
+    jobs = [replace(job, method=on_device(job.method, plan.device)) for job in plan.jobs]
     heads: dict[str, list[FittedHead]] = {}
     for backbone in setup.backbones:  # one after the other: the features of all would take too much memory
         material = read_material(setup, backbone, plan.folds, plan.split)
-        heads[backbone] = fit_all(material, plan.jobs, setup.process.cores, on_step)
+        heads[backbone] = fit_all(material, jobs, setup.process.cores, on_step)
     tested = replace(setup, targets=tuple(_tested_targets(setup.targets, plan.tested)))
     evaluation, answers = score(tested, keep_predictions, _scored(heads), _subset(plan.split))
     return Outcome(heads=heads, evaluation=replace(evaluation, heads=_used(heads)), answers=answers)
