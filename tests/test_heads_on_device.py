@@ -74,3 +74,5 @@ def test_a_gpu_that_is_not_there_is_two_lines(tmp_path: Path, monkeypatch: pytes
         Program(tmp_path), "probe", "letters/photo", "--test", "letters/night", "--device", "cuda", *COMMON
     )
     assert re.search("no GPU", said)
+    none = ("probe", "letters/photo", "--test", "letters/night", "--head", "knn", "--device", "cuda", *COMMON)
+    assert "None of these heads" in two_lines(Program(tmp_path), *none)

@@ -48,9 +48,12 @@ def run_and_print(
         check_place(path)
     fits = len(plan.jobs) * len(plan.setup.backbones)
     seconds = forecast_s(plan)
-    plan = replace(plan, device=_device(device, seconds))
+    if device == "cuda" and not plan.may_use_gpu:
+        raise UserError("None of these heads is fitted on a GPU.", fix="Leave out --device, or add --head logistic.")
+    if plan.may_use_gpu:
+        plan = replace(plan, device=_device(device, seconds))
     if plan.device:
-        messages.print(f"{counted(fits, 'head')} to fit, on {plan.device}.")
+        messages.print(f"{counted(fits, 'head')} to fit, the logistic ones on {plan.device}.")
     elif seconds > SAID_FROM_S:
         messages.print(f"{counted(fits, 'head')} to fit: about {_duration(seconds)} on this machine.")
     with progress_bar(messages, "fitting heads", plan.steps, unit="") as advance:

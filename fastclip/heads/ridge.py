@@ -109,8 +109,8 @@ class Problem:
 def prepare(labelled: Labelled, cores: int) -> Problem:
     """The problem of these images. Raises `UserError` for fewer than two classes.
 
-    Sums of vectors are exact. What is left of them after the mean was taken stays small, so that no digit is lost
-    where images are alike.
+    Sums of vectors are exact. Products are taken after the mean, of small differences: so no digit is lost where
+    images are alike.
     """
     check_two_classes(labelled)
     sums = class_sums(labelled, cores)

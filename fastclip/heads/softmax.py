@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
@@ -21,7 +21,7 @@ MOST_COPIED = 2**30
 """Bytes of vectors up to which they are kept in fp32. Converting fp16 takes as long as products with 40 classes."""
 
 
-Sums: TypeAlias = Callable[..., Any]
+Sums: TypeAlias = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray, np.ndarray]]
 """As `Softmax._sums`."""
 
 

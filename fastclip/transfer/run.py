@@ -18,7 +18,7 @@ from fastclip.results.cells import Evaluation, UsedHead
 from fastclip.results.predictions import ShardPredictions
 from fastclip.transfer.fitting import FittedHead, fit_all, steps
 from fastclip.transfer.folds import Fold, Place, check_classes
-from fastclip.transfer.jobs import Job, on_device
+from fastclip.transfer.jobs import Job, device_of, on_device
 from fastclip.transfer.material import read_material
 from fastclip.transfer.splits import trains
 
@@ -38,6 +38,11 @@ class Plan:
     def steps(self) -> int:
         """How often `run` calls `on_step`."""
         return steps(self.jobs) * len(self.setup.backbones)
+
+    @property
+    def may_use_gpu(self) -> bool:
+        """Whether a GPU takes part in any of the fits: in those of logistic regression."""
+        return any(device_of(on_device(job.method, "cuda")) for job in self.jobs)
 
     @property
     def tested(self) -> tuple[Place, ...]:
