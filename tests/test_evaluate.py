@@ -264,11 +264,13 @@ def test_weights_from_a_file_are_used_and_a_good_run_is_silent(shapes: Sharded, 
     command = ["eval", "shapes/flat", "-b", "tiny", "--shards", shapes.shards]
     first = fastclip(*command, "--weights", "a=b.safetensors")
     lines = first.err.splitlines()
-    assert first.code == 0 and len(lines) == 3, lines
+    assert first.code == 0 and len(lines) == 4, lines
     assert "(a=b.safetensors, QuickGELU)" in lines[0]
     assert lines[1].startswith("Embedded 60 images") and lines[2].startswith("Thread seconds")
+    kept = lines[3]
+    assert kept.startswith("Result kept: fastclip report results/eval-shapes-tiny-")
     again = fastclip.here(*command, "--weights", "tiny=a=b.safetensors")
-    assert (again.code, again.out, again.err) == (0, first.out, "")
+    assert (again.code, again.out, again.err) == (0, first.out, kept + "\n"), "equal work is kept in the same place"
     for wrong in (["--weights", "RN50=a=b.safetensors"], ["--weights", "a=b.safetensors", "--random-weights"]):
         outcome = fastclip.here(*command, *wrong)
         assert outcome.code == 2 and outcome.err.count("\n") == 2

@@ -18,7 +18,7 @@ from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.setup import Setup
 from fastclip.heads.head_files import load_head, seal_head
 from fastclip.heads.logistic import Logistic
-from fastclip.results.pairs import mcnemar_p
+from fastclip.results.statistics import mcnemar
 from fastclip.store.parts import part_name
 from fastclip.transfer.fitting import fit_all
 from fastclip.transfer.folds import places, probe_folds
@@ -320,4 +320,4 @@ def test_mcnemars_p_is_scipys(reference_python: Path):
     )
     command = [str(reference_python), "-c", code, json.dumps(counts)]
     expected = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert [mcnemar_p(*each) for each in counts] == pytest.approx(expected, rel=1e-9)
+    assert [mcnemar(*each).exact for each in counts] == pytest.approx(expected, rel=1e-9)

@@ -37,6 +37,7 @@ from fastclip.files import canonical_json, digest, write_whole
 from fastclip.models import numerics
 from fastclip.report.terminal import footnotes, tables
 from fastclip.results.cells import Evaluation, UsedRecipe
+from fastclip.results.result_file import to_json
 from fastclip.store import recipes as recipes_module
 from fastclip.store.copying import copy_recipe
 from fastclip.store.recipes import Preprocessing, Recipe, differences, parse_recipe
@@ -66,7 +67,7 @@ def text(setup: Setup) -> str:
         console.print(table)
     for line in footnotes(evaluation):
         console.print(line)
-    return console.export_text() + evaluation.to_json().decode()
+    return console.export_text() + to_json(evaluation).decode()
 
 
 @pytest.fixture
@@ -193,12 +194,13 @@ from fastclip.evaluate.setup import resolve
 from fastclip.evaluate.score import score
 from fastclip.features.read import Features
 from fastclip.report.terminal import footnotes, tables
+from fastclip.results.result_file import to_json
 setup = resolve(EvalOptions(targets=("shapes/flat",), backbones=("tiny",), shards={str(shapes.shards)!r},
                             store=Path({str(stores["bf16"])!r})))
 features = Features(setup.targets[0], setup.recipes["shapes", "tiny"], setup.store)
 assert sum(len(each.vectors) for each in features) == 60
 evaluation, _ = score(setup)
-list(tables(evaluation)), footnotes(evaluation), evaluation.to_json()
+list(tables(evaluation)), footnotes(evaluation), to_json(evaluation)
 print([name for name in ("torch", "open_clip", "PIL", "torchvision", "pyarrow") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -376,7 +376,7 @@ def test_a_strip_too_long_for_the_pixel_budget_is_left_out_and_counted():
 
 
 def answers(embeddings: np.ndarray, predicted: Sequence[int]) -> Answers:
-    return Answers(embeddings, np.array(predicted), np.array([0.1, 0.25, 0.004]))
+    return Answers(embeddings, np.array(predicted, np.int32), np.array([0.1, 0.25, 0.004]))
 
 
 def test_a_precision_holds_while_it_is_finite_and_near_and_tells_what_it_flips():

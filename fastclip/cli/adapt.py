@@ -14,10 +14,12 @@ from fastclip.cli.options import (
     Json,
     Predictions,
     Prompts,
+    Results,
     Unreadable,
     prompt_sets,
     takes_stored_options,
 )
+from fastclip.cli.results import DEFAULT
 from fastclip.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ def adapt(
     device: FitDevice = None,
     prompts: Prompts = None,
     unreadable: Unreadable = "stop",
+    results: Results = DEFAULT,
     json: Json = None,
     predictions: Predictions = None,
 ) -> None:
@@ -69,7 +72,15 @@ def adapt(
     sources, targets = places(setup.targets, options.targets), places(setup.targets, tuple(to or ()))
     folds = adapt_folds(sources, targets, all_pairs=all_pairs)
     plan = Plan(setup=setup, folds=folds, jobs=adapt_jobs(tuple(method or ("coral",)), folds, strength))
-    run_and_print(plan, json=json, predictions=predictions, by_pair=True, device=device)
+    run_and_print(
+        plan,
+        command="adapt",
+        results=results,
+        json=json,
+        predictions=predictions,
+        by_pair=True,
+        device=device,
+    )
 
 
 command = takes_stored_options(adapt)

@@ -19,14 +19,15 @@ from fastclip.cli.options import (
     Json,
     Predictions,
     Prompts,
+    Results,
     Store,
     Unreadable,
     Workers,
     prompt_sets,
     takes_eval_options,
 )
+from fastclip.cli.results import DEFAULT, find_places
 from fastclip.errors import EXIT_INCOMPLETE, EXIT_UNREADABLE, FastclipError
-from fastclip.files import check_place, write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     from fastclip.evaluate.given_heads import GivenHead
     from fastclip.evaluate.options import EvalOptions
     from fastclip.evaluate.setup import Setup
+    from fastclip.results.answers import ShardAnswers
     from fastclip.results.cells import Evaluation
-    from fastclip.results.predictions import ShardPredictions
 
 
 def evaluate(
@@ -62,6 +63,7 @@ def evaluate(
         bool, typer.Option("--dry-run", help="Only say what is left to do, and how long it will take.", **PLACE)
     ] = False,
     unreadable: Unreadable = "stop",
+    results: Results = DEFAULT,
     json: Json = None,
     predictions: Predictions = None,
 ) -> None:
@@ -78,8 +80,7 @@ def evaluate(
         options, prompts=prompt_sets(prompts), workers=workers, store=store, share=share, unreadable=unreadable
     )
     messages = err()
-    for path in filter(None, (json, predictions)):
-        check_place(path)
+    places = find_places("eval", messages, results, json, predictions)
     heads = []
     if head:
         from fastclip.evaluate.given_heads import heads_by_domain, load_heads, options_with
@@ -106,18 +107,13 @@ def evaluate(
             failures = report.done.failures
         if not setup.process.reports:
             return _end_share(setup, failures, messages)
-        evaluation, answers = _score(setup, heads, predictions is not None)
+        evaluation, answers = _score(setup, heads)
         if evaluation.complete or failures:
             break
         if not setup.units:  # a process that has begun to embed keeps its recipes
             setup = resolve(options)
     _print_results(setup, evaluation, failures, messages)
-    if json:
-        write_whole(json, evaluation.to_json())
-    if predictions:
-        from fastclip.results.predictions import write_predictions
-
-        write_predictions(predictions, answers)
+    places.keep(evaluation, answers, messages)
     if not evaluation.complete and failures:
         raise failures[0]
     if not evaluation.complete or evaluation.undecided:
@@ -128,14 +124,12 @@ def evaluate(
 command = takes_eval_options(evaluate)
 
 
-def _score(
-    setup: Setup, heads: Sequence[GivenHead], keep_predictions: bool
-) -> tuple[Evaluation, list[ShardPredictions]]:
+def _score(setup: Setup, heads: Sequence[GivenHead]) -> tuple[Evaluation, list[ShardAnswers]]:
     from fastclip.evaluate.given_heads import heads_by_domain
     from fastclip.evaluate.score import score
 
     fitted, used = heads_by_domain(setup, heads)
-    evaluation, answers = score(setup, keep_predictions, fitted)
+    evaluation, answers = score(setup, fitted)
     return replace(evaluation, heads=used), answers
 
 

@@ -77,9 +77,12 @@ Workers = Annotated[
     int | None, typer.Option(metavar="N", help="Threads that decode and embed. Default: the cores.", **PLACE)
 ]
 Store = Annotated[Path, typer.Option(metavar="DIR", help="Folder of embeddings, shared by all runs.", **PLACE)]
-Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write counts and settings to this file.", **SHOW)]
+Results = Annotated[
+    Path, typer.Option("--results", metavar="DIR", help="Folder in which the results of all runs are kept.", **SHOW)
+]
+Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the result to this file too.", **SHOW)]
 Predictions = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write every answer to this Parquet file.", **SHOW)
+    Path | None, typer.Option(metavar="FILE", help="Write every answer to this Parquet file too.", **SHOW)
 ]
 FitDevice = Annotated[
     str | None,

@@ -16,10 +16,12 @@ from fastclip.cli.options import (
     Json,
     Predictions,
     Prompts,
+    Results,
     Unreadable,
     prompt_sets,
     takes_stored_options,
 )
+from fastclip.cli.results import DEFAULT
 from fastclip.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ def probe(
         Path | None, typer.Option(metavar="DIR", help="Keep the heads as files, for eval --head.", **SHOW)
     ] = None,
     unreadable: Unreadable = "stop",
+    results: Results = DEFAULT,
     json: Json = None,
     predictions: Predictions = None,
 ) -> None:
@@ -87,6 +90,8 @@ def probe(
             seeds=seeds,
             strength=strength,
         ),
+        command="probe",
+        results=results,
         json=json,
         predictions=predictions,
         save=save,

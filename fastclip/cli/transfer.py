@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from fastclip.cli.console import counted, err, out
+from fastclip.cli.results import find_places
 from fastclip.errors import EXIT_UNREADABLE, UserError, needs_torch
 from fastclip.files import check_place, digest, write_whole
 
@@ -27,6 +28,8 @@ SAID_FROM_S = 10
 def run_and_print(
     plan: Plan,
     *,
+    command: str,
+    results: Path,
     json: Path | None,
     predictions: Path | None,
     save: Path | None = None,
@@ -44,8 +47,9 @@ def run_and_print(
     from fastclip.transfer.run import run
 
     messages = err()
-    for path in filter(None, (json, predictions, save and save / "head")):
-        check_place(path)
+    places = find_places(command, messages, results, json, predictions)
+    if save:
+        check_place(save / "head")
     fits = len(plan.jobs) * len(plan.setup.backbones)
     seconds = forecast_s(plan)
     if device == "cuda" and not plan.may_use_gpu:
@@ -57,14 +61,9 @@ def run_and_print(
     elif seconds > SAID_FROM_S:
         messages.print(f"{counted(fits, 'head')} to fit: about {_duration(seconds)} on this machine.")
     with progress_bar(messages, "fitting heads", plan.steps, unit="") as advance:
-        outcome = run(plan, lambda: advance(1), keep_predictions=True)
-    _print(plan, outcome, by_pair)
-    if json:
-        write_whole(json, outcome.evaluation.to_json())
-    if predictions:
-        from fastclip.results.predictions import write_predictions
-
-        write_predictions(predictions, outcome.answers)
+        outcome = run(plan, lambda: advance(1))
+    _print(outcome, by_pair)
+    places.keep(outcome.evaluation, outcome.answers, messages)
     if save:
         for path in _save(save, [each for of_backbone in outcome.heads.values() for each in of_backbone]):
             messages.print(str(path), soft_wrap=True)
@@ -87,16 +86,15 @@ def _device(asked: str | None, seconds: float) -> str | None:
     return None if found.type == "cpu" else str(found)
 
 
-def _print(plan: Plan, outcome: Outcome, by_pair: bool) -> None:
+def _print(outcome: Outcome, by_pair: bool) -> None:
     from fastclip.report.heads import fit_table, head_notes, head_tables, pair_tables
     from fastclip.report.terminal import footnotes
-    from fastclip.results.predictions import pairs
+    from fastclip.results.pairs import pairs_with_zero_shot
 
     console = out()
     for each in (pair_tables if by_pair else head_tables)(outcome.evaluation):
         console.print(each)
-    names = {each.name for each in outcome.evaluation.heads}
-    found = [each for each in pairs(outcome.answers, plan.setup.prompts[0].name) if each.head in names]
+    found = pairs_with_zero_shot(outcome.evaluation)
     if table := fit_table(outcome.evaluation, found):
         console.print(table)
     for line in [*head_notes(outcome.evaluation, found), *footnotes(outcome.evaluation)]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
-from fastclip.data.catalogue import find_card
+from fastclip.data.catalogue import DatasetCard, find_card
 from fastclip.data.shards.manifest import Shard, read_rejected
 from fastclip.data.shards.reader import read_index
 from fastclip.data.shards.targets import Target
@@ -20,17 +20,21 @@ from fastclip.evaluate.setup import Setup
 from fastclip.features.read import read_shard, read_shard_rows
 from fastclip.heads.linear import LinearHead
 from fastclip.heads.scores import Head, classify
-from fastclip.results.cells import ZERO_SHOT, Cell, DatasetFacts, Evaluation, UnreadableImage, UsedRecipe
-from fastclip.results.predictions import ShardPredictions
+from fastclip.results.answers import ShardAnswers, align, by_domain, joined
+from fastclip.results.cells import (
+    ZERO_SHOT,
+    Cell,
+    Column,
+    DatasetFacts,
+    Evaluation,
+    NearTies,
+    Patterns,
+    UnreadableImage,
+    UsedPrompts,
+    UsedRecipe,
+)
+from fastclip.results.patterns import count_patterns, near_ties
 from fastclip.storage.folders import Location
-
-
-class HeadKey(NamedTuple):
-    """A head of one backbone and domain: zero-shot with a prompt set, or the name of a fitted one."""
-
-    head: str
-    prompts: str = ""
-
 
 FittedHeads: TypeAlias = Mapping[tuple[str, str, str], Mapping[str, Head]]
 """(backbone, dataset, domain) → the fitted heads that are scored there, by name."""
@@ -47,24 +51,25 @@ class Subset:
 
 @dataclass(frozen=True)
 class ScoredShard:
-    """The answers for one shard by head, none while its part is missing, and its unreadable images."""
+    """The answers for one shard by column, none while its part is missing, and its unreadable images."""
 
     shard: Shard
     images: int
     """Those asked about."""
-    answers: Mapping[HeadKey, ShardPredictions]
+    answers: Mapping[Column, ShardAnswers]
     unreadable: Sequence[UnreadableImage]
 
 
 def score(
-    setup: Setup, keep_predictions: bool = False, fitted: FittedHeads | None = None, subset: Subset | None = None
-) -> tuple[Evaluation, list[ShardPredictions]]:
-    """Counts of every cell and, if they are to be kept, the answers behind them. Computes missing prototypes.
+    setup: Setup, fitted: FittedHeads | None = None, subset: Subset | None = None
+) -> tuple[Evaluation, list[ShardAnswers]]:
+    """Counts of every cell, and the answers behind them, 12 bytes each. Computes missing prototypes.
 
     The heads in `fitted` are scored beside zero-shot. Without a `subset`, all images are asked about.
     """
     cells: list[Cell] = []
-    kept: list[ShardPredictions] = []
+    answers: list[ShardAnswers] = []
+    duplicates: dict[str, dict[str, int]] = {}
     unreadable: dict[tuple[str, str, str], UnreadableImage] = {}  # once, however many decoders say why
     with ThreadPoolExecutor(setup.process.cores, "score") as pool:
         for target in setup.targets:
@@ -72,31 +77,65 @@ def score(
                 _add(unreadable, _rejected_images(target))
             shards = list(target.shards)
             rows = dict(zip(shards, pool.map(partial(read_shard_rows, target), shards), strict=True))
+            duplicates[target.name] = {domain: _duplicates(target, domain, rows) for domain in target.domains}
             prototypes = find_all_prototypes(setup, target)
             for backbone in setup.backbones:
-                zero_shot = {HeadKey(ZERO_SHOT, name): LinearHead(each) for name, each in prototypes[backbone].items()}
+                zero_shot = {
+                    Column(backbone, ZERO_SHOT, name): LinearHead(each) for name, each in prototypes[backbone].items()
+                }
                 for domain in target.domains:
                     others = (fitted or {}).get((backbone, target.name, domain), {})
-                    heads: dict[HeadKey, Head] = {**zero_shot, **{HeadKey(each): others[each] for each in others}}
+                    heads: dict[Column, Head] = {
+                        **zero_shot,
+                        **{Column(backbone, each): others[each] for each in others},
+                    }
                     score_shard = partial(_score_shard, setup, target, backbone, heads, rows, subset)
                     scored = list(pool.map(score_shard, target.manifest.shards_of(domain)))
                     _add(unreadable, (image for each in scored for image in each.unreadable))
-                    kept += [answer for each in scored for answer in each.answers.values() if keep_predictions]
-                    cells += [_count(target, domain, backbone, key, scored, subset) for key in heads]
+                    answers += [answer for each in scored for answer in each.answers.values()]
+                    cells += [_count(target, domain, column, scored, subset) for column in heads]
+    patterns, ties = _combinations(cells, answers, setup.unreadable)
     evaluation = Evaluation(
         unreadable_policy=setup.unreadable,
-        datasets=tuple(dataset_facts(target, setup.shards) for target in setup.targets),
+        datasets=tuple(
+            replace(dataset_facts(target, setup.shards), duplicates=duplicates[target.name]) for target in setup.targets
+        ),
         recipes=tuple(
             UsedRecipe(dataset=target.name, backbone=name, id=recipe.id, recipe=recipe)
             for target in setup.targets
             for name in setup.backbones
             for recipe in [setup.recipes[target.name, name]]
         ),
-        prompts={prompts.name: prompts.templates for prompts in setup.prompts},
+        prompts={prompts.name: UsedPrompts(templates=prompts.templates) for prompts in setup.prompts},
         cells=tuple(cells),
         unreadable=tuple(unreadable.values()),
+        patterns=patterns,
+        near_ties=ties,
     )
-    return evaluation, kept
+    return evaluation, answers
+
+
+def _combinations(
+    cells: Sequence[Cell], answers: Sequence[ShardAnswers], policy: str
+) -> tuple[tuple[Patterns, ...], tuple[NearTies, ...]]:
+    """The patterns and near ties of every domain, of columns that miss no shard."""
+    whole = {(cell.dataset, cell.domain, cell.column): cell for cell in cells if not cell.missing_shards}
+    patterns: list[Patterns] = []
+    ties: list[NearTies] = []
+    for (dataset, domain), columns in by_domain(answers).items():
+        found = {column: joined(each) for column, each in columns.items() if (dataset, domain, column) in whole}
+        if found:
+            cell = whole[dataset, domain, next(iter(found))]
+            rejected = cell.images - len(next(iter(found.values())).rank)
+            patterns += count_patterns(dataset, domain, found, policy, rejected)
+            ties += near_ties(dataset, domain, found)
+    return tuple(patterns), tuple(ties)
+
+
+def _duplicates(target: Target, domain: str, rows: Mapping[Shard, tuple[np.ndarray, np.ndarray]]) -> int:
+    """The images of a domain whose bytes an earlier image of it has."""
+    digests = [rows[shard][1] for shard in target.manifest.shards_of(domain)]
+    return sum(map(len, digests)) - len(np.unique(np.concatenate(digests))) if digests else 0
 
 
 def _add(known: dict[tuple[str, str, str], UnreadableImage], images: Iterable[UnreadableImage]) -> None:
@@ -117,60 +156,66 @@ def dataset_facts(target: Target, shards: Location) -> DatasetFacts:
         names=dict(zip(manifest.classes, manifest.names, strict=True)),
         fingerprints={domain.name: domain.fingerprint for domain in manifest.domains if domain.name in target.domains},
         has_variants=card is not None and bool(card.variants),
+        licence=card.licence if card else "",
+        hub_id=_hub_id(card) if card else None,
     )
+
+
+def _hub_id(card: DatasetCard) -> str | None:
+    """OWNER/NAME of the card's copy on the Hugging Face hub."""
+    addresses = (each.url for each in card.downloads if not each.by_hand and each.url.startswith("hf://datasets/"))
+    return next((each.removeprefix("hf://datasets/").partition("@")[0] for each in addresses), None)
 
 
 def _score_shard(
     setup: Setup,
     target: Target,
     backbone: str,
-    heads: Mapping[HeadKey, Head],
+    heads: Mapping[Column, Head],
     rows: Mapping[Shard, tuple[np.ndarray, np.ndarray]],
     subset: Subset | None,
     shard: Shard,
 ) -> ScoredShard:
     """The answers for one shard under every head; none if its part is missing. Runs in a thread."""
     labels, digests = rows[shard]
-    asked = subset.has(digests) if subset else None
-    images = shard.images if asked is None else int(asked.sum())
+    asked = np.flatnonzero(subset.has(digests)) if subset else np.arange(shard.images)
     features = read_shard(setup.store, setup.recipes[target.name, backbone], target, shard, labels)
     if features is None:
-        return ScoredShard(shard, images, {}, [])
-    chosen = slice(None) if asked is None else asked[features.rows]
+        return ScoredShard(shard, len(asked), {}, [])
+    chosen = np.isin(features.rows, asked) if subset else slice(None)
     found = classify(features.vectors[chosen], heads, features.labels[chosen])
     answers = {
-        key: ShardPredictions(
-            target.folder, shard, backbone, key.prompts, key.head, features.rows[chosen], predictions, asked
+        column: ShardAnswers(
+            target.folder, shard, column, asked, align(shard.images, asked, features.rows[chosen], predictions)
         )
-        for key, predictions in found.items()
+        for column, predictions in found.items()
     }
     records = read_index(target.folder, shard) if features.unreadable else []
     unreadable = [
         UnreadableImage(dataset=target.name, domain=shard.domain, path=records[row].path, reason=reason)
         for row, reason in features.unreadable
-        if asked is None or asked[row]
+        if row in asked
     ]
-    return ScoredShard(shard, images, answers, unreadable)
+    return ScoredShard(shard, len(asked), answers, unreadable)
 
 
 def _count(
     target: Target,
     domain: str,
-    backbone: str,
-    key: HeadKey,
+    column: Column,
     scored: Sequence[ScoredShard],
     subset: Subset | None,
 ) -> Cell:
     """The counts of one cell. Raises `IntegrityError` unless every image is counted exactly once."""
     rejected = next(each.unreadable for each in target.manifest.domains if each.name == domain) if not subset else 0
     found = [each for each in scored if each.answers]
-    ranks = [each.answers[key].predictions.rank for each in found]
+    ranks = [answers.rank[answers.classified] for each in found for answers in [each.answers[column].answers]]
     cell = Cell(
         dataset=target.name,
         domain=domain,
-        backbone=backbone,
-        prompts=key.prompts,
-        head=key.head,
+        backbone=column.backbone,
+        prompts=column.prompts,
+        head=column.head,
         sample=subset.name if subset else "",
         images=rejected + sum(each.images for each in scored),
         classified=sum(len(rank) for rank in ranks),

@@ -102,15 +102,15 @@ def fit_table(evaluation: Evaluation, pairs: Sequence[Pair]) -> Group | None:
     several = len({head.facts.recipe.backbone for head, _ in rows}) > 1
     names = ["backbone"] * several + ["head", "tested"]
     table = plain_table(*names, "images", "settings", "gained", "lost", "p", left=len(names))
-    found = {(pair.backbone, pair.head, pair.dataset, pair.domain): pair for pair in pairs}
+    found = {(pair.a.backbone, pair.a.head, pair.dataset, pair.domain): pair for pair in pairs}
     for head, domain in rows:
         backbone = head.facts.recipe.backbone
         pair = found.get((backbone, head.name, head.dataset, domain))  # none where no image is in a shard
         numbers = (
             f"{head.facts.images:,}" if head.facts.images else NO_NUMBER,
             _settings(head),
-            f"{pair.only_head:,}" if pair else NO_NUMBER,
-            f"{pair.only_zero_shot:,}" if pair else NO_NUMBER,
+            f"{pair.only_a:,}" if pair else NO_NUMBER,
+            f"{pair.only_b:,}" if pair else NO_NUMBER,
             _p(pair.p) if pair else NO_NUMBER,
         )
         tested = f"{head.dataset}/{domain}" if len(evaluation.datasets) > 1 else domain
@@ -140,7 +140,7 @@ def head_notes(evaluation: Evaluation, pairs: Sequence[Pair]) -> list[str]:
         lines.append("±: the sample standard deviation over the seeds.")
     rows = sum(len(each.domains) for each in heads)
     if rows <= MOST_ROWS:
-        prompts = next((pair.prompts for pair in pairs), "")
+        prompts = next((pair.b.prompts for pair in pairs), "")
         lines.append(
             "gained, lost: images that only the head, only zero-shot classifies correctly "
             f"({prompts}); p: McNemar's exact test."

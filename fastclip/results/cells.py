@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any, NamedTuple
 
+from fastclip import __version__
 from fastclip.heads.facts import HeadFacts
 from fastclip.store.recipes import Recipe
 
@@ -14,6 +15,23 @@ POLICIES = ("stop", "wrong", "exclude")
 
 
 ZERO_SHOT = "zero-shot"
+
+NEAR_TIE = 1e-3
+"""Margins below it are near ties, unless something better is known of a recipe's error. Cosines of unit vectors."""
+
+
+class Column(NamedTuple):
+    """One way to answer: a backbone with zero-shot and a prompt set, or with the name of a fitted head."""
+
+    backbone: str
+    head: str = ZERO_SHOT
+    prompts: str = ""
+    """Empty for a head that was fitted."""
+
+    @property
+    def way(self) -> str:
+        """The column without its backbone: the prompt set of zero-shot, or the head's name."""
+        return self.prompts if self.head == ZERO_SHOT else self.head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +55,23 @@ class Cell:
     shards: int
     missing_shards: int
 
+    @property
+    def column(self) -> Column:
+        """The backbone and head that answered."""
+        return Column(self.backbone, self.head, self.prompts)
+
+    def seen(self, unreadable: str) -> int | None:
+        """The images that an accuracy is of, as the policy `unreadable` has it; None where there is no number."""
+        if self.missing_shards or (self.unreadable and unreadable == "stop"):
+            return None
+        return (self.images if unreadable == "wrong" else self.classified) or None
+
     def accuracy(self, unreadable: str) -> Fraction | None:
         """The exact share of right answers; None while a shard is missing or unreadable images await a decision.
 
         `unreadable` is the policy for unreadable images: `stop` (no number), `wrong` or `exclude`.
         """
-        if self.missing_shards or (self.unreadable and unreadable == "stop"):
-            return None
-        seen = self.images if unreadable == "wrong" else self.classified
+        seen = self.seen(unreadable)
         return Fraction(self.top1, seen) if seen else None
 
 
@@ -98,6 +125,83 @@ class DatasetFacts:
     """Domain → fingerprint of its images in shards."""
     has_variants: bool
     """Whether the dataset's card lists known variants."""
+    licence: str = ""
+    """As its card says it."""
+    hub_id: str | None = None
+    """OWNER/NAME of a copy on the Hugging Face hub, if its card names one."""
+    duplicates: Mapping[str, int] = field(default_factory=dict)
+    """Domain → images in shards whose bytes an earlier image of the domain has."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class folders in label order."""
+        return tuple(self.names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsedPrompts:
+    """A prompt set as it was used."""
+
+    templates: tuple[str, ...]
+    kind: str = "templates"
+    selection: Mapping[str, Any] | None = None
+    """How the set was chosen, if labels took part; None if it was given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patterns:
+    """How often each combination of right and wrong answers occurs among the images of one domain.
+
+    Every comparison of its columns follows from it: pairs, all at once, ranks. The images are those that all columns
+    have classified; where unreadable ones count as wrong, they are among them.
+    """
+
+    dataset: str
+    domain: str
+    columns: tuple[Column, ...]
+    counts: Mapping[str, int]
+    """A character a column, `1` for right and `0` for wrong → images. Sorted, and without zeros."""
+
+    @property
+    def images(self) -> int:
+        """Images of all combinations."""
+        return sum(self.counts.values())
+
+    def only(self, a: Column, b: Column) -> tuple[int, int]:
+        """The images that only `a`, and only `b`, answers correctly."""
+        first, second = self.columns.index(a), self.columns.index(b)
+        pairs = [(bits[first], bits[second], images) for bits, images in self.counts.items()]
+        only_a = sum(images for of_a, of_b, images in pairs if of_a > of_b)
+        return only_a, sum(images for of_a, of_b, images in pairs if of_a < of_b)
+
+    def right(self, column: Column) -> int:
+        """The images that `column` answers correctly."""
+        place = self.columns.index(column)
+        return sum(images for bits, images in self.counts.items() if bits[place] == "1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearTies:
+    """Images of one cell whose margin is below `epsilon`, so that an error of that size could flip them."""
+
+    dataset: str
+    domain: str
+    column: Column
+    epsilon: float
+    could_gain: int
+    """The true class is second, and behind by less."""
+    could_lose: int
+    """The true class is first, and ahead by less."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionFile:
+    """The file of the answers behind the counts."""
+
+    file: str
+    sha256: str
+    """Of its rows, not of its bytes, which other versions of Parquet write otherwise: see `prediction_file`."""
+    rows: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +211,19 @@ class Evaluation:
     unreadable_policy: str
     datasets: tuple[DatasetFacts, ...]
     recipes: tuple[UsedRecipe, ...]
-    prompts: Mapping[str, tuple[str, ...]]
-    """Prompt set → templates."""
+    prompts: Mapping[str, UsedPrompts]
+    """By name."""
     cells: tuple[Cell, ...]
     unreadable: tuple[UnreadableImage, ...]
     heads: tuple[UsedHead, ...] = ()
     """Those that were fitted; with labels, unless their method says otherwise."""
+    patterns: tuple[Patterns, ...] = ()
+    """Of each domain: of all its columns, or of several groups of them where all have too many combinations."""
+    near_ties: tuple[NearTies, ...] = ()
+    """Of zero-shot cells. Scores of fitted heads are on other scales."""
+    predictions: PredictionFile | None = None
+    program: str = __version__
+    """The version of fastclip that made it."""
 
     @property
     def complete(self) -> bool:
@@ -124,17 +235,9 @@ class Evaluation:
         """Whether unreadable images keep a cell from having a number."""
         return self.unreadable_policy == "stop" and any(cell.unreadable for cell in self.cells)
 
-    def to_json(self) -> bytes:
-        """The result file: counts, and the accuracies made of them as fractions of 1 (null: no number)."""
-        document = asdict(self)
-        for row, used in zip(document["recipes"], self.recipes, strict=True):
-            row |= {"activation": used.recipe.activation, "recipe": used.recipe.to_document()}
-        for row, head in zip(document["heads"], self.heads, strict=True):
-            row["facts"] = head.facts.to_document()
-        for row, cell in zip(document["cells"], self.cells, strict=True):
-            accuracy = cell.accuracy(self.unreadable_policy)
-            row["accuracy"] = None if accuracy is None else float(accuracy)
-        return json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n"
+    def dataset(self, name: str) -> DatasetFacts:
+        """The facts of the dataset called `name`."""
+        return next(each for each in self.datasets if each.name == name)
 
 
 def mean(accuracies: Sequence[Fraction | None]) -> Fraction | None:

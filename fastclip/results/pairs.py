@@ -1,42 +1,65 @@
-"""Two heads on the same images: how often only one of them is right, and the exact test of that."""
+"""Two columns on the same images: how often only one of them is right, and the exact test of that."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+
+from fastclip.results.cells import ZERO_SHOT, Column, Evaluation
+from fastclip.results.statistics import mcnemar
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A fitted head beside zero-shot on the classified images of one domain."""
+    """Two columns, `a` and `b`, on the images of one domain that both answered."""
 
     dataset: str
     domain: str
-    backbone: str
-    head: str
-    prompts: str
-    """The prompt set of zero-shot."""
-    only_head: int
-    """Images that only the fitted head classifies correctly."""
-    only_zero_shot: int
+    a: Column
+    b: Column
+    only_a: int
+    """Images that only `a` classifies correctly."""
+    only_b: int
+    both: int
+    """Images that both classify correctly."""
+    images: int
+
+    @property
+    def neither(self) -> int:
+        """Images that neither classifies correctly."""
+        return self.images - self.both - self.only_a - self.only_b
 
     @property
     def p(self) -> float:
         """The p-value of McNemar's exact test."""
-        return mcnemar_p(self.only_head, self.only_zero_shot)
+        return mcnemar(self.only_a, self.only_b).exact
 
 
-def mcnemar_p(first: int, second: int) -> float:
-    """The two-sided p-value of McNemar's exact test: of so uneven a split of `first` + `second` fair coins."""
-    total, least = first + second, min(first, second)
-    if first == second:
-        return 1.0
-    logs: Sequence[float] = [_log_choose(total, each) for each in range(least + 1)]
-    largest = max(logs)
-    log_tail = largest + math.log(math.fsum(math.exp(each - largest) for each in logs)) - total * math.log(2)
-    return min(1.0, 2 * math.exp(log_tail))
+def find_pair(evaluation: Evaluation, dataset: str, domain: str, a: Column, b: Column) -> Pair | None:
+    """`a` and `b` in one domain; None where the result does not say on which images both are right."""
+    for each in evaluation.patterns:
+        if (each.dataset, each.domain) == (dataset, domain) and a in each.columns and b in each.columns:
+            only_a, only_b = each.only(a, b)
+            return Pair(
+                dataset=dataset,
+                domain=domain,
+                a=a,
+                b=b,
+                only_a=only_a,
+                only_b=only_b,
+                both=each.right(a) - only_a,
+                images=each.images,
+            )
+    return None
 
 
-def _log_choose(total: int, chosen: int) -> float:
-    return math.lgamma(total + 1) - math.lgamma(chosen + 1) - math.lgamma(total - chosen + 1)
+def pairs_with_zero_shot(evaluation: Evaluation) -> list[Pair]:
+    """Every fitted head beside zero-shot with the first prompt set, domain by domain."""
+    prompts = next(iter(evaluation.prompts), "")
+    pairs = []
+    names = {(head.facts.recipe.backbone, head.dataset, head.name) for head in evaluation.heads}
+    for cell in evaluation.cells:
+        if cell.head != ZERO_SHOT and (cell.backbone, cell.dataset, cell.head) in names:
+            beside = Column(cell.backbone, ZERO_SHOT, prompts)
+            if pair := find_pair(evaluation, cell.dataset, cell.domain, cell.column, beside):
+                pairs.append(pair)
+    return pairs

@@ -14,8 +14,8 @@ from fastclip.evaluate.setup import Setup, resolve
 from fastclip.files import digest
 from fastclip.heads.head_files import seal_head
 from fastclip.heads.scores import Head
+from fastclip.results.answers import ShardAnswers
 from fastclip.results.cells import Evaluation, UsedHead
-from fastclip.results.predictions import ShardPredictions
 from fastclip.transfer.fitting import FittedHead, fit_all, steps
 from fastclip.transfer.folds import Fold, Place, check_classes
 from fastclip.transfer.jobs import Job, device_of, on_device
@@ -52,12 +52,12 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The heads of a plan, the counts of them and of zero-shot, and the answers behind the counts if they are kept."""
+    """The heads of a plan, the counts of them and of zero-shot, and the answers behind the counts."""
 
     heads: Mapping[str, Sequence[FittedHead]]
     """By backbone, in the order of the jobs."""
     evaluation: Evaluation
-    answers: Sequence[ShardPredictions]
+    answers: Sequence[ShardAnswers]
 
 
 def stored(options: EvalOptions) -> Setup:
@@ -70,7 +70,7 @@ def stored(options: EvalOptions) -> Setup:
     return setup
 
 
-def run(plan: Plan, on_step: Callable[[], None] = lambda: None, keep_predictions: bool = False) -> Outcome:
+def run(plan: Plan, on_step: Callable[[], None] = lambda: None) -> Outcome:
     """Fit every head, and count its answers and those of zero-shot. `on_step` is called in threads: see `steps`."""
     setup = plan.setup
     jobs = [replace(job, method=on_device(job.method, plan.device)) for job in plan.jobs]
@@ -79,7 +79,7 @@ def run(plan: Plan, on_step: Callable[[], None] = lambda: None, keep_predictions
         material = read_material(setup, backbone, plan.folds, plan.split)
         heads[backbone] = fit_all(material, jobs, setup.process.cores, on_step)
     tested = replace(setup, targets=tuple(_tested_targets(setup.targets, plan.tested)))
-    evaluation, answers = score(tested, keep_predictions, _scored(heads), _subset(plan.split))
+    evaluation, answers = score(tested, _scored(heads), _subset(plan.split))
     return Outcome(heads=heads, evaluation=replace(evaluation, heads=_used(heads)), answers=answers)
 
 

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int32
 
 from fastclip.errors import IntegrityError
 from fastclip.evaluate.embedding import embed
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.score import score
 from fastclip.evaluate.setup import resolve
+from fastclip.results.answers import joined
 from fastclip.store.parts import part_name
 from fastclip.store.recipes import PRECISIONS
 from fastclip.verify.check import Check
@@ -30,7 +31,7 @@ class Answers:
     """The embeddings and predictions of one backbone: a row for every readable image and prompt set."""
 
     embeddings: Float[np.ndarray, "answers dim"]
-    predicted: Int64[np.ndarray, " answers"]
+    predicted: Int32[np.ndarray, " answers"]
     margin: Float[np.ndarray, " answers"]
 
 
@@ -54,15 +55,17 @@ def embed_and_score(options: EvalOptions) -> dict[str, Answers]:
     setup = resolve(options)
     for failure in embed(setup).failures:
         raise failure
-    _, answers = score(setup, keep_predictions=True)
+    _, answers = score(setup)
     found = {}
     for backbone in setup.backbones:
-        mine = [answer for answer in answers if answer.backbone == backbone]
+        mine = [answer for answer in answers if answer.column.backbone == backbone]
         parts = [setup.store.read(setup.recipes[a.folder.name, backbone].id, part_name(a.shard)) for a in mine]
+        rows = [each.rows[each.answers.classified] for each in mine]
+        there = joined(mine)
         found[backbone] = Answers(
-            np.concatenate([part.embeddings[answer.rows] for answer, part in zip(mine, parts, strict=True) if part]),
-            np.concatenate([answer.predictions.predicted for answer in mine]),
-            np.concatenate([answer.predictions.margin for answer in mine]),
+            np.concatenate([part.embeddings[each] for each, part in zip(rows, parts, strict=True) if part]),
+            there.predicted[there.classified],
+            there.margin[there.classified],
         )
     return found
 

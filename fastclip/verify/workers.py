@@ -61,13 +61,14 @@ def evaluate(options: EvalOptions) -> None:
     from fastclip.evaluate.score import score
     from fastclip.evaluate.setup import resolve
     from fastclip.files import write_whole
+    from fastclip.results.result_file import to_json
 
     setup = resolve(options)
     for failure in embed(setup).failures:
         raise failure
     if setup.process.reports:
         evaluation, _ = score(setup)
-        write_whole(options.store / RECORD, evaluation.to_json())
+        write_whole(options.store / RECORD, to_json(evaluation))
 
 
 @dataclass(frozen=True)

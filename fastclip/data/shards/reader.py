@@ -7,7 +7,8 @@ import json
 import mmap
 import os
 from dataclasses import fields
-from typing import BinaryIO
+from itertools import chain
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, Shaped
@@ -78,18 +79,32 @@ def read_index(location: Location, shard: Shard) -> list[ImageRecord]:
     return records
 
 
+class Images(NamedTuple):
+    """The images of a shard, in the order of its index: their keys, paths, SHA-256 and labels."""
+
+    keys: list[str]
+    paths: list[str]
+    digests: list[str]
+    labels: Int64[np.ndarray, " images"]
+
+
 def read_labels(location: Location, shard: Shard) -> Int64[np.ndarray, " images"]:
-    """The labels of a shard's images, in the order of its index: see `read_labels_and_digests`."""
-    return read_labels_and_digests(location, shard)[0]
+    """The labels of a shard's images, in the order of its index: see `read_images`."""
+    return read_images(location, shard).labels
 
 
 def read_labels_and_digests(
     location: Location, shard: Shard
 ) -> tuple[Int64[np.ndarray, " images"], Shaped[np.ndarray, " images"]]:
-    """The labels of a shard's images and their SHA-256 as hexadecimal bytes, in the order of its index.
+    """The labels of a shard's images and their SHA-256 as hexadecimal bytes: see `read_images`."""
+    images = read_images(location, shard)
+    return images.labels, np.array([each.encode() for each in images.digests], "S64")
 
-    Several times as fast as `read_index`. Raises `IntegrityError` unless the rows are of the images that
-    `shard.images_sha256` names, in that order.
+
+def read_images(location: Location, shard: Shard) -> Images:
+    """The images of a shard. Several times as fast as `read_index`.
+
+    Raises `IntegrityError` unless the rows are of the images that `shard.images_sha256` names, in that order.
     """
     folder = open_folder(location)
     rows = _index_rows(folder, shard)
@@ -98,10 +113,14 @@ def read_labels_and_digests(
         labels = [row["label"] for row in values]
         if len(labels) != shard.images or set(map(type, labels)) - {int}:
             raise ValueError("a label is not a number")
+        texts = [[row[name] for row in values] for name in ("key", "path", "sha256")]
+        if set(map(type, chain(*texts))) - {str}:
+            raise ValueError("a key, a path or a digest is not a text")
         images = [[row["offset"], row["size"], row["height"], row["width"], row["sha256"]] for row in values]
         if shard.images_sha256 and digest(canonical_json(images)) != shard.images_sha256:
             raise ValueError("its images are not those of the manifest")
-        return np.array(labels, np.int64), np.array([row["sha256"].encode() for row in values], "S64")
+        keys, paths, digests = texts
+        return Images(keys, paths, digests, np.array(labels, np.int64))
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise differs(f"{folder}/{shard.index_name}", folder.name, f"its labels cannot be read, {error}") from error
 
