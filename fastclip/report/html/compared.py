@@ -136,7 +136,9 @@ def _panels(tests: Sequence[Comparison], names: Mapping[Column, str], decimals: 
     if not drawn:
         return
     everything = [each for values in drawn.values() for each in values]
-    axis = make_axis(min(0, *(v.low for v in everything)), max(0, *(v.high for v in everything)), least=-100, most=100)
+    axis = make_axis(
+        min(0.0, *(v.low for v in everything)), max(0.0, *(v.high for v in everything)), least=-100.0, most=100.0
+    )
     several = len({dataset for dataset, _ in drawn}) > 1
     for (dataset, domain), values in drawn.items():
         yield make_panel(f"{dataset}/{domain}" if several else domain, values, axis)

@@ -212,7 +212,7 @@ def _accuracies(table: Table, evaluation: Evaluation, decimals: int) -> Accuraci
     everything = [value for each in values.values() for value in each]
     if not everything:
         return Accuracies(table=table, panels=(), left_out="")
-    axis = make_axis(min(v.low for v in everything), max(v.high for v in everything), least=0, most=100)
+    axis = make_axis(min(v.low for v in everything), max(v.high for v in everything), least=0.0, most=100.0)
     left_out = []
     if len(rows) > len(drawn):
         of = f" of {first.title}" if first and first.title else ""

@@ -110,7 +110,7 @@ def make_panel(title: str, values: Sequence[Value], axis: Axis) -> Panel:
         for number, each in enumerate(values)
     )  # fmt: skip
     ticks = tuple((axis.x(each), f"{each:.4g}".replace("-", "−")) for each in axis.ticks)
-    zero = axis.x(0) if axis.low < 0 < axis.high else None
+    zero = axis.x(0.0) if axis.low < 0 < axis.high else None
     return Panel(title=title, dots=dots, ticks=ticks, zero=zero, height=TOP + ROW * len(values) + FOOT)
 
 

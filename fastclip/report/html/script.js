@@ -35,6 +35,7 @@ for (const table of document.querySelectorAll("table.filterable")) {
   input.addEventListener("input", () => {
     const wanted = input.value.toLowerCase();
     for (const body of table.tBodies)
-      for (const row of body.rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
+      for (const row of body.rows)
+        row.hidden = ![...row.cells].some((cell) => cell.textContent.toLowerCase().includes(wanted));
   });
 }
