@@ -354,7 +354,7 @@ def test_dots_lie_where_their_numbers_are_on_an_axis_whose_range_is_stated():
     low, high = float(stated[1]), float(stated[2])
     cells = [cell for cell in evaluation.cells if cell.domain == "art"]
     for dot, cell in zip(panel.all("circle"), cells, strict=True):
-        share = (float(dot.attributes["cx"]) - 118) / (326 - 118)
+        share = (float(dot.attributes["cx"]) - 130) / (326 - 130)
         assert low + share * (high - low) == pytest.approx(cell.top1 / cell.images * 100, abs=0.3)
 
 

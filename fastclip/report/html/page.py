@@ -32,7 +32,7 @@ from fastclip.report.html.plots import MOST_DRAWN_CLASSES, Panel, Value, heat_pi
 from fastclip.report.html.shown import shown_answers
 from fastclip.report.html.verdict import Verdict, make_verdict
 from fastclip.report.html.words import called, full_name, interval_text, listed, p_text, plural, ratio
-from fastclip.report.tables import NO_NUMBER, Row, Table, TableStyle, percent
+from fastclip.report.tables import BEST, NO_NUMBER, TIED, Row, Table, TableStyle, percent
 from fastclip.results.cells import Evaluation
 from fastclip.results.comparing import Family
 from fastclip.results.prediction_file import PredictionRows
@@ -215,14 +215,14 @@ def _accuracies(table: Table, evaluation: Evaluation, decimals: int) -> Accuraci
     axis = make_axis(min(v.low for v in everything), max(v.high for v in everything), least=0.0, most=100.0)
     left_out = []
     if len(rows) > len(drawn):
-        of = f" of {first.title}" if first and first.title else ""
-        left_out.append(f"the first {len(drawn):,} of {len(rows):,} rows{of}")
+        of = f" with {first.title}" if first and first.title else ""
+        left_out.append(f"{len(drawn):,} of {len(rows):,} rows, the first{of}")
     if len(domains) > MOST_PANELS:
         left_out.append(f"the first {MOST_PANELS} of {len(domains):,} domains")
     return Accuracies(
         table=table,
         panels=tuple(make_panel(table.headers[number], each, axis) for number, each in values.items() if each),
-        left_out=" and ".join(left_out),
+        left_out="; ".join(left_out),
     )
 
 
@@ -232,4 +232,4 @@ def _values(rows: Sequence[tuple[str, Row]], place: int, decimals: int) -> Itera
         if number.value is not None and number.interval is not None and number.text != NO_NUMBER:
             low, high = number.interval.low * 100, number.interval.high * 100
             text = f"{number.text} {interval_text(number.interval, decimals)}, {number.right:,} of {number.images:,}"
-            yield Value(name, float(number.value * 100), low, high, text, bool(number.mark))
+            yield Value(name, float(number.value * 100), low, high, text, number.mark in (BEST, TIED))

@@ -13,10 +13,10 @@ from jaxtyping import Int64, UInt8
 
 from fastclip.errors import printable
 
-WIDTH, LEFT, RIGHT = 340, 118, 326
-"""Of a panel of dots, in units of its drawing: the whole, and where its axis begins and ends."""
+LEFT, RIGHT = 130, 326
+"""Where the axis of a panel begins and ends, in units of the drawing, which is 340 wide."""
 TOP, ROW, FOOT = 8, 19, 30
-LONGEST_LABEL = 17
+LONGEST_LABEL = 16
 """Letters of a name beside its dot; the drawing's description has all of them."""
 
 MOST_DRAWN_CLASSES = 40
@@ -144,6 +144,11 @@ class Heat:
     columns: tuple[tuple[int, str], ...]
     written: bool
     """Whether counts stand in the cells."""
+
+    @property
+    def scale(self) -> float:
+        """Pixels a unit: counts are written large enough to be read."""
+        return 1.4 if self.written else 1.0
 
 
 def make_heat(counts: Int64[np.ndarray, "classes classes"], names: Sequence[str]) -> Heat:
