@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn_results import Drawn, drawn_against, drawn_family, drawn_result, result_of_shards
+from drawn_pages import Drawn, drawn_against, drawn_family, drawn_result, result_of_shards
 from helpers import REPOSITORY, Sharded, recipe, shard, write
 from html_pages import Element, parse
 from PIL import Image
@@ -97,7 +97,7 @@ def test_what_there_is_no_data_for_is_not_there_and_its_command_is_named():
 
 def test_equal_input_gives_equal_bytes_in_every_process():
     code = (
-        "import hashlib; from test_page import full_page; from drawn_results import drawn_result; "
+        "import hashlib; from test_page import full_page; from drawn_pages import drawn_result; "
         "print(hashlib.sha256(full_page(drawn_result(120))).hexdigest())"
     )
     path = f"{REPOSITORY}:{REPOSITORY / 'tests'}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from drawn_results import drawn_result, result_of_shards
+from drawn_pages import drawn_result, result_of_shards
 from helpers import Sharded
 from test_page import HOSTILE, full_page, hostile_page, page_of
 
