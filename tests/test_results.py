@@ -25,8 +25,9 @@ from fastclip.results.averages import averages
 from fastclip.results.cells import Column, Evaluation, PredictionFile
 from fastclip.results.merging import merge
 from fastclip.results.patterns import MOST_PATTERNS, count_patterns
-from fastclip.results.prediction_file import read_predictions
-from fastclip.results.result_file import parse_result, read_result, to_json
+from fastclip.results.prediction_reader import read_predictions
+from fastclip.results.result_file import to_json
+from fastclip.results.result_reader import parse_result, read_result
 
 ARGUMENTS = ("letters", "-b", "tiny", "--shards", "shards")
 
