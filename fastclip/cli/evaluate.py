@@ -172,7 +172,8 @@ def _print_forecast(setup: Setup) -> None:
 def _print_results(setup: Setup, evaluation: Evaluation, failures: list[FastclipError], messages: Console) -> None:
     """The table, its footnotes, and the shards that were given up."""
     from fastclip.cli.console import out
-    from fastclip.report.heads import given_head_notes, head_tables
+    from fastclip.report.head_notes import given_head_notes
+    from fastclip.report.heads import head_tables
     from fastclip.report.terminal import footnotes, tables
 
     console = out()
