@@ -22,6 +22,7 @@ from fastclip.cli import (
     evaluate,
     features,
     probe,
+    report,
     shard,
     shards,
     status,
@@ -51,6 +52,7 @@ app.add_typer(shards.app, name="shards")
 app.command("eval", cls=Command)(evaluate.command)
 app.command("probe", cls=Command)(probe.command)
 app.command("adapt", cls=Command)(adapt.command)
+app.command("report", cls=Command)(report.command)
 app.command("features", cls=Command)(features.command)
 app.add_typer(store.app, name="store")
 app.command("bench", cls=Command)(bench.command)
