@@ -37,26 +37,28 @@ ESCAPED = {
     "β": r"$\beta$",
 }
 
+LAST_LATIN = "\u024f"
+"""The last letter that pdfLaTeX may print."""
+
 
 def latex(document: Document, *, as_float: bool = False) -> str:
     """A tabular for each table with notes below it, or a float with notes in its caption."""
-    packages = [r"\usepackage{booktabs}"]
-    if not str(document).isascii():
-        packages.append(r"\usepackage[T1]{fontenc}")
-    lines = [f"% {printable(document.origin)}", f"% It needs {' and '.join(packages)}."]
+    lines = [f"% {printable(document.origin)}", r"% It needs \usepackage{booktabs}."]
+    if any(char.isalpha() and char > LAST_LATIN for char in escape(str(document.tables))):
+        lines.append("% Some of its letters are not Latin: LuaLaTeX or XeLaTeX, and a font that has them, print them.")
     for table in document.tables:
         title = escape(table.title + document.warning)
         notes = [escape(note) for note in document.notes]
         lines.append("")
         if as_float:
-            label = re.sub("[^A-Za-z0-9]+", "-", table.dataset).strip("-")
-            caption = [rf"  \caption{{{title}. {' '.join(notes)}}}", rf"  \label{{tab:{label}}}"]
+            label = re.sub("[^A-Za-z0-9]+", "-", f"{table.dataset} {table.sample}").strip("-")
+            caption = [rf"  \caption{{{title}. {' '.join(notes)}}}", rf"  \label{{tab:{label}}}", r"  \par\smallskip"]
             lines += [r"\begin{table}", r"  \centering", *caption]
             lines += [f"  {line}" for line in _tabular(table, document)]
             lines.append(r"\end{table}")
         else:
             lines += [f"% {printable(table.title)}", *_tabular(table, document)]
-            lines += [rf"\par\smallskip{{\footnotesize {' '.join(notes)}\par}}"] if notes else []
+            lines += [rf"\par\smallskip{{\noindent\footnotesize {' '.join(notes)}\par}}"] if notes else []
     lines += ["", *(f"% {printable(line)}" for line in document.made)]
     return "\n".join(lines) + "\n"
 
@@ -80,9 +82,12 @@ def _tabular(table: Table, document: Document) -> Iterator[str]:
         if section.title:
             yield rf"  \multicolumn{{{columns}}}{{l}}{{\emph{{{escape(section.title)}}}}} \\"
         for each in section.rows:
-            yield _row([escape(section.name(each)), *map(_number, each.numbers)])
+            row = _row([escape(section.name(each)), *map(_number, each.numbers)])
             if document.style.intervals and any(number.interval for number in each.numbers):
+                yield f"{row}[-3pt]"
                 yield _row(["", *_intervals(each.numbers, document.style)])
+            else:
+                yield row
     yield r"  \bottomrule"
     yield r"\end{tabular}"
 

@@ -59,7 +59,7 @@ def _column_marks(
 
 def ties(evaluation: Evaluation, dataset: str, cells: Mapping[Column, Sequence[Cell]]) -> Ties:
     """The test of the columns of one dataset. `cells` are those of each row; several seeds have no one answer."""
-    from fastclip.results.comparing import tied_with_best
+    from fastclip.results.comparing import tied_with_best  # type: ignore[attr-defined]
 
     own = {row: found[0].column for row, found in cells.items() if len({cell.head for cell in found}) == 1}
 
