@@ -1,4 +1,4 @@
-"""Runs that were kept in a folder: which there are, and when they were made."""
+"""Runs that were kept in a folder: which there are, and when they were made. Needs no NumPy, as writing one does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from datetime import datetime
 from pathlib import Path
 
 from fastclip.results.result_file import RESULT
-from fastclip.results.runs import RUN
+
+RUN = "run.json"
 
 
 @dataclass(frozen=True)
