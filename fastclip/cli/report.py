@@ -122,8 +122,8 @@ def _check(files: dict[str, Path], *, as_float: bool, epsilon: float | None, aga
 
 def _runs(results: list[Path]) -> list[Path]:
     """The files and folders of single runs. A folder of runs stands for all of them."""
-    from fastclip.results.kept import find_runs
     from fastclip.results.result_file import RESULT
+    from fastclip.results.run_list import find_runs
 
     found: list[Path] = []
     for path in results:
@@ -251,9 +251,9 @@ def _print_runs(console: Console) -> None:
     """The runs that are kept here, the newest first, and the command that shows one."""
     from fastclip.cli.results import DEFAULT
     from fastclip.errors import FastclipError, printable
-    from fastclip.report.style import plain_table
-    from fastclip.results.kept import find_runs
+    from fastclip.report.style import plain_table, titled
     from fastclip.results.result_file import read_result
+    from fastclip.results.run_list import find_runs
 
     runs = find_runs(DEFAULT)
     if not runs:
@@ -268,5 +268,5 @@ def _print_runs(console: Console) -> None:
             continue
         images = {(cell.dataset, cell.domain, cell.sample): cell.images for cell in evaluation.cells}
         table.add_row(printable(run.path.name), made, f"{len(evaluation.cells):,}", f"{sum(images.values()):,}")
-    console.print(table)
+    console.print(titled(f"kept runs in {DEFAULT}", table))
     console.print(f"Show one: fastclip report {shlex.quote(str(runs[0].path))}", soft_wrap=True)

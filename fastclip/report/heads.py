@@ -11,9 +11,9 @@ from rich.text import Text
 
 from fastclip.errors import printable
 from fastclip.report.head_notes import MOST_ROWS, method_of, settings_text
-from fastclip.report.style import plain_table
+from fastclip.report.style import plain_table, titled
 from fastclip.report.tables import NO_NUMBER, accuracy_tables, percent
-from fastclip.report.terminal import by_backbone, random_warning, titled
+from fastclip.report.terminal import by_backbone, random_warning, title_of
 from fastclip.results.cells import ZERO_SHOT, Evaluation, UsedHead, mean
 from fastclip.results.pairs import Pair
 
@@ -21,7 +21,7 @@ from fastclip.results.pairs import Pair
 def head_tables(evaluation: Evaluation) -> Iterator[Group]:
     """One table a dataset: a row a backbone and head, a column a domain. Seeds become a mean and a deviation."""
     for table in accuracy_tables(evaluation):
-        yield titled(table, by_backbone(table), evaluation)
+        yield titled(title_of(table, evaluation), by_backbone(table))
 
 
 def pair_tables(evaluation: Evaluation) -> Iterator[Group]:
@@ -37,8 +37,7 @@ def pair_tables(evaluation: Evaluation) -> Iterator[Group]:
             if (cell.backbone, cell.dataset) == (backbone, dataset)
         }
         title = f"{dataset}, {backbone}: accuracy on the target, %{random_warning(evaluation)}"
-        table = _pair_table(heads, list(evaluation.prompts), accuracies)
-        yield Group(Text(printable(title), style="bold"), table)
+        yield titled(title, _pair_table(heads, list(evaluation.prompts), accuracies))
 
 
 def _pair_table(
@@ -89,7 +88,7 @@ def fit_table(evaluation: Evaluation, pairs: Sequence[Pair]) -> Group | None:
         tested = f"{head.dataset}/{domain}" if len(evaluation.datasets) > 1 else domain
         texts = [Text(printable(each)) for each in ([backbone] * several + [head.name, tested])]
         table.add_row(*texts, *numbers)
-    return Group(Text("fits, and their answers beside zero-shot's", style="bold"), table)
+    return titled("fits, and their answers beside zero-shot's", table)
 
 
 def _p(value: float) -> str:

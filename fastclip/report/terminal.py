@@ -10,7 +10,7 @@ from rich.text import Text
 
 from fastclip.errors import printable
 from fastclip.models.weights import describe_weights
-from fastclip.report.style import plain_table
+from fastclip.report.style import plain_table, titled
 from fastclip.report.tables import (
     BEST,
     MACRO,
@@ -41,14 +41,14 @@ def tables(evaluation: Evaluation, style: TableStyle = UNMARKED) -> Iterator[Gro
     """
     for table in accuracy_tables(evaluation, style):
         only_prompts = all(section.heading != "head" for section in table.sections)
-        yield titled(table, by_section(table) if only_prompts else by_backbone(table), evaluation)
+        drawn = by_section(table) if only_prompts else by_backbone(table)
+        yield titled(title_of(table, evaluation), drawn)
 
 
-def titled(table: Table, drawn: rich.table.Table, evaluation: Evaluation) -> Group:
-    """A drawn table under its title, which says so where weights were drawn."""
+def title_of(table: Table, evaluation: Evaluation) -> str:
+    """The title of a table, which says so where weights were drawn."""
     sample = f", on {table.sample}" if table.sample else ""
-    title = f"{table.dataset}: accuracy, %{sample}{random_warning(evaluation)}"
-    return Group(Text(printable(title), style="bold"), drawn)
+    return f"{table.dataset}: accuracy, %{sample}{random_warning(evaluation)}"
 
 
 def by_section(table: Table) -> rich.table.Table:
@@ -90,7 +90,7 @@ def interval_tables(evaluation: Evaluation, style: TableStyle) -> Iterator[Group
                     counts = ["" if each is None else f"{each:,}" for each in (number.right, number.images)]
                     interval = interval_text(number.interval, style.decimals)
                     drawn.add_row(Text(name), HEADERS.get(header, header), _number(number), interval, *counts)
-        yield titled(table, drawn, evaluation)
+        yield titled(title_of(table, evaluation), drawn)
 
 
 def _title(section: Section, row: Row) -> str:
