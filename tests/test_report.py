@@ -97,7 +97,7 @@ def test_without_a_result_the_runs_are_listed_newest_first(program: Program):
 def test_without_a_result_and_without_runs_it_says_how_to_make_one(fastclip: Program):
     assert "no results" in two_lines(fastclip.here("report"), 2)
     (fastclip.folder / "empty").mkdir()
-    assert "There is no result in empty" in two_lines(fastclip.here("report", "empty"), 2)
+    assert "empty holds no result" in two_lines(fastclip.here("report", "empty"), 2)
     assert "There is no result nowhere" in two_lines(fastclip.here("report", "nowhere"), 2)
 
 

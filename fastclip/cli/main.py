@@ -16,6 +16,7 @@ from fastclip import __version__
 from fastclip.cli import (
     adapt,
     bench,
+    compare,
     datasets,
     demo,
     download,
@@ -53,6 +54,7 @@ app.command("eval", cls=Command)(evaluate.command)
 app.command("probe", cls=Command)(probe.command)
 app.command("adapt", cls=Command)(adapt.command)
 app.command("report", cls=Command)(report.command)
+app.command("compare", cls=Command)(compare.command)
 app.command("features", cls=Command)(features.command)
 app.add_typer(store.app, name="store")
 app.command("bench", cls=Command)(bench.command)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
     from fastclip.report.tables import TableStyle
     from fastclip.results.cells import Evaluation
+    from fastclip.results.comparing import Family
+    from fastclip.results.kept import Kept
     from fastclip.results.prediction_file import PredictionRows
 
 FILES = {"rich_help_panel": "Files; - is standard output"}
@@ -80,6 +84,7 @@ def command(
     """
     from fastclip.cli.console import err, out
     from fastclip.report.tables import TableStyle
+    from fastclip.results.merging import merge
 
     console, messages = out(), err()
     if not results:
@@ -88,19 +93,23 @@ def command(
     formats = {"markdown": markdown, "latex": latex, "macros": macros, "csv": csv, "json": json, "html": html}
     files = {name: path for name, path in formats.items() if path}
     _check(files, as_float=as_float, epsilon=epsilon, against=against)
-    runs = _runs(results)
-    evaluation = _read(runs)
-    answers = None
-    if html or epsilon is not None:
-        answers = _read_predictions(runs, predictions)
+    kept = _kept(results, predictions)
+    evaluation = merge({each.name: each.evaluation for each in kept})
+    needs_answers = html is not None or epsilon is not None or (mark == "tied" and len(kept) > 1)
+    answers = _answers(kept) if needs_answers else None
+    shown = evaluation
+    if answers and len(kept) > 1:
+        from fastclip.results.aligning import with_patterns
+
+        shown = with_patterns(evaluation, answers.domains)
     found = _against(evaluation, against, epsilon, answers) if against else None
     if not files:
-        _print(evaluation, style, found, runs, console)
+        _print(shown, style, found, [each.name for each in kept], console)
     for name, path in files.items():
         if name == "html":
-            data = _page(evaluation, answers, found, style, shards, thumbnails)
+            data = _page(shown, answers, found, style, shards, thumbnails)
         else:
-            data = _render(name, evaluation, style, found, as_float).encode()
+            data = _render(name, evaluation if name == "json" else shown, style, found, as_float).encode()
         _write(path, data, messages)
     return None
 
@@ -120,41 +129,35 @@ def _check(files: dict[str, Path], *, as_float: bool, epsilon: float | None, aga
             check_place(path)
 
 
-def _runs(results: list[Path]) -> list[Path]:
-    """The files and folders of single runs. A folder of runs stands for all of them."""
-    from fastclip.results.result_file import RESULT
-    from fastclip.results.run_list import find_runs
+def _kept(results: list[Path], predictions: Path | None) -> list[Kept]:
+    """The results that are named, with their predictions; or with those that are given."""
+    from fastclip.results.kept import find_kept
 
-    found: list[Path] = []
-    for path in results:
-        many = sorted(run.path for run in find_runs(path)) if path.is_dir() and not (path / RESULT).exists() else []
-        if path.is_dir() and not (path / RESULT).exists() and not many:
-            raise UserError(f"There is no result in {path}.", fix="fastclip eval writes one and says where.")
-        found += many or [path]
-    return list(dict.fromkeys(found))
-
-
-def _read(runs: list[Path]) -> Evaluation:
-    from fastclip.results.merging import merge
-    from fastclip.results.result_file import read_result
-
-    return merge({str(path): read_result(path) for path in runs})
-
-
-def _read_predictions(runs: list[Path], given: Path | None) -> PredictionRows | None:
-    """The predictions of all runs that have some: the file that was given, or those beside the results."""
-    from fastclip.results.joining import join_predictions
-    from fastclip.results.prediction_file import PREDICTIONS, read_predictions
-    from fastclip.results.result_file import read_result
-
-    if given and len(runs) > 1:
+    kept = find_kept(results)
+    if alone := next((each for each in kept if each.result is None), None):
+        raise UserError(f"{alone.name} holds predictions, and no result.", fix="Name the folder of the run.")
+    if predictions and len(kept) > 1:
         raise UserError("--predictions is for one result.", fix="Leave it out: those beside the results are read.")
-    found = []
-    for run in runs:
-        beside = (run if run.is_dir() else run.parent) / PREDICTIONS
-        if given or beside.is_file():
-            found.append(read_predictions(given or beside, read_result(run).predictions))
-    return join_predictions(found)
+    return [replace(each, predictions=predictions) for each in kept] if predictions else kept
+
+
+def _answers(kept: Sequence[Kept]) -> PredictionRows | None:
+    """The answers of all results that have some beside them, in one order."""
+    from fastclip.files import digest
+    from fastclip.results.aligning import join
+    from fastclip.results.cells import PredictionFile
+    from fastclip.results.prediction_file import PredictionRows
+
+    found = {each.name: each.rows for each in kept if each.predictions}
+    if len(found) < 2:
+        return next(iter(found.values()), None)
+    digests = "".join(each.facts.sha256 for each in found.values())
+    return PredictionRows(
+        PredictionFile(file="", sha256=digest(digests.encode()), rows=sum(each.facts.rows for each in found.values())),
+        join(found),
+        {name: prints for each in found.values() for name, prints in each.fingerprints.items()},
+        {name: manifest for each in found.values() for name, manifest in each.manifests.items()},
+    )
 
 
 def _against(evaluation: Evaluation, name: str, epsilon: float | None, answers: PredictionRows | None) -> Any:
@@ -164,7 +167,7 @@ def _against(evaluation: Evaluation, name: str, epsilon: float | None, answers: 
     return against(evaluation, find_table(name), epsilon=epsilon, answers=answers.domains if answers else None)
 
 
-def _print(evaluation: Evaluation, style: TableStyle, found: Any, runs: list[Path], console: Console) -> None:
+def _print(evaluation: Evaluation, style: TableStyle, found: Any, names: list[str], console: Console) -> None:
     from fastclip.report.document import make_document
     from fastclip.report.heads import pair_tables
     from fastclip.report.terminal import interval_tables, tables
@@ -186,7 +189,7 @@ def _print(evaluation: Evaluation, style: TableStyle, found: Any, runs: list[Pat
 
         for part in verdict_parts(found):
             console.print(part)
-    words = shlex.join(map(str, runs)) if len(runs) == 1 else "RESULT…"
+    words = shlex.join(names) if len(names) == 1 else "RESULT…"
     console.print(f"As a page: fastclip report {words} --html report.html", soft_wrap=True)
 
 
@@ -222,18 +225,26 @@ def _page(
     thumbnails: int,
 ) -> bytes:
     from fastclip.report.html.page import render_page  # type: ignore[import-not-found]
-    from fastclip.results.comparing import families  # type: ignore[attr-defined]
 
     page: bytes = render_page(
         evaluation,
         answers=answers,
         against=found,
-        families=families(evaluation),
+        families=list(_families(evaluation)),
         style=style,
         shards=shards,
         thumbnails=thumbnails,
     )
     return page
+
+
+def _families(evaluation: Evaluation) -> Iterator[Family]:
+    """All comparisons that the result allows."""
+    from fastclip.results.comparing import compare
+
+    for of in ("backbones", "prompts", "heads"):
+        with suppress(UserError):  # there are no two of them
+            yield from compare(evaluation, of)
 
 
 def _write(path: Path, data: bytes, messages: Console) -> None:

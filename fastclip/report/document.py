@@ -68,6 +68,8 @@ def _signs(tables: Sequence[Table], style: TableStyle) -> Iterator[str]:
         yield f"Bold: the best of its column{part}; underlined: the second."
     if TIED in marks:
         yield f"Bold: the best of its column{part}, and all that Holm-corrected exact tests cannot tell from it."
+    elif style.mark == "tied":
+        yield "Nothing is marked: the result does not say which images two rows have both right."
     if any("±" in number.text for number in numbers):
         yield "±: the sample standard deviation over the seeds."
     if any(len(table.headers) > 1 for table in tables) and style.average != "micro":

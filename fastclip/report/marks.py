@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from fastclip.report.numbers import BEST, MICRO, SECOND, TIED, Row, scaled
 from fastclip.results.cells import Cell, Column, Evaluation
+from fastclip.results.pairs import find_pair
 
 Ties = Callable[[Sequence[Column], str], frozenset[Column]]
 """Of some columns those that cannot be told from the best: in a domain, or, if it is empty, on average."""
@@ -58,14 +59,20 @@ def _column_marks(
 
 
 def ties(evaluation: Evaluation, dataset: str, cells: Mapping[Column, Sequence[Cell]]) -> Ties:
-    """The test of the columns of one dataset. `cells` are those of each row; several seeds have no one answer."""
-    from fastclip.results.comparing import tied_with_best  # type: ignore[attr-defined]
+    """The test of the columns of one dataset. `cells` are those of each row; several seeds have no one answer.
+
+    It finds none where the result does not say which images two of the columns have both right.
+    """
+    from fastclip.results.comparing import tied_with_best
 
     own = {row: found[0].column for row, found in cells.items() if len({cell.head for cell in found}) == 1}
 
     def tied(rows: Sequence[Column], domain: str) -> frozenset[Column]:
         asked = {own[row]: row for row in rows if row in own}
-        if len(asked) < 2:
+        domains = [domain] if domain else list(dict.fromkeys(cell.domain for row in rows for cell in cells[row]))
+        first = next(iter(asked), None)
+        pairs = [find_pair(evaluation, dataset, each, first, column) for column in asked for each in domains if first]
+        if len(asked) < 2 or not all(pairs):
             return frozenset()
         return frozenset(asked[each] for each in tied_with_best(evaluation, dataset, list(asked), domain or None))
 
