@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -22,9 +23,9 @@ from fastclip.report.document import make_document
 from fastclip.report.latex import latex
 from fastclip.report.macros import macros
 from fastclip.report.markdown import markdown
-from fastclip.report.tables import BEST, SECOND, TableStyle, accuracy_tables, percent
+from fastclip.report.tables import BEST, SECOND, TIED, TableStyle, accuracy_tables, percent
 from fastclip.report.terminal import interval_tables, tables
-from fastclip.results.cells import Evaluation
+from fastclip.results.cells import Evaluation, Patterns
 from fastclip.results.result_file import parse_result, to_json
 
 COUNTS = {
@@ -356,3 +357,21 @@ def test_macros_print_numbers_and_an_unknown_name_is_an_error(compiled, tmp_path
     assert "On 74.56" in text and re.search(r"It is 77.41 of 100, and 3.00\.", text)
     text, log = compiled(r"It is \fastclip{letters/skecth/RN50}.", both)
     assert "! fastclip: no number is called 'letters/skecth/RN50'" in log and "??" in text
+
+
+def test_all_that_a_test_cannot_tell_from_the_best_is_marked():
+    """Of 100 images b has 5 right that a has not: p is 1/16. Of those of c it has 20 more: p is 2e-6."""
+    evaluation = drawn_result(
+        {("photo", name, "p"): (right, 100) for name, right in zip("abc", (85, 90, 70), strict=True)}
+    )
+    columns = tuple(cell.column for cell in evaluation.cells)
+    counts = {"000": 10, "010": 5, "110": 15, "111": 70}
+    patterns = Patterns(dataset="letters", domain="photo", columns=columns, counts=counts)
+    (table,) = accuracy_tables(replace(evaluation, patterns=(patterns,)), TableStyle(mark="tied"))
+    assert [row.numbers[0].mark for row in table.rows] == [TIED, TIED, ""]
+    found = document(replace(evaluation, patterns=(patterns,)), mark="tied")
+    assert [row[1] for row in markdown_rows(markdown(found))[2:]] == ["**85.00**", "**90.00**", "70.00"]
+    assert any("cannot tell from it" in note for note in found.notes)
+    unknown = document(evaluation, mark="tied")
+    assert not any(each.mark for row in unknown.tables[0].rows for each in row.numbers)
+    assert any("Nothing is marked" in note for note in unknown.notes)

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fastclip.cli.report_inputs import Inputs, families, read_inputs
+from fastclip.cli.report_inputs import against as find_verdicts
 from fastclip.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from fastclip.report.tables import TableStyle
-    from fastclip.results.cells import Evaluation
-    from fastclip.results.comparing import Family
-    from fastclip.results.kept import Kept
-    from fastclip.results.prediction_file import PredictionRows
 
 FILES = {"rich_help_panel": "Files; - is standard output"}
 LOOK = {"rich_help_panel": "How tables look"}
@@ -84,7 +80,6 @@ def command(
     """
     from fastclip.cli.console import err, out
     from fastclip.report.tables import TableStyle
-    from fastclip.results.merging import merge
 
     console, messages = out(), err()
     if not results:
@@ -93,23 +88,15 @@ def command(
     formats = {"markdown": markdown, "latex": latex, "macros": macros, "csv": csv, "json": json, "html": html}
     files = {name: path for name, path in formats.items() if path}
     _check(files, as_float=as_float, epsilon=epsilon, against=against)
-    kept = _kept(results, predictions)
-    evaluation = merge({each.name: each.evaluation for each in kept})
-    needs_answers = html is not None or epsilon is not None or (mark == "tied" and len(kept) > 1)
-    answers = _answers(kept) if needs_answers else None
-    shown = evaluation
-    if answers and len(kept) > 1:
-        from fastclip.results.aligning import with_patterns
-
-        shown = with_patterns(evaluation, answers.domains)
-    found = _against(evaluation, against, epsilon, answers) if against else None
+    inputs = read_inputs(results, predictions, answers=html is not None or epsilon is not None, patterns=mark == "tied")
+    found = find_verdicts(inputs, against, epsilon) if against else None
     if not files:
-        _print(shown, style, found, [each.name for each in kept], console)
+        _print(inputs, style, found, console)
     for name, path in files.items():
         if name == "html":
-            data = _page(shown, answers, found, style, shards, thumbnails)
+            data = _page(inputs, found, style, shards, thumbnails)
         else:
-            data = _render(name, evaluation if name == "json" else shown, style, found, as_float).encode()
+            data = _render(name, inputs, style, found, as_float).encode()
         _write(path, data, messages)
     return None
 
@@ -129,49 +116,12 @@ def _check(files: dict[str, Path], *, as_float: bool, epsilon: float | None, aga
             check_place(path)
 
 
-def _kept(results: list[Path], predictions: Path | None) -> list[Kept]:
-    """The results that are named, with their predictions; or with those that are given."""
-    from fastclip.results.kept import find_kept
-
-    kept = find_kept(results)
-    if alone := next((each for each in kept if each.result is None), None):
-        raise UserError(f"{alone.name} holds predictions, and no result.", fix="Name the folder of the run.")
-    if predictions and len(kept) > 1:
-        raise UserError("--predictions is for one result.", fix="Leave it out: those beside the results are read.")
-    return [replace(each, predictions=predictions) for each in kept] if predictions else kept
-
-
-def _answers(kept: Sequence[Kept]) -> PredictionRows | None:
-    """The answers of all results that have some beside them, in one order."""
-    from fastclip.files import digest
-    from fastclip.results.aligning import join
-    from fastclip.results.cells import PredictionFile
-    from fastclip.results.prediction_file import PredictionRows
-
-    found = {each.name: each.rows for each in kept if each.predictions}
-    if len(found) < 2:
-        return next(iter(found.values()), None)
-    digests = "".join(each.facts.sha256 for each in found.values())
-    return PredictionRows(
-        PredictionFile(file="", sha256=digest(digests.encode()), rows=sum(each.facts.rows for each in found.values())),
-        join(found),
-        {name: prints for each in found.values() for name, prints in each.fingerprints.items()},
-        {name: manifest for each in found.values() for name, manifest in each.manifests.items()},
-    )
-
-
-def _against(evaluation: Evaluation, name: str, epsilon: float | None, answers: PredictionRows | None) -> Any:
-    from fastclip.results.published.files import find_table  # type: ignore[import-not-found]
-    from fastclip.results.verdicts import against  # type: ignore[attr-defined]
-
-    return against(evaluation, find_table(name), epsilon=epsilon, answers=answers.domains if answers else None)
-
-
-def _print(evaluation: Evaluation, style: TableStyle, found: Any, names: list[str], console: Console) -> None:
+def _print(inputs: Inputs, style: TableStyle, found: Any, console: Console) -> None:
     from fastclip.report.document import make_document
     from fastclip.report.heads import pair_tables
     from fastclip.report.terminal import interval_tables, tables
 
+    evaluation = inputs.evaluation
     style = style if console.is_terminal else replace(style, mark="none")
     adapted = bool(evaluation.heads) and all(" from " in head.name for head in evaluation.heads)
     if style.intervals:
@@ -189,48 +139,50 @@ def _print(evaluation: Evaluation, style: TableStyle, found: Any, names: list[st
 
         for part in verdict_parts(found):
             console.print(part)
-    words = shlex.join(names) if len(names) == 1 else "RESULT…"
+    words = shlex.join(inputs.names) if len(inputs.names) == 1 else "RESULT…"
     console.print(f"As a page: fastclip report {words} --html report.html", soft_wrap=True)
 
 
-def _render(name: str, evaluation: Evaluation, style: TableStyle, found: Any, as_float: bool) -> str:
+def _render(name: str, inputs: Inputs, style: TableStyle, found: Any, as_float: bool) -> str:
     """The text of a format."""
     from fastclip.report.csv_file import csv_file
     from fastclip.report.document import make_document
     from fastclip.report.latex import latex
     from fastclip.report.macros import macros
     from fastclip.report.markdown import markdown
-    from fastclip.results.result_file import to_json
 
     if name == "csv":
-        return csv_file(evaluation)
+        return csv_file(inputs.merged)
     if name == "json":
-        if found is None:
-            return to_json(evaluation).decode()
-        from fastclip.results.verdicts import against_document  # type: ignore[attr-defined]
-
-        return to_json(evaluation, published=against_document(found)).decode()
-    document = make_document(evaluation, style, shlex.join(["fastclip", *sys.argv[1:]]))
+        return _json(inputs, found)
+    document = make_document(inputs.evaluation, style, shlex.join(["fastclip", *sys.argv[1:]]))
     if name == "latex":
         return latex(document, as_float=as_float)
     return (markdown if name == "markdown" else macros)(document)
 
 
-def _page(
-    evaluation: Evaluation,
-    answers: PredictionRows | None,
-    found: Any,
-    style: TableStyle,
-    shards: str,
-    thumbnails: int,
-) -> bytes:
+def _json(inputs: Inputs, found: Any) -> str:
+    from fastclip.report.terminal import random_warning
+    from fastclip.results.result_file import to_json
+
+    more = {}
+    if warning := random_warning(inputs.merged):
+        more["warning"] = warning.strip(" —")
+    if found:
+        from fastclip.results.verdicts import against_document  # type: ignore[attr-defined]
+
+        more["published"] = against_document(found)
+    return to_json(inputs.merged, **more).decode()
+
+
+def _page(inputs: Inputs, found: Any, style: TableStyle, shards: str, thumbnails: int) -> bytes:
     from fastclip.report.html.page import render_page  # type: ignore[import-not-found]
 
     page: bytes = render_page(
-        evaluation,
-        answers=answers,
+        inputs.evaluation,
+        answers=inputs.answers,
         against=found,
-        families=list(_families(evaluation)),
+        families=list(families(inputs.evaluation)),
         style=style,
         shards=shards,
         thumbnails=thumbnails,
@@ -238,24 +190,19 @@ def _page(
     return page
 
 
-def _families(evaluation: Evaluation) -> Iterator[Family]:
-    """All comparisons that the result allows."""
-    from fastclip.results.comparing import compare
-
-    for of in ("backbones", "prompts", "heads"):
-        with suppress(UserError):  # there are no two of them
-            yield from compare(evaluation, of)
-
-
 def _write(path: Path, data: bytes, messages: Console) -> None:
+    """Write a format to its file; or to standard output, byte for byte, whatever the encoding of the terminal."""
     from fastclip.files import write_whole
 
-    if str(path) == "-":
+    if str(path) != "-":
+        write_whole(path, data)
+        messages.print(f"Written: {path}", soft_wrap=True)
+    elif hasattr(sys.stdout, "buffer"):
         sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:  # that of a notebook, or of a test
         sys.stdout.write(data.decode())
-        return
-    write_whole(path, data)
-    messages.print(f"Written: {path}", soft_wrap=True)
 
 
 def _print_runs(console: Console) -> None:
