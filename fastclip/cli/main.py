@@ -21,6 +21,7 @@ from fastclip.cli import (
     download,
     evaluate,
     features,
+    grim,
     probe,
     shard,
     shards,
@@ -54,6 +55,7 @@ app.command("adapt", cls=Command)(adapt.command)
 app.command("features", cls=Command)(features.command)
 app.add_typer(store.app, name="store")
 app.command("bench", cls=Command)(bench.command)
+app.command("grim", cls=Command)(grim.command)
 app.command("verify", cls=Command)(verify.command)
 app.command("status", cls=Command)(status.command)
 
