@@ -23,6 +23,7 @@ from fastclip.cli import (
     features,
     grim,
     probe,
+    reproduce,
     shard,
     shards,
     status,
@@ -55,6 +56,7 @@ app.command("adapt", cls=Command)(adapt.command)
 app.command("features", cls=Command)(features.command)
 app.add_typer(store.app, name="store")
 app.command("bench", cls=Command)(bench.command)
+app.command("reproduce", cls=Command)(reproduce.command)
 app.command("grim", cls=Command)(grim.command)
 app.command("verify", cls=Command)(verify.command)
 app.command("status", cls=Command)(status.command)
