@@ -328,6 +328,23 @@ def test_a_csv_may_name_prompts_and_images_and_open_clips_backbones(tmp_path: Pa
     assert (plain.verdict, plain.reasons) == (NOT_COMPARABLE, ("2,427 images, the table's are 2,426",))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffdataset,backbone,Art,Clipart,avg\r\nofficehome,RN50,0.7268,0.5123,0.6196\r\n",
+        "dataset\tdomain\tRN50\nofficehome\tArt\t72.68\nofficehome\tClipart\t51.23\n",
+    ],
+    ids=["a column a domain", "a column a backbone"],
+)
+def test_a_wide_csv_is_read_either_way(text: str, tmp_path: Path):
+    (tmp_path / "paper.csv").write_bytes(text.encode())
+    found = against(evaluation(("officehome",), ("RN50",)), find_table(str(tmp_path / "paper.csv")))
+    assert [(each.domain, each.verdict, each.candidates) for each in found.cells] == [
+        ("Art", SAME, (1764, 1764)),
+        ("Clipart", SAME, (2236, 2236)),
+    ]
+
+
 def test_an_impossible_printed_number_is_not_comparable(tmp_path: Path):
     (tmp_path / "paper.csv").write_text("dataset,domain,backbone,accuracy\nofficehome,Art,RN50,72.69\n")
     (cell,) = against(evaluation(("officehome",), ("RN50",)), find_table(str(tmp_path / "paper.csv"))).cells

@@ -11,6 +11,7 @@ from drawn_store import RECIPE, draw_dataset, fill
 from helpers import Program, Sharded
 
 from fastclip.cli import reproduce as reproduce_module
+from fastclip.models import weights
 from fastclip.models.backbones import OPENAI_BACKBONES
 from fastclip.results.cells import Cell
 from fastclip.results.published import embedded
@@ -128,14 +129,23 @@ def test_weights_that_are_not_openais_are_refused_before_any_work(lab: Program):
 
 
 def test_openais_archives_are_taken_from_their_own_cache(lab: Program, tmp_path: Path):
-    table = embedded.published_table()
     archive = tmp_path / "nobody" / ".cache" / "clip" / "ViT-B-32.pt"
     archive.parent.mkdir(parents=True)
     archive.write_bytes(b"x")
-    options = reproduce_module._published(_options("RN50", "ViT-B-32", shards=tmp_path / "shards"), table)
-    assert options.weights == {"ViT-B/32": archive}
-    given = _options("ViT-B-32", shards=tmp_path / "shards", weights={"ViT-B-32": tmp_path / "mine.pt"})
-    assert reproduce_module._published(given, table).weights == {"ViT-B-32": tmp_path / "mine.pt"}
+    places = {"shards": tmp_path / "shards", "store": tmp_path / "embeddings", "targets": ("letters",)}
+    options = reproduce_module._with_archives(_options("RN50", "ViT-B/32", **places))
+    assert options.weights == {"ViT-B/32": archive}, "RN50 is stored, and needs no weights"
+    given = _options("ViT-B/32", **places, weights={"ViT-B-32": tmp_path / "mine.pt"})
+    assert reproduce_module._with_archives(given).weights == {"ViT-B-32": tmp_path / "mine.pt"}
+
+
+def test_a_backbone_without_its_archive_is_refused_before_anything_is_downloaded(
+    lab: Program, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(weights, "_download", lambda backbone: pytest.fail("it would not be comparable"))
+    outcome = lab.here("reproduce", "-b", "RN50", "-b", "ViT-B-32")
+    assert outcome.code == 2 and outcome.err.count("\n") == 2 and outcome.out == ""
+    assert "ViT-B/32 is not embedded yet, and OpenAI's archive ViT-B-32.pt is not in ~/.cache/clip" in outcome.err
 
 
 def _options(*backbones: str, **changes: object):

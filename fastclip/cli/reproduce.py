@@ -20,7 +20,7 @@ from fastclip.cli.options import (
     takes_eval_options,
 )
 from fastclip.cli.results import DEFAULT, find_places
-from fastclip.errors import IntegrityError, UserError, printable
+from fastclip.errors import IncompleteError, IntegrityError, UserError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,10 +55,11 @@ def reproduce(
     json: Json = None,
     predictions: Predictions = None,
 ) -> None:
-    """Evaluate as the published table did, and compare counts of right answers with it, cell by cell.
+    """Evaluate as the published table did, and compare right answers with it.
 
-    The table is jindongwang/transferlearning's: OpenAI's nine backbones (or -b), zero-shot, on eight datasets, with the
-    prompt "a picture of a FOLDER". Only OpenAI's own weight files count; they are taken from ~/.cache/clip.
+    The table is jindongwang/transferlearning's: zero-shot, eight datasets.
+
+    OpenAI's nine backbones, unless -b names some, with their own archives.
     """
     from fastclip.cli.console import err, out
     from fastclip.cli.evaluate import embed_and_score, end
@@ -69,7 +70,8 @@ def reproduce(
     if require not in (None, *REQUIREMENTS):
         raise UserError(f"--require does not know {require!r}.", fix=f"--require {' | '.join(REQUIREMENTS)}")
     table, messages = published_table(), err()
-    options = replace(_published(options, table), workers=workers, store=store, share=share, unreadable=unreadable)
+    options = replace(options, workers=workers, store=store, share=share, unreadable=unreadable)
+    options = _with_archives(_published(options, table))
     places = find_places("eval", messages, results, json, predictions)
     evaluation = embed_and_score(
         options, places, messages, dry_run=dry_run, check=lambda setup: _check(setup, table, messages)
@@ -88,31 +90,43 @@ command = takes_eval_options(reproduce)
 
 
 def _published(options: EvalOptions, table: PublishedTable) -> EvalOptions:
-    """The options with the published datasets, backbones, prompts, and OpenAI's own weights where they are found."""
+    """The options with the published datasets, backbones and prompts. Raises `UserError` for others."""
     from fastclip.models.backbones import OPENAI_BACKBONES, known_backbone
-    from fastclip.models.weights import openai_archive
 
-    names = options.backbones or tuple(OPENAI_BACKBONES)
-    known = [known_backbone(name) for name in names]
-    published = {cell.backbone for cell in table.cells}
-    for name, backbone in zip(names, known, strict=True):
-        if backbone is None or backbone.name not in published:
+    names = []
+    for name in options.backbones or OPENAI_BACKBONES:
+        backbone = known_backbone(name)
+        if backbone is None or backbone.name not in OPENAI_BACKBONES:
             raise UserError(
                 f"The published table has no {printable(name)}.", fix=f"Choose from {', '.join(OPENAI_BACKBONES)}."
             )
+        names.append(backbone.name)
+    return replace(options, targets=_targets(options, table), backbones=tuple(names), prompts=("transferlearning",))
+
+
+def _with_archives(options: EvalOptions) -> EvalOptions:
+    """The options with OpenAI's own archives as weights, where none are given.
+
+    Raises `UserError` for a backbone that is neither stored nor has an archive here: the files that are downloaded
+    hold the same tensors, but no digest says so.
+    """
+    from fastclip.evaluate.setup import resolve
+    from fastclip.models.backbones import OPENAI_BACKBONES, known_backbone
+    from fastclip.models.weights import openai_archive
+
     given = {backbone.name for name in options.weights if (backbone := known_backbone(name))}
-    archives = {
-        backbone.name: path
-        for backbone in known
-        if backbone and not options.random_weights and backbone.name not in given and (path := openai_archive(backbone))
-    }
-    return replace(
-        options,
-        targets=_targets(options, table),
-        backbones=names,
-        prompts=("transferlearning",),
-        weights={**archives, **options.weights},
-    )
+    open_ones = [name for name in options.backbones if name not in given and not options.random_weights]
+    archives = {name: path for name in open_ones if (path := openai_archive(OPENAI_BACKBONES[name]))}
+    for name in (each for each in open_ones if each not in archives):
+        try:
+            resolve(replace(options, backbones=(name,), weights={}, recipes=()), only_stored=True)
+        except IncompleteError:
+            archive = OPENAI_BACKBONES[name].archive
+            raise UserError(
+                f"{name} is not embedded yet, and OpenAI's archive {archive} is not in ~/.cache/clip.",
+                fix=f"--weights {name}=FILE; or let OpenAI's package get it: import clip; clip.load({name!r}, 'cpu')",
+            ) from None
+    return replace(options, weights={**archives, **options.weights})
 
 
 def _targets(options: EvalOptions, table: PublishedTable) -> tuple[str, ...]:
@@ -148,8 +162,7 @@ def _check(setup: Setup, table: PublishedTable, messages: Console) -> None:
             raise UserError(
                 f"{name}: its weights are {weights}, not those of OpenAI's {archive}, so that no number would be "
                 "comparable.",
-                fix=f"--weights {name}=FILE with that archive, which OpenAI's package clip puts into ~/.cache/clip; or "
-                "fastclip eval, without verdicts",
+                fix=f"--weights {name}=FILE with that archive, or fastclip eval, which gives no verdicts",
             )
     for target in setup.targets if setup.process.reports else ():
         known, manifest = table.datasets[target.name], target.manifest
