@@ -36,7 +36,7 @@ def verdict_parts(found: Against) -> Iterator[str | Group]:
     for dataset in dict.fromkeys(each.dataset for each in found.cells):
         cells = [each for each in found.cells if each.dataset == dataset]
         if any(each.verdict != NOT_COMPARABLE for each in cells):
-            yield Group(Text(printable(f"{dataset}: right answers beside the published ones"), style="bold"),
+            yield Group(Text(printable(f"{dataset}: right answers, more or fewer than in the table"), style="bold"),
                         _differences(cells))  # fmt: skip
     if found.count(NOT_COMPARABLE) < len(found.cells):
         yield "= same count, ≈ within near ties, + and − images more and fewer, ? not comparable."
@@ -116,7 +116,7 @@ def _is_odd(average: AverageVerdict) -> bool:
 
 def _average_table(averages: Sequence[AverageVerdict], odd: bool) -> Table:
     """With the corrected average beside the printed one where that is odd: the mean of the printed cells."""
-    table = plain_table("backbone", *(("as printed", "yours", "corrected", "yours") if odd else ("published", "yours")))
+    table = plain_table("backbone", *(("as printed", "yours", "corrected", "yours") if odd else ("table", "yours")))
     several = len({each.column.way for each in averages}) > 1
     for each in averages:
         name = _name(each.column, several)

@@ -159,11 +159,14 @@ def _near_ties(
     evaluation: Evaluation, epsilon: float | None, answers: Mapping[tuple[str, str], DomainAnswers]
 ) -> dict[tuple[str, str, Column], NearTies]:
     known = {(each.dataset, each.domain, each.column): each for each in evaluation.near_ties}
-    if epsilon is None or all(each.epsilon == epsilon for each in known.values()):
+    if epsilon is None or (known and all(each.epsilon == epsilon for each in known.values())):
         return known
     if not answers:
+        stored = " and ".join(f"{each:g}" for each in sorted({each.epsilon for each in known.values()}))
         raise UserError(
-            f"The result counts near ties below {next(iter(known.values())).epsilon:g} only, not below {epsilon:g}.",
+            f"The result counts near ties below {stored} only, not below {epsilon:g}."
+            if known
+            else "The result counts no near ties.",
             fix="--predictions FILE, from which they are counted anew, or leave out --epsilon",
         )
     from fastclip.results.patterns import near_ties  # it needs NumPy

@@ -23,11 +23,11 @@ def choose(evaluation: Evaluation, table: PublishedTable) -> tuple[list[Pair], l
 
     for cell in evaluation.cells:
         found = rows.get((cell.dataset, cell.domain, cell.backbone), [])
-        own = [row for row in found if row.prompts in ("", cell.prompts)]
+        own = [row for name in (cell.prompts, "") for row in found if row.prompts == name]
         if cell.head != ZERO_SHOT:
             leave_out("of fitted heads")
         elif not found:
-            leave_out(f"of {cell.dataset}, {cell.backbone}")
+            leave_out(f"of {_missing(cell, table)}")
         elif not own:
             leave_out(f"with the prompts {cell.prompts}")
         else:
@@ -37,6 +37,15 @@ def choose(evaluation: Evaluation, table: PublishedTable) -> tuple[list[Pair], l
         leave_out(f"with the prompts {cell.prompts}")
     notes = [f"{_cells(number)} {what}" for what, number in others.items()]
     return chosen, [f"Not in the table: {', '.join(notes)}."] if notes else []
+
+
+def _missing(cell: Cell, table: PublishedTable) -> str:
+    """The word for what the table does not have: the dataset, the backbone, or the domain."""
+    if all(row.dataset != cell.dataset for row in table.cells):
+        return cell.dataset
+    if all((row.dataset, row.backbone) != (cell.dataset, cell.backbone) for row in table.cells):
+        return cell.backbone
+    return f"{cell.dataset}/{cell.domain}"
 
 
 def _cells(number: int) -> str:
