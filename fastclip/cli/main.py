@@ -22,8 +22,10 @@ from fastclip.cli import (
     download,
     evaluate,
     features,
+    grim,
     probe,
     report,
+    reproduce,
     shard,
     shards,
     status,
@@ -58,6 +60,8 @@ app.command("compare", cls=Command)(compare.command)
 app.command("features", cls=Command)(features.command)
 app.add_typer(store.app, name="store")
 app.command("bench", cls=Command)(bench.command)
+app.command("reproduce", cls=Command)(reproduce.command)
+app.command("grim", cls=Command)(grim.command)
 app.command("verify", cls=Command)(verify.command)
 app.command("status", cls=Command)(status.command)
 
