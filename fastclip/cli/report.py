@@ -135,7 +135,7 @@ def _print(inputs: Inputs, style: TableStyle, found: Any, console: Console) -> N
     for line in (*signs, *document.labels, *document.made):
         console.print(line, style="dim")
     if found:
-        from fastclip.report.against import verdict_parts  # type: ignore[import-not-found]
+        from fastclip.report.against import verdict_parts
 
         for part in verdict_parts(found):
             console.print(part)
@@ -165,11 +165,11 @@ def _json(inputs: Inputs, found: Any) -> str:
     from fastclip.report.terminal import random_warning
     from fastclip.results.result_file import to_json
 
-    more = {}
+    more: dict[str, Any] = {}
     if warning := random_warning(inputs.merged):
         more["warning"] = warning.strip(" —")
     if found:
-        from fastclip.results.verdicts import against_document  # type: ignore[attr-defined]
+        from fastclip.results.verdicts import against_document
 
         more["published"] = against_document(found)
     return to_json(inputs.merged, **more).decode()
