@@ -18,7 +18,8 @@ from drawn_tables import drawn_result
 from helpers import Program, write
 
 from fastclip.results.cells import Evaluation
-from fastclip.results.result_file import parse_result, to_json
+from fastclip.results.result_file import to_json
+from fastclip.results.result_reader import parse_result
 
 COUNTS = {
     ("photo", "RN50", "photo"): (80, 100),

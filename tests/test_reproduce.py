@@ -17,7 +17,7 @@ from fastclip.results.cells import Cell
 from fastclip.results.published import embedded
 from fastclip.results.published.printed import Printed
 from fastclip.results.published.table import PublishedCell, PublishedDataset, PublishedTable
-from fastclip.results.result_file import read_result
+from fastclip.results.result_reader import read_result
 
 CARD = """\
 classes = ["apple", "bread", "cup"]

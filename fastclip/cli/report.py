@@ -210,7 +210,7 @@ def _print_runs(console: Console) -> None:
     from fastclip.cli.results import DEFAULT
     from fastclip.errors import FastclipError, printable
     from fastclip.report.style import plain_table, titled
-    from fastclip.results.result_file import read_result
+    from fastclip.results.result_reader import read_result
     from fastclip.results.run_list import find_runs
 
     runs = find_runs(DEFAULT)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fastclip.results.cells import Evaluation
     from fastclip.results.comparing import Family
     from fastclip.results.kept import Kept
-    from fastclip.results.prediction_file import PredictionRows
+    from fastclip.results.prediction_reader import PredictionRows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ def _answers(kept: Sequence[Kept]) -> PredictionRows | None:
     from fastclip.files import digest
     from fastclip.results.aligning import join
     from fastclip.results.cells import PredictionFile
-    from fastclip.results.prediction_file import PredictionRows
+    from fastclip.results.prediction_reader import PredictionRows
 
     found = {each.name: each.rows for each in kept if each.predictions}
     if len(found) < 2:

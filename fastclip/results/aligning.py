@@ -12,7 +12,7 @@ from fastclip.errors import IntegrityError, UserError
 from fastclip.results.answers import ColumnAnswers, DomainAnswers
 from fastclip.results.cells import Evaluation, Patterns
 from fastclip.results.patterns import count_patterns
-from fastclip.results.prediction_file import PredictionRows
+from fastclip.results.prediction_reader import PredictionRows
 
 SAME_SHARDS = "Compare runs over the same images and labels: fastclip eval for both, with the same --shards."
 

@@ -12,7 +12,7 @@ from fastclip.results.published.csv_file import PrintedRow, read_printed
 from fastclip.results.published.embedded import published_table
 from fastclip.results.published.printed import Printed
 from fastclip.results.published.table import PublishedCell, PublishedTable
-from fastclip.results.result_file import read_result
+from fastclip.results.result_reader import read_result
 
 PUBLISHED = "published"
 OF_COUNTS = 4
