@@ -2,7 +2,9 @@
 
     .venv/bin/python docs/fill.py [PAGE …]
 
-A mark is `<!-- output: WORDS -->`, where WORDS follow `fastclip`; the block ends at `<!-- end -->`.
+A mark is `<!-- output: WORDS -->`, where WORDS follow `fastclip`; the block ends at `<!-- end -->`. Another one is
+`<!-- picture: FILE WIDTH HEIGHT SCHEME PAGE -->` beside an image FILE: that of a PAGE that a command has written, taken
+with Chromium where it is installed. Names with a `*` are looked up, as a shell does.
 """
 
 from __future__ import annotations
@@ -10,21 +12,50 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
+PICTURE = re.compile(r"<!-- picture: (\S+) (\d+) (\d+) (light|dark) (\S+) -->")
 BLOCK = re.compile(r"<!-- output: (.*?) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def output(words: str, folder: Path) -> str:
     """The output of `fastclip WORDS`, 80 columns wide, in a folder that holds the demo's dataset."""
-    command = [sys.executable, "-m", "fastclip", *shlex.split(words)]
+    command = [sys.executable, "-m", "fastclip", *_looked_up(shlex.split(words), folder)]
     environment = {**os.environ, "COLUMNS": "80", "PYTHONPATH": str(HERE.parent), "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def _looked_up(words: Iterable[str], folder: Path) -> Iterable[str]:
+    for word in words:
+        if "*" in word:
+            yield from sorted(str(path.relative_to(folder)) for path in folder.glob(word))
+        else:
+            yield word
+
+
+def take_pictures(text: str, folder: Path) -> None:
+    """Take the pictures that a page names, of the pages that its commands have written."""
+    found = PICTURE.findall(text)
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not found or not browser:
+        return
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        for name, width, height, scheme, page in found:
+            (path,) = folder.glob(page)
+            tab = chromium.new_page(viewport={"width": int(width), "height": int(height)}, color_scheme=scheme)
+            tab.goto(path.resolve().as_uri())
+            tab.screenshot(path=HERE / name)
+        chromium.close()
 
 
 def filled(text: str, folder: Path) -> str:
@@ -47,7 +78,9 @@ def main() -> None:
     for page in [Path(name) for name in sys.argv[1:]] or marked:
         with tempfile.TemporaryDirectory() as folder:
             output("demo", Path(folder))
-            page.write_text(filled(page.read_text(), Path(folder)))
+            text = filled(page.read_text(), Path(folder))
+            take_pictures(text, Path(folder))
+            page.write_text(text)
         print(page)
 
 

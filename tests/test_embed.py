@@ -119,7 +119,7 @@ def test_every_option_says_whether_it_changes_an_embedding():
     ]
     assert not undeclared
     # The first is a way to write `backbones`, the second embeds nothing, the third is scored beside zero-shot.
-    shown_only = {"all_backbones", "dry_run", "head", "json", "predictions"}
+    shown_only = {"all_backbones", "dry_run", "head", "results", "json", "predictions"}
     typed = set(inspect.signature(eval_command.command).parameters)
     assert typed - shown_only == {field.name for field in dataclasses.fields(EvalOptions)}
 

@@ -130,7 +130,8 @@ def test_a_card_names_the_classes_after_sharding_too_and_the_numbers_are_those_o
     (numbered.shards / "numbered.toml").unlink()
     assert outcome.code == 0, outcome.err
     record = json.loads((tmp_path / "r.json").read_bytes())
-    assert record["datasets"][0]["names"] == names
+    facts = record["datasets"][0]
+    assert dict(zip(facts["classes"], facts["names"], strict=True)) == names
     plain = shard(_named(numbered, tmp_path / "named", names), tmp_path / "shards", "named")
     (tmp_path / "spaced.txt").write_text("a picture of a {}\n")  # readable names have no underscores
     words = ("--prompts", "photo", "--prompts", "spaced.txt", "--json", "n.json")

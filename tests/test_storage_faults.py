@@ -233,7 +233,7 @@ def test_a_complete_store_that_is_read_only_is_scored_under_any_prompts(
     command = ["eval", "shapes", "-b", "tiny", "--shards", shapes.shards, "--precision", "fp32"]
     for prompts in ("transferlearning", "photo"):
         ours = fastclip.here(*command, "--store", disk / "store", "--prompts", prompts)
-        assert (ours.code, ours.err) == (0, "")
+        assert ours.code == 0 and ours.err.startswith("Result kept: ") and ours.err.count("\n") == 1
         assert ours.out.startswith(evaluate(options(shapes, whole.store, prompts=(prompts,))))
     assert contents(disk) == before
 
@@ -463,8 +463,9 @@ def test_an_error_in_the_report_costs_the_report_and_neither_table_nor_parts(
     ):
         outcome = fastclip.here(*command, option, path)
         assert outcome.code == 4 and outcome.out.startswith(whole.table)
-        error, fix = outcome.err.splitlines()
+        kept, error, fix = outcome.err.splitlines()
         assert error == f"Error: Cannot write {path}: {message}." and "again" in fix
+        assert kept.startswith("Result kept: ")
         assert parts(whole.store) == before and not temporaries(disk)
     written = fastclip.here(*command, "--json", "not/yet/there/r.json")
     record = (fastclip.folder / "not" / "yet" / "there" / "r.json").read_text()

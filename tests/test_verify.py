@@ -388,6 +388,7 @@ def test_a_precision_holds_while_it_is_finite_and_near_and_tells_what_it_flips()
     turned[2, 3] = 0.1
     near = precision_check("tiny in bf16", answers(turned, [0, 0, 1]), exact)
     assert near.holds is True and near.figure == "cosine ≥ 0.99503, 2 of 3 flipped, leads ≤ 0.2"
+    assert near.flipped_lead == 0.25
     far = precision_check("tiny in bf16", answers(np.roll(turned, 1, axis=1), [0, 1, 2]), exact)
     assert far.holds is False and len(far.details) == 1
     broken = precision_check("tiny in fp16", answers(np.full((3, 4), np.nan), [0, 1, 2]), exact)

@@ -40,6 +40,7 @@ def command(
     from fastclip.bench.records import append_records, kept_records_path
     from fastclip.bench.stages import bench
     from fastclip.cli.console import err, out
+    from fastclip.report.style import titled
 
     with (
         tempfile.TemporaryDirectory(prefix="fastclip-") as scratch,
@@ -52,9 +53,11 @@ def command(
     if json:
         append_records(json, found.records)
     console = out()
-    console.print(_table(found))
-    for line in _sentences(found):
-        console.print(line)
+    console.print(titled("the speed of every stage", _table(found)))
+    bounds, *facts = _sentences(found)
+    console.print(bounds)
+    for line in facts:
+        console.print(line, style="dim")
 
 
 def _table(found: Bench) -> Table:

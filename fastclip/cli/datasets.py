@@ -29,7 +29,7 @@ def list_all(context: typer.Context, shards: Shards = "shards") -> None:
     from fastclip.data.catalogue import list_cards
     from fastclip.data.shards.manifest import list_datasets, read_manifest
     from fastclip.errors import FastclipError, printable
-    from fastclip.report.style import plain_table
+    from fastclip.report.style import plain_table, titled
     from fastclip.storage.folders import open_folder
 
     folder = open_folder(shards)
@@ -44,11 +44,12 @@ def list_all(context: typer.Context, shards: Shards = "shards") -> None:
     for name in sorted(cards.keys() | manifests.keys()):
         table.add_row(name, *_facts(cards.get(name), manifests.get(name)), _sharded(name, manifests))
     console = out()
-    console.print(table)
+    console.print(titled("known and sharded datasets", table))
     for name in (name for name, manifest in manifests.items() if manifest is None):
         console.print(f"{printable(name)} cannot be used. To see why: fastclip shards check {printable(name)}")
     console.print(
-        printable(f"Sharded datasets are in {folder}. A file NAME.toml there describes a dataset of your own.")
+        printable(f"Sharded datasets are in {folder}. A file NAME.toml there describes a dataset of your own."),
+        style="dim",
     )
     console.print("More about one dataset: fastclip datasets show NAME")
 

@@ -26,7 +26,7 @@ from fastclip.cli.options import (
     prompt_sets,
     takes_eval_options,
 )
-from fastclip.cli.results import DEFAULT, find_places
+from fastclip.cli.results import DEFAULT, Places, find_places
 from fastclip.errors import EXIT_INCOMPLETE, EXIT_UNREADABLE, FastclipError
 
 if TYPE_CHECKING:
@@ -74,7 +74,6 @@ def evaluate(
     Any number of processes: accelerate launch --config_file FILE -m fastclip eval …
     """
     from fastclip.cli.console import err
-    from fastclip.evaluate.setup import resolve
 
     options = replace(
         options, prompts=prompt_sets(prompts), workers=workers, store=store, share=share, unreadable=unreadable
@@ -83,15 +82,42 @@ def evaluate(
     places = find_places("eval", messages, results, json, predictions)
     heads = []
     if head:
-        from fastclip.evaluate.given_heads import heads_by_domain, load_heads, options_with
+        from fastclip.evaluate.given_heads import load_heads, options_with
 
         heads = load_heads(head)
         options = options_with(options, heads)
+    evaluation = embed_and_score(options, places, messages, heads, dry_run=dry_run)
+    if evaluation:
+        end(evaluation)
+
+
+command = takes_eval_options(evaluate)
+
+
+def embed_and_score(
+    options: EvalOptions,
+    places: Places,
+    messages: Console,
+    heads: Sequence[GivenHead] = (),
+    *,
+    dry_run: bool = False,
+    check: Callable[[Setup], None] = lambda setup: None,
+) -> Evaluation | None:
+    """Embed what is missing, print the table and keep the run. None for a dry run and a process that prints no table.
+
+    `check` may refuse the setup by an error before any work is done.
+    """
+    from fastclip.evaluate.setup import resolve
+
     setup = resolve(options)
+    check(setup)
     if heads:
+        from fastclip.evaluate.given_heads import heads_by_domain
+
         heads_by_domain(setup, heads)  # a head that does not fit is refused before hours of embedding, not after
     if dry_run:
-        return _print_forecast(setup)
+        _print_forecast(setup)
+        return None
     if setup.process.reports:
         for line in _twins(setup):
             messages.print(line, soft_wrap=True)
@@ -106,7 +132,8 @@ def evaluate(
                 report.done = embed(setup, report.advance)
             failures = report.done.failures
         if not setup.process.reports:
-            return _end_share(setup, failures, messages)
+            _end_share(setup, failures, messages)
+            return None
         evaluation, answers = _score(setup, heads)
         if evaluation.complete or failures:
             break
@@ -116,12 +143,13 @@ def evaluate(
     places.keep(evaluation, answers, messages)
     if not evaluation.complete and failures:
         raise failures[0]
+    return evaluation
+
+
+def end(evaluation: Evaluation) -> None:
+    """Leave with the exit code of an evaluation that is not complete, or whose unreadable images need a decision."""
     if not evaluation.complete or evaluation.undecided:
         raise typer.Exit(EXIT_UNREADABLE if evaluation.complete else EXIT_INCOMPLETE)
-    return None
-
-
-command = takes_eval_options(evaluate)
 
 
 def _score(setup: Setup, heads: Sequence[GivenHead]) -> tuple[Evaluation, list[ShardAnswers]]:
@@ -172,7 +200,8 @@ def _print_forecast(setup: Setup) -> None:
 def _print_results(setup: Setup, evaluation: Evaluation, failures: list[FastclipError], messages: Console) -> None:
     """The table, its footnotes, and the shards that were given up."""
     from fastclip.cli.console import out
-    from fastclip.report.heads import given_head_notes, head_tables
+    from fastclip.report.head_notes import given_head_notes
+    from fastclip.report.heads import head_tables
     from fastclip.report.terminal import footnotes, tables
 
     console = out()

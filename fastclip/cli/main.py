@@ -16,12 +16,16 @@ from fastclip import __version__
 from fastclip.cli import (
     adapt,
     bench,
+    compare,
     datasets,
     demo,
     download,
     evaluate,
     features,
+    grim,
     probe,
+    report,
+    reproduce,
     shard,
     shards,
     status,
@@ -51,9 +55,13 @@ app.add_typer(shards.app, name="shards")
 app.command("eval", cls=Command)(evaluate.command)
 app.command("probe", cls=Command)(probe.command)
 app.command("adapt", cls=Command)(adapt.command)
+app.command("report", cls=Command)(report.command)
+app.command("compare", cls=Command)(compare.command)
 app.command("features", cls=Command)(features.command)
 app.add_typer(store.app, name="store")
 app.command("bench", cls=Command)(bench.command)
+app.command("reproduce", cls=Command)(reproduce.command)
+app.command("grim", cls=Command)(grim.command)
 app.command("verify", cls=Command)(verify.command)
 app.command("status", cls=Command)(status.command)
 

@@ -28,12 +28,15 @@ def command(options: EvalOptions, store: Store = Path("embeddings")) -> None:
     from fastclip.cli.console import out
     from fastclip.evaluate.setup import resolve
     from fastclip.evaluate.status import status
+    from fastclip.report.style import titled
 
     setup = resolve(replace(options, store=store), only_look=True)
     cells = status(setup)
     console = out()
-    console.print(_table(cells))
-    for line in [*_recipes(cells, setup.weights), *_reasons(cells)]:
+    console.print(titled("what is embedded", _table(cells)))
+    for line in _recipes(cells, setup.weights):
+        console.print(line, style="dim")
+    for line in _reasons(cells):
         console.print(line)
     if not all(cell.complete for cell in cells):
         raise typer.Exit(EXIT_INCOMPLETE)

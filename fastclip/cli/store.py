@@ -34,7 +34,7 @@ def list_all(context: typer.Context, store: Folder = DEFAULT, shards: Shards = "
         return
     from fastclip.cli.console import out
     from fastclip.features.holdings import list_holdings
-    from fastclip.report.style import plain_table
+    from fastclip.report.style import plain_table, titled
     from fastclip.store.store import Store
 
     opened = Store(store)
@@ -47,9 +47,9 @@ def list_all(context: typer.Context, store: Folder = DEFAULT, shards: Shards = "
         for row in _rows(each):
             table.add_row(*map(printable, row))
     if holdings:
-        console.print(table)
+        console.print(titled(f"recipes in {store}", table))
     for each in holdings:
-        console.print(printable(_facts(each)))
+        console.print(printable(_facts(each)), style="dim")
     bare = [name for name in opened.recipe_folders() if name not in {each.recipe.id for each in holdings}]
     for line in [*unusable, *(_bare(opened, name) for name in bare)]:
         console.print(printable(line))

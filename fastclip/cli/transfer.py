@@ -87,7 +87,8 @@ def _device(asked: str | None, seconds: float) -> str | None:
 
 
 def _print(outcome: Outcome, by_pair: bool) -> None:
-    from fastclip.report.heads import fit_table, head_notes, head_tables, pair_tables
+    from fastclip.report.head_notes import head_notes
+    from fastclip.report.heads import fit_table, head_tables, pair_tables
     from fastclip.report.terminal import footnotes
     from fastclip.results.pairs import pairs_with_zero_shot
 

@@ -71,10 +71,10 @@ def print_certificate(certificate: Certificate) -> None:
 
     from fastclip.cli.console import out
     from fastclip.errors import printable
+    from fastclip.report.style import titled
 
     console = out()
-    console.print(Text("fastclip verify", style="bold"))
-    console.print(_table(certificate.checks))
+    console.print(titled("fastclip verify", _table(certificate.checks)))
     for check in certificate.failed:
         for line in check.details[:MOST_DETAILS]:
             console.print(printable(line))

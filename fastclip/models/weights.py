@@ -130,9 +130,13 @@ def _in_caches(backbone: Backbone) -> Path | None:
 
     if backbone.hub and isinstance(found := try_to_load_from_cache(backbone.hub, HUB_FILE), str):
         return Path(found)
-    if backbone.archive and (archive := _openai_cache() / backbone.archive).is_file():
-        return archive
-    return None
+    return openai_archive(backbone)
+
+
+def openai_archive(backbone: Backbone) -> Path | None:
+    """OpenAI's archive of `backbone` where OpenAI's own package keeps it, if it is there."""
+    archive = _openai_cache() / backbone.archive if backbone.archive else None
+    return archive if archive and archive.is_file() else None
 
 
 def _openai_cache() -> Path:

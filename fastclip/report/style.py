@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +15,11 @@ from fastclip.errors import printable
 
 NARROWEST_NAME = 12
 """Columns that a folded name keeps, however many numbers stand beside it."""
+
+
+def titled(title: str, table: Table) -> Group:
+    """A table under its title."""
+    return Group(Text(printable(title), style="bold"), table)
 
 
 def plain_table(*columns: str, left: int = 1) -> Table:

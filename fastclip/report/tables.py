@@ -1,90 +1,139 @@
-"""The tables of a result in no format: rows, columns, numbers and their marks. Every format prints the same numbers."""
+"""The tables of a result in no format: a row a backbone and head, a column a domain. Every format prints the same."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
+from statistics import stdev
 
-from fastclip.errors import UserError
-from fastclip.results.cells import Column
-from fastclip.results.statistics import Interval
+from fastclip.report.marks import marked, ties
+from fastclip.report.numbers import (
+    AVERAGES,
+    BEST,
+    MACRO,
+    MARKS,
+    MICRO,
+    NO_NUMBER,
+    RANDOM,
+    SECOND,
+    TIED,
+    UNMARKED,
+    Number,
+    Row,
+    Section,
+    Table,
+    TableStyle,
+    interval_text,
+    percent,
+    way,
+)
+from fastclip.results.cells import ZERO_SHOT, Cell, Column, Evaluation, mean
+from fastclip.results.statistics import mean_interval, wilson
 
-NO_NUMBER = "—"
-MARKS = ("best", "tied", "none")
-AVERAGES = ("macro", "micro", "both")
-BEST, SECOND, TIED = "best", "second", "tied"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableStyle:
-    """How tables are printed."""
-
-    decimals: int = 2
-    """Of percentages."""
-    mark: str = "best"
-    """`best`: the best number of a column and the second; `tied`: all that Holm's test cannot tell from the best."""
-    average: str = "macro"
-    intervals: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.decimals <= 6:
-            raise UserError(f"--decimals must be from 0 to 6, not {self.decimals}.", fix="--decimals 2")
-        for name, known in (("mark", MARKS), ("average", AVERAGES)):
-            if getattr(self, name) not in known:
-                raise UserError(f"--{name} does not know {getattr(self, name)!r}.", fix=f"--{name} {' | '.join(known)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Number:
-    """One accuracy of a table, a fraction of 1, or None where there is none."""
-
-    value: Fraction | None
-    text: str
-    """The percentage at the table's decimals, half to even from the exact fraction; a dash for none."""
-    mark: str = ""
-    """`best`, `second`, `tied`, or nothing."""
-    interval: Interval | None = None
-    right: int | None = None
-    images: int | None = None
-    """The counts of a cell; None for an average."""
+__all__ = [
+    "AVERAGES", "BEST", "MACRO", "MARKS", "MICRO", "NO_NUMBER", "RANDOM", "SECOND", "TIED", "UNMARKED", "Number", "Row",
+    "Section", "Table", "TableStyle", "accuracy_tables", "interval_text", "percent", "way",
+]  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One column of answers (a backbone with a head) over the domains of a dataset: a row of its table."""
-
-    column: Column
-    numbers: tuple[Number, ...]
-    """One a header of the table."""
-    comparable: bool
-    """False for random weights, which nothing is compared with."""
+def accuracy_tables(evaluation: Evaluation, style: TableStyle = UNMARKED) -> list[Table]:
+    """A table for each dataset and sample, in the order of the cells; domains in the order of the dataset's card."""
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in evaluation.cells:
+        groups.setdefault((cell.dataset, cell.sample), []).append(cell)
+    return [_table(evaluation, *key, cells, style) for key, cells in groups.items()]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """Rows whose best number is marked: the backbones of one prompt set or method, or all rows of one backbone."""
+def _table(evaluation: Evaluation, dataset: str, sample: str, cells: Sequence[Cell], style: TableStyle) -> Table:
+    domains = _in_order(dataset, list(dict.fromkeys(cell.domain for cell in cells)))
+    of_row: dict[Column, list[Cell]] = {}
+    for cell in cells:
+        of_row.setdefault(without_seed(cell.column), []).append(cell)
+    random = {each.backbone for each in evaluation.recipes if each.dataset == dataset and each.recipe.random_weights}
+    rows = [
+        Row(
+            column=column,
+            numbers=tuple(_numbers(found, domains, evaluation.unreadable_policy, style)),
+            comparable=column.backbone not in random,
+        )
+        for column, found in of_row.items()
+    ]
+    headers = (*domains, *(style.averages if len(domains) > 1 else ()))
+    sections = _sections(rows)
+    if style.mark != "none":
+        tied = ties(evaluation, dataset, of_row) if style.mark == "tied" else None
+        sections = [replace(each, rows=marked(each.rows, domains, headers, style.decimals, tied)) for each in sections]
+    return Table(dataset=dataset, sample=sample, headers=headers, sections=tuple(sections))
 
-    title: str
-    """Empty if the table has only one section."""
-    rows: tuple[Row, ...]
-    by_backbone: bool
-    """Whether rows are called by their backbones; otherwise by their heads."""
+
+def without_seed(column: Column) -> Column:
+    """The column of all seeds of a head."""
+    return column._replace(head=re.sub(r", seed \d+", "", column.head))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """The table of one dataset."""
+def _in_order(dataset: str, domains: list[str]) -> list[str]:
+    """The domains in the order of the dataset's card, if it has one that knows all of them."""
+    from fastclip.data.catalogue import find_card
 
-    dataset: str
-    headers: tuple[str, ...]
-    """Domains, and `Avg.` where there are several."""
-    sections: tuple[Section, ...]
+    card = find_card(dataset) if re.fullmatch(r"[A-Za-z0-9_-]+", dataset) else None
+    known = [each.name for each in card.domains] if card else []
+    return sorted(domains, key=known.index) if set(domains) <= set(known) else domains
 
 
-def percent(value: Fraction | None, decimals: int = 2) -> str:
-    """A fraction of 1 in percent: half to even, from the exact fraction. A dash for None."""
-    if value is None:
-        return NO_NUMBER
-    scaled = round(value * 100 * 10**decimals)  # of a Fraction: exact, half to even
-    sign, digits = ("-" if scaled < 0 else ""), str(abs(scaled)).rjust(decimals + 1, "0")
-    return f"{sign}{digits[: len(digits) - decimals]}.{digits[len(digits) - decimals :]}" if decimals else sign + digits
+def _sections(rows: Sequence[Row]) -> list[Section]:
+    if len({row.column.backbone for row in rows}) == 1:
+        return [Section(title="", rows=tuple(rows), by_backbone=False)]
+    ways: dict[str, list[Row]] = {}
+    for row in rows:
+        prompts = row.column.head == ZERO_SHOT
+        ways.setdefault(f"prompts: {row.column.prompts}" if prompts else row.column.head, []).append(row)
+    titles = list(ways) if len(ways) > 1 else [""]
+    return [Section(title=title, rows=tuple(found), by_backbone=True)
+            for title, found in zip(titles, ways.values(), strict=True)]  # fmt: skip
+
+
+def _numbers(cells: Sequence[Cell], domains: Sequence[str], policy: str, style: TableStyle) -> list[Number]:
+    """The numbers of a row, of which several seeds have a cell each in every domain."""
+    seeds: dict[str, dict[str, Cell]] = {}
+    for cell in cells:
+        seeds.setdefault(cell.head, {})[cell.domain] = cell
+    of_seeds = [[_number_of(each.get(domain), policy, style) for domain in domains] for each in seeds.values()]
+    if len(domains) > 1:
+        for numbers in of_seeds:
+            numbers += [_average(name, numbers[: len(domains)], style) for name in style.averages]
+    return [_of_seeds(each, style) for each in zip(*of_seeds, strict=True)]
+
+
+def _number_of(cell: Cell | None, policy: str, style: TableStyle) -> Number:
+    seen = cell.seen(policy) if cell else None
+    if not cell or not seen:
+        return Number(value=None, text=NO_NUMBER)
+    value = Fraction(cell.top1, seen)
+    return Number(
+        value=value, text=percent(value, style.decimals), interval=wilson(cell.top1, seen), right=cell.top1, images=seen
+    )
+
+
+def _average(name: str, numbers: Sequence[Number], style: TableStyle) -> Number:
+    counts = [(each.right, each.images) for each in numbers if each.right is not None and each.images]
+    if len(counts) < len(numbers):
+        return Number(value=None, text=NO_NUMBER)
+    right, images = sum(right for right, _ in counts), sum(images for _, images in counts)
+    value = mean([each.value for each in numbers]) if name == MACRO else Fraction(right, images)
+    interval = mean_interval(counts) if name == MACRO else wilson(right, images)
+    return Number(value=value, text=percent(value, style.decimals), interval=interval)
+
+
+def _of_seeds(numbers: Sequence[Number], style: TableStyle) -> Number:
+    values = [each.value for each in numbers if each.value is not None]
+    if len(numbers) == 1 or len(values) < len(numbers):
+        return numbers[0] if len(numbers) == 1 else Number(value=None, text=NO_NUMBER)
+    middle, spread = mean(values), Fraction(stdev(map(float, values)))
+    images = {each.images for each in numbers}
+    return Number(
+        value=middle,
+        text=f"{percent(middle, style.decimals)} ±{percent(spread, style.decimals)}",
+        images=images.pop() if len(images) == 1 else None,
+    )

@@ -1,59 +1,121 @@
-"""The table of accuracies at top 1 in percent: a row a backbone, a column a domain. No torch."""
+"""The tables of a result on a terminal, and the lines below them. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
 
+import rich.table
 from rich.console import Group
 from rich.text import Text
 
 from fastclip.errors import printable
 from fastclip.models.weights import describe_weights
-from fastclip.report.style import plain_table
-from fastclip.results.cells import Cell, Evaluation, mean
+from fastclip.report.style import plain_table, titled
+from fastclip.report.tables import (
+    BEST,
+    MACRO,
+    MICRO,
+    RANDOM,
+    SECOND,
+    TIED,
+    UNMARKED,
+    Number,
+    Row,
+    Section,
+    Table,
+    TableStyle,
+    accuracy_tables,
+    interval_text,
+    way,
+)
+from fastclip.results.cells import Evaluation
 
-NO_NUMBER = "—"
+STYLES = {BEST: "bold", TIED: "bold", SECOND: "underline"}
+HEADERS = {MACRO: "average", MICRO: "micro"}
 
 
-def tables(evaluation: Evaluation) -> Iterator[Group]:
-    """One table a dataset under its title; with several prompt sets, a section for each."""
-    for dataset in _unique(cell.dataset for cell in evaluation.cells):
-        cells = [cell for cell in evaluation.cells if cell.dataset == dataset]
-        yield _table(dataset, cells, evaluation)
+def tables(evaluation: Evaluation, style: TableStyle = UNMARKED) -> Iterator[Group]:
+    """One table a dataset under its title; with several prompt sets, a section for each.
+
+    The heads of a single backbone are rows beside each other.
+    """
+    for table in accuracy_tables(evaluation, style):
+        only_prompts = all(section.heading != "head" for section in table.sections)
+        drawn = by_section(table) if only_prompts else by_backbone(table)
+        yield titled(title_of(table, evaluation), drawn)
 
 
-def _table(dataset: str, cells: list[Cell], evaluation: Evaluation) -> Group:
-    domains = _unique(cell.domain for cell in cells)
-    title = f"{dataset}: accuracy, %{random_warning(evaluation)}"
-    table = plain_table("backbone", *domains, *(["average"] if len(domains) > 1 else []))
-    if len(domains) > 1:
-        table.columns[-1].style = "bold"
-    for prompts in _unique(cell.prompts for cell in cells):
-        table.add_section()
-        table.add_row(Text(printable(f"prompts: {prompts}"), style="dim"))
-        for backbone in _unique(cell.backbone for cell in cells):
-            row = {c.domain: c for c in cells if (c.prompts, c.backbone) == (prompts, backbone)}
-            numbers = _numbers([row[domain] for domain in domains], evaluation.unreadable_policy)
-            table.add_row(Text(printable(backbone)), *numbers)
-    return Group(Text(printable(title), style="bold"), table)
+def title_of(table: Table, evaluation: Evaluation) -> str:
+    """The title of a table, which says so where weights were drawn."""
+    sample = f", on {table.sample}" if table.sample else ""
+    return f"{table.dataset}: accuracy, %{sample}{random_warning(evaluation)}"
+
+
+def by_section(table: Table) -> rich.table.Table:
+    """A row a backbone, below the name of its prompt set or head."""
+    drawn = _empty(table, "backbone")
+    for section in table.sections:
+        title = None
+        for row in section.rows:
+            if title != (title := _title(section, row)):
+                drawn.add_section()
+                drawn.add_row(Text(printable(title), style="dim"))
+            drawn.add_row(Text(printable(row.column.backbone)), *map(_number, row.numbers))
+    return drawn
+
+
+def by_backbone(table: Table) -> rich.table.Table:
+    """A row a head, with a section for each backbone."""
+    drawn = _empty(table, "backbone", "head")
+    for backbone in dict.fromkeys(row.column.backbone for row in table.rows):
+        drawn.add_section()
+        for number, row in enumerate(each for each in table.rows if each.column.backbone == backbone):
+            names = (backbone if not number else "", way(row.column))
+            drawn.add_row(*(Text(printable(name)) for name in names), *map(_number, row.numbers))
+    return drawn
+
+
+def interval_tables(evaluation: Evaluation, style: TableStyle) -> Iterator[Group]:
+    """One table a dataset: a row a number, with its confidence interval and its counts."""
+    for table in accuracy_tables(evaluation, style):
+        heading = table.sections[0].heading
+        drawn = plain_table(heading, "domain", "accuracy", "interval", "right", "images", left=2)
+        for section in table.sections:
+            if section.title:
+                drawn.add_section()
+                drawn.add_row(Text(printable(section.title), style="dim"))
+            for row in section.rows:
+                for place, (header, number) in enumerate(zip(table.headers, row.numbers, strict=True)):
+                    name = printable(section.name(row)) if not place else ""
+                    counts = ["" if each is None else f"{each:,}" for each in (number.right, number.images)]
+                    interval = interval_text(number.interval, style.decimals)
+                    drawn.add_row(Text(name), HEADERS.get(header, header), _number(number), interval, *counts)
+        yield titled(title_of(table, evaluation), drawn)
+
+
+def _title(section: Section, row: Row) -> str:
+    return section.title or (f"prompts: {row.column.prompts}" if row.column.prompts else row.column.head)
+
+
+def _empty(table: Table, *names: str) -> rich.table.Table:
+    shown = [HEADERS.get(header, header) for header in table.headers]
+    drawn = plain_table(*names, *shown, left=len(names))
+    marked = any(number.mark for row in table.rows for number in row.numbers)
+    if not marked and table.headers[-1] in HEADERS:
+        drawn.columns[-1].style = "bold"
+    return drawn
+
+
+def _number(number: Number) -> Text:
+    """A number in the style of its mark."""
+    middle, blank, spread = number.text.partition(" ")
+    return Text.assemble((middle, STYLES.get(number.mark, "")), blank + spread)
 
 
 def random_warning(evaluation: Evaluation) -> str:
     """The end of a title where weights were drawn; empty otherwise."""
     random = any(used.recipe.random_weights for used in evaluation.recipes)
-    return " — RANDOM WEIGHTS, NOT A RESULT" if random else ""
-
-
-def _numbers(cells: list[Cell], policy: str) -> list[str]:
-    accuracies = [cell.accuracy(policy) for cell in cells]
-    shown = [percent(accuracy) for accuracy in accuracies]
-    return shown if len(cells) == 1 else [*shown, percent(mean(accuracies))]
-
-
-def percent(accuracy: Fraction | None) -> str:
-    """An accuracy in percent with two decimals; a dash for none."""
-    return NO_NUMBER if accuracy is None else f"{float(accuracy * 100):.2f}"
+    return f" — {RANDOM}" if random else ""
 
 
 def _made(evaluation: Evaluation) -> Iterator[str]:
@@ -105,7 +167,3 @@ def footnotes(evaluation: Evaluation, *, can_go_on: bool = True) -> list[str]:
     if missing and can_go_on:
         lines.append("Incomplete: run the same command again to go on.")
     return [printable(line) for line in lines]
-
-
-def _unique(values: Iterator[str]) -> list[str]:
-    return list(dict.fromkeys(values))

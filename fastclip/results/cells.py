@@ -167,6 +167,15 @@ class Patterns:
         """Images of all combinations."""
         return sum(self.counts.values())
 
+    def project(self, columns: Sequence[Column]) -> dict[str, int]:
+        """The same counts of `columns` alone, in their order."""
+        places = [self.columns.index(each) for each in columns]
+        counts: dict[str, int] = {}
+        for bits, images in self.counts.items():
+            fewer = "".join(bits[place] for place in places)
+            counts[fewer] = counts.get(fewer, 0) + images
+        return dict(sorted(counts.items()))
+
     def only(self, a: Column, b: Column) -> tuple[int, int]:
         """The images that only `a`, and only `b`, answers correctly."""
         first, second = self.columns.index(a), self.columns.index(b)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from fastclip.results.cells import ZERO_SHOT, Column, Evaluation
+from fastclip.results.cells import ZERO_SHOT, Column, Evaluation, Patterns
 from fastclip.results.statistics import mcnemar
 
 
@@ -34,22 +35,34 @@ class Pair:
         return mcnemar(self.only_a, self.only_b).exact
 
 
+def find_patterns(evaluation: Evaluation, dataset: str, domain: str, columns: Collection[Column]) -> Patterns | None:
+    """The patterns of one domain that hold all `columns`; None if the result has no such group."""
+    return next(
+        (
+            each
+            for each in evaluation.patterns
+            if (each.dataset, each.domain) == (dataset, domain) and set(columns) <= set(each.columns)
+        ),
+        None,
+    )
+
+
 def find_pair(evaluation: Evaluation, dataset: str, domain: str, a: Column, b: Column) -> Pair | None:
     """`a` and `b` in one domain; None where the result does not say on which images both are right."""
-    for each in evaluation.patterns:
-        if (each.dataset, each.domain) == (dataset, domain) and a in each.columns and b in each.columns:
-            only_a, only_b = each.only(a, b)
-            return Pair(
-                dataset=dataset,
-                domain=domain,
-                a=a,
-                b=b,
-                only_a=only_a,
-                only_b=only_b,
-                both=each.right(a) - only_a,
-                images=each.images,
-            )
-    return None
+    found = find_patterns(evaluation, dataset, domain, (a, b))
+    if found is None:
+        return None
+    only_a, only_b = found.only(a, b)
+    return Pair(
+        dataset=dataset,
+        domain=domain,
+        a=a,
+        b=b,
+        only_a=only_a,
+        only_b=only_b,
+        both=found.right(a) - only_a,
+        images=found.images,
+    )
 
 
 def pairs_with_zero_shot(evaluation: Evaluation) -> list[Pair]:

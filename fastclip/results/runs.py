@@ -23,8 +23,8 @@ from fastclip.results.answers import ShardAnswers
 from fastclip.results.cells import Evaluation
 from fastclip.results.prediction_file import PREDICTIONS, digest_predictions, write_predictions
 from fastclip.results.result_file import RESULT, to_json
+from fastclip.results.run_list import RUN
 
-RUN = "run.json"
 RUN_SCHEMA = "fastclip.run/1"
 MOST_NAMED = 2
 """Datasets, or backbones, that are named in a folder's name."""

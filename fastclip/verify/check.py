@@ -15,3 +15,5 @@ class Check:
     holds: bool | None
     details: tuple[str, ...] = ()
     """Everything that does not hold, a sentence a line."""
+    flipped_lead: float | None = None
+    """Of a precision: the largest lead that fp32 gives to an answer which it flips; None if it flips none."""

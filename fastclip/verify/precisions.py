@@ -77,11 +77,12 @@ def precision_check(name: str, answers: Answers, reference: Answers) -> Check:
     ours, theirs = _unit(answers.embeddings), _unit(reference.embeddings)
     cosine = float((ours * theirs).sum(axis=1).min())
     flipped = answers.predicted != reference.predicted
-    margin = f", leads ≤ {reference.margin[flipped].max():.1g}" if flipped.any() else ""
+    lead = float(reference.margin[flipped].max()) if flipped.any() else None
+    leads = "" if lead is None else f", leads ≤ {lead:.1g}"
     # Rounded down, for it says "at least", but not by the last bit of a sum.
-    figure = f"cosine ≥ {math.floor(cosine * 1e5 + 1e-6) / 1e5:.5f}, {flipped.sum()} of {len(flipped)} flipped{margin}"
+    figure = f"cosine ≥ {math.floor(cosine * 1e5 + 1e-6) / 1e5:.5f}, {flipped.sum()} of {len(flipped)} flipped{leads}"
     details = () if cosine >= LEAST_COSINE else (f"{name}: a cosine with fp32 is below {LEAST_COSINE}",)
-    return Check(COSINES, name, figure, not details, details)
+    return Check(COSINES, name, figure, not details, details, lead)
 
 
 def _unit(rows: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows dim"]:

@@ -1,0 +1,66 @@
+"""`fastclip compare`: is A better than B, on the same images?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastclip.cli.options import SHOW
+from fastclip.errors import UserError
+
+OF = ("backbones", "prompts", "heads", "runs")
+
+
+def command(
+    results: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RESULT", help="What eval, probe or adapt kept: a folder, its result.json, or predictions."
+        ),
+    ],
+    of: Annotated[
+        str | None,
+        typer.Option(metavar="WHAT", help="backbones, prompts, heads or runs. Default: what differs."),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The one that all are compared with. Default: zero-shot, or the best."),
+    ] = None,
+    prompts: Annotated[str | None, typer.Option(metavar="SET", help="Only this prompt set.")] = None,
+    correct: Annotated[
+        str, typer.Option(metavar="METHOD", help="For many tests: holm, bh (false discovery rate) or none.")
+    ] = "holm",
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all tests to this file too.", **SHOW)] = None,
+) -> None:
+    """Tell whether one backbone, prompt set, head or run is better than another, or only lucky.
+
+    All of them answered the same images, so only those count that one has right and the other wrong.
+
+    Several results are compared with each other, and as runs if they have the same columns.
+
+    For example: fastclip compare results/NAME --of prompts --to photo
+    """
+    from fastclip.cli.console import out
+    from fastclip.files import check_place, write_whole
+    from fastclip.report.comparisons import family_tables, legend
+    from fastclip.results.averages import averages
+    from fastclip.results.comparison_file import to_json
+    from fastclip.results.kept import find_kept
+    from fastclip.results.together import compare_kept
+
+    if of is not None and of not in OF:
+        raise UserError(f"--of does not know {of!r}.", fix=f"--of {' | '.join(OF)}")
+    if json:
+        check_place(json)
+    families, evaluation = compare_kept(find_kept(results), of, to=to, correction=correct, prompts=prompts)
+    means = {(each.dataset, each.column): each.macro for each in averages(evaluation)}
+    console = out()
+    for family in families:
+        for part in family_tables(family, means):
+            console.print(part)
+    for line in legend(families):
+        console.print(line, style="dim")
+    if json:
+        write_whole(json, to_json(families))

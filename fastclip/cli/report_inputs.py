@@ -1,0 +1,93 @@
+"""All that `fastclip report` reads and works out before it prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastclip.errors import UserError
+
+if TYPE_CHECKING:
+    from fastclip.results.cells import Evaluation
+    from fastclip.results.comparing import Family
+    from fastclip.results.kept import Kept
+    from fastclip.results.prediction_reader import PredictionRows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """One result, or several as one."""
+
+    names: Sequence[str]
+    """As the user called them."""
+    evaluation: Evaluation
+    """Of several results with the patterns of all their columns, where answers were read."""
+    merged: Evaluation
+    """Of files of results alone: the same, whether answers were read or not."""
+    answers: PredictionRows | None
+
+
+def read_inputs(results: Sequence[Path], predictions: Path | None, *, answers: bool, patterns: bool) -> Inputs:
+    """The results at `results`. Answers are read if they are asked for, or for patterns across several results."""
+    from fastclip.results.merging import merge
+
+    kept = _kept(results, predictions)
+    merged = evaluation = merge({each.name: each.evaluation for each in kept})
+    found = _answers(kept) if answers or (patterns and len(kept) > 1) else None
+    if found and len(kept) > 1:
+        from fastclip.results.aligning import with_patterns
+
+        evaluation = with_patterns(merged, found.domains)
+    return Inputs(names=[each.name for each in kept], evaluation=evaluation, merged=merged, answers=found)
+
+
+def _kept(results: Sequence[Path], predictions: Path | None) -> list[Kept]:
+    """The results that are named, with their predictions; or with those that are given."""
+    from fastclip.results.kept import find_kept
+
+    kept = find_kept(results)
+    if alone := next((each for each in kept if each.result is None), None):
+        raise UserError(f"{alone.name} holds predictions, and no result.", fix="Name the folder of the run.")
+    if predictions and len(kept) > 1:
+        raise UserError("--predictions is for one result.", fix="Leave it out: those beside the results are read.")
+    return [replace(each, predictions=predictions) for each in kept] if predictions else kept
+
+
+def _answers(kept: Sequence[Kept]) -> PredictionRows | None:
+    """The answers of all results that have some beside them, in one order."""
+    from fastclip.files import digest
+    from fastclip.results.aligning import join
+    from fastclip.results.cells import PredictionFile
+    from fastclip.results.prediction_reader import PredictionRows
+
+    found = {each.name: each.rows for each in kept if each.predictions}
+    if len(found) < 2:
+        return next(iter(found.values()), None)
+    digests = "".join(each.facts.sha256 for each in found.values())
+    return PredictionRows(
+        PredictionFile(file="", sha256=digest(digests.encode()), rows=sum(each.facts.rows for each in found.values())),
+        join(found),
+        {name: prints for each in found.values() for name, prints in each.fingerprints.items()},
+        {name: manifest for each in found.values() for name, manifest in each.manifests.items()},
+    )
+
+
+def against(inputs: Inputs, name: str, epsilon: float | None) -> Any:
+    """The verdicts against the published table, or against that in a file."""
+    from fastclip.results.published.files import find_table
+    from fastclip.results.verdicts import against
+
+    answers = inputs.answers.domains if inputs.answers else None
+    return against(inputs.merged, find_table(name), epsilon=epsilon, answers=answers)
+
+
+def families(evaluation: Evaluation) -> Iterator[Family]:
+    """All comparisons that the result allows."""
+    from fastclip.results.comparing import compare
+
+    for of in ("backbones", "prompts", "heads"):
+        with suppress(UserError):  # there are no two of them
+            yield from compare(evaluation, of)

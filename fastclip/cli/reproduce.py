@@ -1,0 +1,187 @@
+"""`fastclip reproduce`: evaluate as the published table did, and say for each cell whether its count is the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fastclip.cli.options import (
+    PLACE,
+    SHOW,
+    Json,
+    Predictions,
+    Results,
+    Store,
+    Unreadable,
+    Workers,
+    takes_eval_options,
+)
+from fastclip.cli.results import DEFAULT, find_places
+from fastclip.errors import IncompleteError, IntegrityError, UserError, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fastclip.evaluate.options import EvalOptions
+    from fastclip.evaluate.setup import Setup
+    from fastclip.results.published.table import PublishedTable
+    from fastclip.results.verdicts import Against
+
+REQUIREMENTS = ("same", "near-ties")
+
+
+def reproduce(
+    options: EvalOptions,
+    workers: Workers = None,
+    store: Store = Path("embeddings"),
+    share: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Share I of N, for workers or launchers that do not know of each other.", **PLACE
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what is left to do, and how long it will take.", **PLACE)
+    ] = False,
+    unreadable: Unreadable = "stop",
+    require: Annotated[
+        str | None,
+        typer.Option(metavar="VERDICT", help="End with 5 unless every cell is same, or at least near-ties.", **SHOW),
+    ] = None,
+    results: Results = DEFAULT,
+    json: Json = None,
+    predictions: Predictions = None,
+) -> None:
+    """Evaluate as the published table did, and compare right answers with it.
+
+    The table is jindongwang/transferlearning's: zero-shot, eight datasets.
+
+    OpenAI's nine backbones, unless -b names some, with their own archives.
+    """
+    from fastclip.cli.console import err, out
+    from fastclip.cli.evaluate import embed_and_score, end
+    from fastclip.report.against import verdict_parts
+    from fastclip.results.published.embedded import published_table
+    from fastclip.results.verdicts import against
+
+    if require not in (None, *REQUIREMENTS):
+        raise UserError(f"--require does not know {require!r}.", fix=f"--require {' | '.join(REQUIREMENTS)}")
+    table, messages = published_table(), err()
+    options = replace(options, workers=workers, store=store, share=share, unreadable=unreadable)
+    options = _with_archives(_published(options, table))
+    places = find_places("eval", messages, results, json, predictions)
+    evaluation = embed_and_score(
+        options, places, messages, dry_run=dry_run, check=lambda setup: _check(setup, table, messages)
+    )
+    if not evaluation:
+        return
+    found = against(evaluation, table)
+    for part in ("", *verdict_parts(found)):
+        out().print(part)
+    end(evaluation)
+    if require:
+        _demand(found, require)
+
+
+command = takes_eval_options(reproduce)
+
+
+def _published(options: EvalOptions, table: PublishedTable) -> EvalOptions:
+    """The options with the published datasets, backbones and prompts. Raises `UserError` for others."""
+    from fastclip.models.backbones import OPENAI_BACKBONES, known_backbone
+
+    names = []
+    for name in options.backbones or OPENAI_BACKBONES:
+        backbone = known_backbone(name)
+        if backbone is None or backbone.name not in OPENAI_BACKBONES:
+            raise UserError(
+                f"The published table has no {printable(name)}.", fix=f"Choose from {', '.join(OPENAI_BACKBONES)}."
+            )
+        names.append(backbone.name)
+    return replace(options, targets=_targets(options, table), backbones=tuple(names), prompts=("transferlearning",))
+
+
+def _with_archives(options: EvalOptions) -> EvalOptions:
+    """The options with OpenAI's own archives as weights, where none are given.
+
+    Raises `UserError` for a backbone that is neither stored nor has an archive here: the files that are downloaded
+    hold the same tensors, but no digest says so.
+    """
+    from fastclip.evaluate.setup import resolve
+    from fastclip.models.backbones import OPENAI_BACKBONES, known_backbone
+    from fastclip.models.weights import openai_archive
+
+    given = {backbone.name for name in options.weights if (backbone := known_backbone(name))}
+    open_ones = [name for name in options.backbones if name not in given and not options.random_weights]
+    archives = {name: path for name in open_ones if (path := openai_archive(OPENAI_BACKBONES[name]))}
+    for name in (each for each in open_ones if each not in archives):
+        try:
+            resolve(replace(options, backbones=(name,), weights={}, recipes=()), only_stored=True)
+        except IncompleteError:
+            archive = OPENAI_BACKBONES[name].archive
+            raise UserError(
+                f"{name} is not embedded yet, and OpenAI's archive {archive} is not in ~/.cache/clip.",
+                fix=f"--weights {name}=FILE; or let OpenAI's package get it: import clip; clip.load({name!r}, 'cpu')",
+            ) from None
+    return replace(options, weights={**archives, **options.weights})
+
+
+def _targets(options: EvalOptions, table: PublishedTable) -> tuple[str, ...]:
+    """The targets that are asked for, or all sharded datasets of the table. Raises `UserError` for others."""
+    from fastclip.data.shards.manifest import list_datasets
+    from fastclip.storage.folders import open_folder
+
+    for target in options.targets:
+        if target.partition("/")[0] not in table.datasets:
+            raise UserError(
+                f"The published table has no {printable(target)}.", fix=f"Choose from {', '.join(table.datasets)}."
+            )
+    if options.targets:
+        return options.targets
+    found = tuple(name for name in list_datasets(open_folder(options.shards)) if name in table.datasets)
+    if not found:
+        raise UserError(
+            f"{options.shards} holds none of the published datasets ({', '.join(table.datasets)}).",
+            fix="fastclip download NAME, then fastclip shard NAME --source DIR",
+        )
+    return found
+
+
+def _check(setup: Setup, table: PublishedTable, messages: Console) -> None:
+    """Raise `UserError` for weights that nothing could be said of; say which images are not the published ones."""
+    from fastclip.models.backbones import OPENAI_BACKBONES
+    from fastclip.results.published.comparable import why_not_weights
+
+    for (_, name), recipe in setup.recipes.items():
+        if recipe.random_weights or any(why_not_weights(recipe, name)):
+            archive = OPENAI_BACKBONES[name].archive
+            weights = "random ones" if recipe.random_weights else recipe.weights[:12]
+            raise UserError(
+                f"{name}: its weights are {weights}, not those of OpenAI's {archive}, so that no number would be "
+                "comparable.",
+                fix=f"--weights {name}=FILE with that archive, or fastclip eval, which gives no verdicts",
+            )
+    for target in setup.targets if setup.process.reports else ():
+        known, manifest = table.datasets[target.name], target.manifest
+        if manifest.variant is None or (known.variant and manifest.variant != known.variant):
+            wanted = f"the variant {known.variant}" if known.variant else "any known variant"
+            line = f"{target.name}: these images are not {wanted} of {known.title}: there will be no verdict on them."
+            messages.print(printable(line), soft_wrap=True)
+
+
+def _demand(found: Against, require: str) -> None:
+    """Raise `IntegrityError` unless every cell has the verdict that is required, or a better one."""
+    from fastclip.results.verdicts import NEAR_TIES, SAME
+
+    good = (SAME,) if require == "same" else (SAME, NEAR_TIES)
+    if missed := [cell for cell in found.cells if cell.verdict not in good]:
+        first = missed[0]
+        others = f", and {len(missed) - 1:,} more" if len(missed) > 1 else ""
+        raise IntegrityError(
+            f"{first.dataset}/{first.domain}, {first.column.backbone}: {first.words}{others}. --require {require} asks "
+            "for another verdict.",
+            fix="fastclip verify shows whether this machine computes as it should.",
+        )

@@ -1,0 +1,111 @@
+"""Comparisons on a terminal: net images first, then the interval of the difference, and p last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fastclip.errors import printable
+from fastclip.report.style import plain_table
+from fastclip.report.tables import NO_NUMBER, percent
+from fastclip.results.cells import Column
+from fastclip.results.comparing import NOUNS, Comparison, Family
+from fastclip.results.groups import label
+from fastclip.results.statistics import LEVEL
+
+HEADERS = {"backbones": "backbone", "prompts": "prompts", "heads": "head", "runs": "column"}
+CORRECTED = {"holm": "p, Holm", "bh": "p, BH", "none": "p"}
+
+
+def family_tables(family: Family, averages: Mapping[tuple[str, Column], Fraction | None]) -> Iterator[RenderableType]:
+    """The tests of one family under its name, Cochran's Q and ranks. `averages` are by dataset and column."""
+    yield Group(Text(printable(family.name), style="bold"), _tests(family))
+    if line := _at_once(family):
+        yield line
+    if family.ranks:
+        yield _ranks(family, averages)
+
+
+def _tests(family: Family) -> Table:
+    """A row a domain, in a section a column; a row a column if there is one domain only."""
+    by_domain = len({each.pair.domain for each in family.tests}) > 1
+    points = f"points [{LEVEL:.0%}]"
+    header = "domain" if by_domain else HEADERS[family.of]
+    table = plain_table(header, "net", points, "gained", "lost", CORRECTED[family.correction])
+    before: Column | None = None
+    for test in family.tests:
+        name = label(family.of, test.pair.a)
+        if by_domain and test.pair.a != before:
+            table.add_section()
+            table.add_row(Text(printable(name), style="dim"))
+        table.add_row(Text(printable(test.pair.domain if by_domain else name)), *_numbers(test), style=_style(test))
+        before = test.pair.a
+    return table
+
+
+def _numbers(test: Comparison) -> Sequence[str]:
+    pair, points = test.pair, NO_NUMBER
+    if test.difference is not None and test.interval:
+        low, high = test.interval.low * 100, test.interval.high * 100
+        points = f"{test.difference * 100:+.2f} [{low:+.2f}, {high:+.2f}]"
+    net = pair.only_a - pair.only_b
+    return f"{net:+,}" if net else "0", points, f"{pair.only_a:,}", f"{pair.only_b:,}", p_text(test.p_adjusted)
+
+
+def _style(test: Comparison) -> str:
+    return "bold" if test.p_adjusted is not None and test.p_adjusted <= 1 - LEVEL else ""
+
+
+def _at_once(family: Family) -> str:
+    if not family.at_once:
+        return ""
+    first = family.at_once[0]
+    found = "; ".join(f"{each.domain} {each.q:,.1f}, p {p_text(each.p)}" for each in family.at_once)
+    return printable(f"Are all {first.columns} alike? Cochran's Q, {first.degrees} degrees of freedom: {found}.")
+
+
+def _ranks(family: Family, averages: Mapping[tuple[str, Column], Fraction | None]) -> Group:
+    table = plain_table(HEADERS[family.of], "average", "best in", f"rank [{LEVEL:.0%}]")
+    for rank in family.ranks:
+        ends = f"{rank.low}" if rank.low == rank.high else f"{rank.low} to {rank.high}"
+        name = Text(printable(label(family.of, rank.column)))
+        table.add_row(name, percent(averages.get((rank.dataset, rank.column))), _share(rank.best), ends)
+    noun = NOUNS[family.of]
+    return Group(Text(f"Ranks of {len(family.ranks)} {noun} by their average over the domains", style="bold"), table)
+
+
+def _share(value: float) -> str:
+    """A share of draws in percent, which is 0 or 100 only if it is none or all of them."""
+    return f"{value:.0%}" if value in (0, 1) else f"{min(max(value, 0.001), 0.999):.1%}"
+
+
+def p_text(p: float | None) -> str:
+    """A p-value as tables print it: `0.012`, `4e-06`; a dash where there is none."""
+    if p is None:
+        return NO_NUMBER
+    if p >= 0.001:
+        return f"{p:.3f}"
+    return f"{p:.0e}" if p >= 1e-300 else "<1e-300"
+
+
+def legend(families: Sequence[Family]) -> list[str]:
+    """The lines that say how to read all tables, after the notes of the families, a sentence or two each."""
+    first = families[0]
+    corrected = {"holm": ", Holm's correction over", "bh": ", false discovery rate over", "none": ", uncorrected:"}
+    lines = list(dict.fromkeys(printable(line) for each in families for line in each.notes))
+    lines += [
+        "net: gained (images that only this one has right) less lost (only the reference has).",
+        f"points: the difference of the accuracies, with Newcombe's {LEVEL:.0%} interval, each by itself.",
+        f"p: McNemar's exact test{corrected[first.correction]} the tests of one table; bold up to 0.05.",
+    ]
+    if any(each.ranks for each in families):
+        lines.append(
+            "best in, rank: of 10,000 bootstrap draws of the images. Equal averages share a rank, so shares can add up "
+            "to more than 100%."
+        )
+    lines.append("Intervals are about other images like these. Whether those of two accuracies overlap is no test.")
+    return lines

@@ -1,0 +1,85 @@
+"""All that a format prints of a result: tables, the notes below them, and how the numbers were made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fastclip.files import digest
+from fastclip.report.head_notes import labels_notes
+from fastclip.report.tables import BEST, MICRO, NO_NUMBER, TIED, Table, TableStyle, accuracy_tables
+from fastclip.report.terminal import footnotes, random_warning
+from fastclip.results.cells import Evaluation
+from fastclip.results.result_file import to_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """The texts in it are not escaped."""
+
+    tables: tuple[Table, ...]
+    style: TableStyle
+    signs: tuple[str, ...]
+    """The meaning of marks, averages and intervals, a sentence or two each."""
+    labels: tuple[str, ...]
+    """For heads that were fitted and prompts that were chosen: who saw labels, a sentence each."""
+    made: tuple[str, ...]
+    """How the numbers were made, a sentence or two each."""
+    warning: str
+    """The end of every title where weights were drawn; empty otherwise."""
+    origin: str
+    """The program, the digest of the result, and the command that wrote the document."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """For the reader of the tables."""
+        return (*self.signs, *self.labels)
+
+
+def make_document(evaluation: Evaluation, style: TableStyle, command: str) -> Document:
+    """The document of a result that `command` writes."""
+    tables = tuple(accuracy_tables(evaluation, style))
+    return Document(
+        tables=tables,
+        style=style,
+        signs=tuple(_signs(tables, style)),
+        labels=tuple(_labels(evaluation)),
+        made=tuple(footnotes(evaluation, can_go_on=False)),
+        warning=random_warning(evaluation),
+        origin=f"fastclip {evaluation.program}, result {digest(to_json(evaluation))[:12]}: {command}",
+    )
+
+
+def _labels(evaluation: Evaluation) -> Iterator[str]:
+    for name, prompts in evaluation.prompts.items():
+        if prompts.selection:
+            yield f"The prompt set {name} was chosen with labels: its rows are not zero-shot."
+    if evaluation.heads:
+        yield from labels_notes(evaluation)
+    if any(each.facts.images for each in evaluation.heads):
+        yield "Labels were used: rows of fitted heads are not zero-shot."
+
+
+def _signs(tables: Sequence[Table], style: TableStyle) -> Iterator[str]:
+    numbers = [number for table in tables for row in table.rows for number in row.numbers]
+    marks, several = {number.mark for number in numbers}, any(len(table.sections) > 1 for table in tables)
+    part = " of each part" if several else ""
+    if BEST in marks:
+        yield f"Bold: the best of its column{part}; underlined: the second."
+    if TIED in marks:
+        yield f"Bold: the best of its column{part}, and all that Holm-corrected exact tests cannot tell from it."
+    elif style.mark == "tied":
+        yield "Nothing is marked: the result does not say which images two rows have both right."
+    if any("±" in number.text for number in numbers):
+        yield "±: the sample standard deviation over the seeds."
+    if any(len(table.headers) > 1 for table in tables) and style.average != "micro":
+        yield "Averages are unweighted means over the domains."
+    if any(MICRO in table.headers for table in tables):
+        yield "Micro averages: all right answers divided by all images."
+    if style.intervals and (interval := next((number.interval for number in numbers if number.interval), None)):
+        yield (
+            f"[low, high]: {interval.level * 100:g} % confidence intervals, by Wilson; of averages by MOVER. "
+            "They are about other images like these."
+        )
+    if any(number.text == NO_NUMBER for number in numbers):
+        yield f"{NO_NUMBER}: not evaluated, or without a number until all its images are."

@@ -1,0 +1,108 @@
+r"""Tables for LaTeX: a booktabs `tabular` each, and a `table` around it on demand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from fastclip.errors import printable
+from fastclip.report.document import Document
+from fastclip.report.tables import BEST, NO_NUMBER, RANDOM, SECOND, TIED, Number, Table, TableStyle, interval_text
+
+MARKED = {BEST: r"\textbf{%s}", TIED: r"\textbf{%s}", SECOND: r"\underline{%s}"}
+ESCAPED = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
+    '"': r"\symbol{34}",  # babel gives it a meaning of its own
+    "[": "{[}",  # after a line's end brackets and stars are taken for its arguments
+    "]": "{]}",
+    "*": "{*}",
+    NO_NUMBER: "---",
+    "±": r"$\pm$",
+    "→": r"$\rightarrow$",
+    "λ": r"$\lambda$",
+    "α": r"$\alpha$",
+    "β": r"$\beta$",
+}
+
+LAST_LATIN = "\u024f"
+"""The last letter that pdfLaTeX may print."""
+
+
+def latex(document: Document, *, as_float: bool = False) -> str:
+    """A tabular for each table with notes below it, or a float with notes in its caption."""
+    lines = [f"% {printable(document.origin)}", r"% It needs \usepackage{booktabs}."]
+    if any(char.isalpha() and char > LAST_LATIN for char in escape(str(document.tables))):
+        lines.append("% Some of its letters are not Latin: LuaLaTeX or XeLaTeX, and a font that has them, print them.")
+    for table in document.tables:
+        title = escape(table.title + document.warning)
+        notes = [escape(note) for note in document.notes]
+        lines.append("")
+        if as_float:
+            label = re.sub("[^A-Za-z0-9]+", "-", f"{table.dataset} {table.sample}").strip("-")
+            caption = [rf"  \caption{{{title}. {' '.join(notes)}}}", rf"  \label{{tab:{label}}}", r"  \par\smallskip"]
+            lines += [r"\begin{table}", r"  \centering", *caption]
+            lines += [f"  {line}" for line in _tabular(table, document)]
+            lines.append(r"\end{table}")
+        else:
+            lines += [f"% {printable(table.title)}", *_tabular(table, document)]
+            lines += [rf"\par\smallskip{{\noindent\footnotesize {' '.join(notes)}\par}}"] if notes else []
+    lines += ["", *(f"% {printable(line)}" for line in document.made)]
+    return "\n".join(lines) + "\n"
+
+
+def escape(text: str) -> str:
+    r"""`text` as LaTeX prints it, on one line: no command, no argument. Letters beyond ASCII stay."""
+    whole = "".join(ESCAPED.get(char, char) for char in printable(text).replace("--", "-\0-").replace("--", "-\0-"))
+    return whole.replace("\0", "{}")  # two hyphens would be a dash
+
+
+def _tabular(table: Table, document: Document) -> Iterator[str]:
+    columns = len(table.headers) + 1
+    yield rf"\begin{{tabular}}{{l{'r' * len(table.headers)}}}"
+    yield r"  \toprule"
+    if document.warning:
+        yield rf"  \multicolumn{{{columns}}}{{c}}{{\textbf{{{RANDOM}}}}} \\"
+        yield r"  \midrule"
+    yield _row([table.sections[0].heading.capitalize(), *map(escape, table.headers)])
+    for section in table.sections:
+        yield r"  \midrule"
+        if section.title:
+            yield rf"  \multicolumn{{{columns}}}{{l}}{{\emph{{{escape(section.title)}}}}} \\"
+        for each in section.rows:
+            row = _row([escape(section.name(each)), *map(_number, each.numbers)])
+            if document.style.intervals and any(number.interval for number in each.numbers):
+                yield f"{row}[-3pt]"
+                yield _row(["", *_intervals(each.numbers, document.style)])
+            else:
+                yield row
+    yield r"  \bottomrule"
+    yield r"\end{tabular}"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"  {' & '.join(cells)} \\\\"
+
+
+def _number(number: Number) -> str:
+    """A number with its mark. Only the mean of several seeds is marked, not its deviation."""
+    middle, blank, spread = number.text.partition(" ")
+    return (MARKED.get(number.mark, "%s") % escape(middle)) + blank + escape(spread)
+
+
+def _intervals(numbers: Sequence[Number], style: TableStyle) -> Iterator[str]:
+    for number in numbers:
+        text = interval_text(number.interval, style.decimals)
+        yield rf"{{\scriptsize {text}}}" if text else ""

@@ -1,0 +1,63 @@
+r"""Numbers as LaTeX macros, so that no number of the running text is ever retyped: `\fastclip{pacs/sketch/RN50}`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from fastclip.errors import printable
+from fastclip.report.document import Document
+from fastclip.report.latex import escape
+from fastclip.report.tables import MACRO, MICRO, RANDOM, Row, Table, way
+
+COMMAND = r"""\providecommand*\fastclip[1]{%
+  \ifcsname fastclip@#1\endcsname\csname fastclip@#1\endcsname
+  \else\textbf{??}\errmessage{fastclip: no number is called '#1'. Its file lists all names}\fi}"""
+
+AVERAGES = {MACRO: "average", MICRO: "micro"}
+
+
+def macros(document: Document) -> str:
+    r"""A definition of `\fastclip`, and of every number by its name: DATASET/DOMAIN/BACKBONE, with /right and /images.
+
+    The prompt set or head stands behind the backbone where the dataset has several.
+    """
+    lines = [f"% {printable(document.origin)}", r"% \fastclip{NAME} prints a number; an unknown name is an error."]
+    lines += [f"% {printable(line)}" for line in (*document.labels, *document.made)]
+    found: dict[str, str] = {}
+    for table in document.tables:
+        for name, value in _values(table):
+            # Two names may differ in signs only, which no name of a macro can hold.
+            unique = next(each for each in _numbered(name) if each not in found)
+            found[unique] = value
+    defined = [rf"\expandafter\def\csname fastclip@{name}\endcsname{{{value}}}" for name, value in found.items()]
+    return "\n".join([*lines, COMMAND, *defined]) + "\n"
+
+
+def _values(table: Table) -> Iterator[tuple[str, str]]:
+    several = len({way(row.column) for row in table.rows}) > 1
+    for row in table.rows:
+        for header, number in zip(table.headers, row.numbers, strict=True):
+            names = [table.dataset, *([table.sample] if table.sample else []), AVERAGES.get(header, header)]
+            names += [row.column.backbone, *([_way(row)] if several else [])]
+            name = "/".join(map(plain, names))
+            yield name, escape(number.text) if row.comparable else rf"\textbf{{{RANDOM}}}"
+            counts = {"right": number.right, "images": number.images}
+            yield from ((f"{name}/{what}", str(count)) for what, count in counts.items() if count is not None)
+
+
+def _way(row: Row) -> str:
+    return row.column.prompts or row.column.head
+
+
+def plain(name: str) -> str:
+    """`name` of letters, digits and . _ + - alone, as it stands in the name of a macro."""
+    return re.sub("[^A-Za-z0-9._+-]+", "-", name).strip("-") or "-"
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    number = 2
+    while True:
+        yield f"{name}-{number}"
+        number += 1

@@ -1,0 +1,56 @@
+"""Tables as GitHub's Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from fastclip.errors import printable
+from fastclip.report.document import Document
+from fastclip.report.tables import BEST, SECOND, TIED, Number, Table, TableStyle, interval_text
+
+MARKED = {BEST: "**{}**", TIED: "**{}**", SECOND: "<ins>{}</ins>"}
+"""GitHub has no other way to underline."""
+
+
+def markdown(document: Document) -> str:
+    """The tables, each under its title, and the notes below them."""
+    lines = [f"<!-- {_comment(document.origin)} -->", ""]
+    for table in document.tables:
+        lines += [f"**{escape(table.title + document.warning)}**", "", *_table(table, document.style), ""]
+    lines += [f"- {escape(note)}" for note in (*document.notes, *document.made)]
+    return "\n".join(lines) + "\n"
+
+
+def escape(text: str) -> str:
+    """`text` as Markdown prints it, on one line: no markup, no HTML, no formula, no column of a table."""
+    return re.sub(r"([\\`*_\[\]<>&#~|$])", r"\\\1", printable(text))
+
+
+def row(cells: Iterable[str]) -> str:
+    """A line of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def _table(table: Table, style: TableStyle) -> Iterator[str]:
+    heading = table.sections[0].heading
+    yield row([heading, *map(escape, table.headers)])
+    yield row([":---", *["---:"] * len(table.headers)])
+    for section in table.sections:
+        if section.title:
+            yield row([f"*{escape(section.title)}*", *[""] * len(table.headers)])
+        for each in section.rows:
+            yield row([escape(section.name(each)), *_numbers(each.numbers, style)])
+
+
+def _numbers(numbers: Sequence[Number], style: TableStyle) -> Iterator[str]:
+    for number in numbers:
+        middle, blank, spread = number.text.partition(" ")
+        text = MARKED.get(number.mark, "{}").format(middle) + blank + spread
+        interval = interval_text(number.interval, style.decimals) if style.intervals else ""
+        yield f"{text} {interval}".strip()
+
+
+def _comment(text: str) -> str:
+    """`text` within a comment of HTML, which only a > can end."""
+    return printable(text).replace(">", "&gt;")

@@ -1,0 +1,58 @@
+"""Reasons not to compare a column, not to test it, or to trust an interval less: a sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastclip.results.cells import Column, Evaluation
+
+ALIKE = {
+    "terraincognita": "its images are bursts of one animal before one camera",
+    "office31": "it has several photos of one object",
+}
+
+
+def left_out(evaluation: Evaluation, dataset: str) -> dict[Column, str]:
+    """The columns of a dataset that nothing is compared with, and why."""
+    random = {each.backbone for each in evaluation.recipes if each.dataset == dataset and each.recipe.random_weights}
+    reasons = {}
+    for cell in evaluation.cells:
+        if cell.dataset == dataset and cell.backbone in random:
+            reasons[cell.column] = "random weights"
+        elif cell.dataset == dataset and cell.seen(evaluation.unreadable_policy) is None:
+            reasons[cell.column] = "a domain without a number"
+    return reasons
+
+
+def is_chosen_on(evaluation: Evaluation, column: Column, dataset: str, domain: str) -> bool:
+    """Whether a column's prompts were chosen by the labels of these very images.
+
+    That is so if labels took part, unless the selection names its domains as a list, and this is none of them.
+    """
+    used = evaluation.prompts.get(column.prompts)
+    if used is None or not used.selection or not used.selection.get("labels_used", True):
+        return False
+    places = used.selection.get("selected_on")
+    return not isinstance(places, list | tuple) or domain in places or f"{dataset}/{domain}" in places
+
+
+def left_out_lines(evaluation: Evaluation, dataset: str) -> list[str]:
+    """A line for each reason to leave columns of a dataset out."""
+    reasons: dict[str, list[str]] = {}
+    for column, reason in left_out(evaluation, dataset).items():
+        reasons.setdefault(reason, []).append(column.backbone)
+    return [f"Not compared: {', '.join(dict.fromkeys(names))} ({reason})." for reason, names in reasons.items()]
+
+
+def image_lines(evaluation: Evaluation, dataset: str, domains: Sequence[str]) -> list[str]:
+    """A line for each reason why a dataset's intervals are too narrow and its p-values too small."""
+    lines = []
+    facts = evaluation.dataset(dataset)
+    if reason := ALIKE.get(dataset):
+        lines.append(f"Intervals are too narrow for {dataset}: {reason}.")
+    if count := sum(facts.duplicates.get(domain, 0) for domain in domains):
+        have = "image has" if count == 1 else "images have"
+        lines.append(
+            f"{count:,} {have} the bytes of another one of the domain: each counts, so intervals are narrower."
+        )
+    return lines

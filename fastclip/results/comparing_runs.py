@@ -1,0 +1,135 @@
+"""Two runs compared: the same columns on the same images, by other recipes, code or templates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from fastclip.errors import UserError
+from fastclip.results.aligning import rows_in_order, take
+from fastclip.results.answers import ColumnAnswers
+from fastclip.results.caveats import image_lines, left_out, left_out_lines
+from fastclip.results.cells import Column, Evaluation
+from fastclip.results.comparing import Comparison, Family, compared, corrected, counted_tests, over
+from fastclip.results.kept import Kept
+from fastclip.results.pairs import Pair
+
+MOST_NAMED = 3
+"""Differences of two recipes that are named."""
+
+
+def compare_runs(first: Kept, second: Kept, *, correction: str = "holm", prompts: str | None = None) -> list[Family]:
+    """The answers of the second run against those of the first: a family for each dataset that both have.
+
+    Images are found by their keys if both runs were over the same shards, else by their bytes. Raises `UserError`
+    where the runs have no column in common, or are about other images.
+    """
+    places = [place for place in first.rows.domains if place in second.rows.domains]
+    families = []
+    for dataset in dict.fromkeys(dataset for dataset, _ in places):
+        domains = [domain for name, domain in places if name == dataset]
+        columns = _columns(first, second, dataset, domains, prompts)
+        if columns:
+            families.append(_family(first, second, dataset, domains, columns, correction))
+    if not families:
+        raise UserError(
+            f"{first.name} and {second.name} have no answers of the same column for the same domain.",
+            fix="Name two runs of the same backbones and prompts; leave out --of runs to compare columns of one.",
+        )
+    return families
+
+
+def _columns(
+    first: Kept, second: Kept, dataset: str, domains: Sequence[str], prompts: str | None
+) -> list[tuple[Column, list[str]]]:
+    """The columns that may be compared, with the domains where both runs have them."""
+    without = {*left_out(first.evaluation, dataset), *left_out(second.evaluation, dataset)}
+    found: dict[Column, list[str]] = {}
+    for domain in domains:
+        theirs = second.rows.domains[dataset, domain].columns
+        for column in first.rows.domains[dataset, domain].columns:
+            if column in theirs and column not in without and prompts in (None, column.prompts):
+                found.setdefault(column, []).append(domain)
+    return list(found.items())
+
+
+def _family(
+    first: Kept,
+    second: Kept,
+    dataset: str,
+    domains: Sequence[str],
+    columns: Sequence[tuple[Column, list[str]]],
+    correction: str,
+) -> Family:
+    names = (first.name, second.name)
+    rows = {each: rows_in_order(first.rows, second.rows, (dataset, each), names) for each in domains}
+    tests: list[Comparison] = []
+    images = changed = 0
+    for column, scored in columns:
+        for domain in scored:
+            before = first.rows.domains[dataset, domain].columns[column]
+            after = take(second.rows.domains[dataset, domain].columns[column], rows[domain])
+            tests.append(compared(_pair(first.evaluation, dataset, domain, column, before, after)))
+            images += len(before.rank)
+            changed += int((before.predicted != after.predicted).sum())
+    done = corrected(tests, correction)
+    count = f"{len(columns)} columns" if len(columns) > 1 else f"{columns[0][0].backbone}, {columns[0][0].way}"
+    return Family(
+        name=f"{second.name} against {first.name}, {count}, {over(dataset, domains)}: {counted_tests(done)}",
+        of="runs",
+        reference=None,
+        correction=correction,
+        tests=done,
+        at_once=(),
+        ranks=(),
+        notes=(
+            f"{changed:,} of {images:,} predicted classes differ.",
+            *_recipe_lines(first.evaluation, second.evaluation, dataset),
+            *_prompt_lines(first.evaluation, second.evaluation, [column for column, _ in columns]),
+            *dict.fromkeys(line for each in (first, second) for line in left_out_lines(each.evaluation, dataset)),
+            *image_lines(first.evaluation, dataset, domains),
+        ),
+    )
+
+
+def _pair(
+    evaluation: Evaluation, dataset: str, domain: str, column: Column, before: ColumnAnswers, after: ColumnAnswers
+) -> Pair:
+    """One column in both runs; `a` is the later. Unreadable images are wrong, or left out, as the policy has it."""
+    wrong = evaluation.unreadable_policy == "wrong"
+    counted = np.ones(len(before.rank), bool) if wrong else before.classified & after.classified
+    cell = next(
+        each for each in evaluation.cells if (each.dataset, each.domain, each.column) == (dataset, domain, column)
+    )
+    return Pair(
+        dataset=dataset,
+        domain=domain,
+        a=column,
+        b=column,
+        only_a=int((after.right & ~before.right & counted).sum()),
+        only_b=int((before.right & ~after.right & counted).sum()),
+        both=int((before.right & after.right & counted).sum()),
+        images=cell.images if wrong else int(counted.sum()),
+    )
+
+
+def _recipe_lines(first: Evaluation, second: Evaluation, dataset: str) -> Iterator[str]:
+    """A line for each way in which recipes differ, with its backbones."""
+    theirs = {each.backbone: each.recipe.to_document() for each in second.recipes if each.dataset == dataset}
+    found: dict[str, list[str]] = {}
+    for used in first.recipes:
+        if used.dataset == dataset and used.backbone in theirs:
+            own, other = used.recipe.to_document(), theirs[used.backbone]
+            differing = [f"{name} {other[name]}, not {own[name]}" for name in own if own[name] != other[name]]
+            shown = differing[:MOST_NAMED] + (["more"] if len(differing) > MOST_NAMED else [])
+            found.setdefault("; ".join(shown), []).append(used.backbone)
+    for differing_words, backbones in found.items():
+        yield f"{', '.join(backbones)}: {differing_words or 'the same recipe'}."
+
+
+def _prompt_lines(first: Evaluation, second: Evaluation, columns: Sequence[Column]) -> list[str]:
+    names = dict.fromkeys(column.prompts for column in columns if column.prompts)
+    other = [name for name in names if first.prompts[name].templates != second.prompts[name].templates]
+    known = [name for name in other if first.prompts[name].templates and second.prompts[name].templates]
+    return [f"The templates of {', '.join(known)} differ."] if known else []

@@ -1,0 +1,145 @@
+"""Reads files of predictions, and refuses torn ones and those of another run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+
+from fastclip.errors import IntegrityError, UserError, printable
+from fastclip.results.answers import ColumnAnswers, DomainAnswers
+from fastclip.results.cells import Column, PredictionFile
+from fastclip.results.prediction_file import ORDER, RowDigest, join, numbers
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class PredictionRows:
+    """A file of predictions: the answers by (dataset, domain), and the images that they are about."""
+
+    facts: PredictionFile
+    """Of the rows that were read."""
+    domains: Mapping[tuple[str, str], DomainAnswers]
+    fingerprints: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Dataset → domain → fingerprint. Empty for a file of before."""
+    manifests: Mapping[str, str] = field(default_factory=dict)
+    """Dataset → SHA-256 of its manifest: only under one manifest do equal keys mean equal images."""
+
+
+def read_predictions(path: Path, expected: PredictionFile | None = None) -> PredictionRows:
+    """The answers in a file of predictions, those that `expected` names if it is given. About 40 bytes a row.
+
+    Raises `UserError` for another file, and `IntegrityError` for a torn one or for predictions of another run.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise UserError(f"There are no predictions {path}.", fix="fastclip eval … --predictions FILE writes them.")
+    state = RowDigest()
+    domains: dict[tuple[str, str], _Growing] = {}
+    try:
+        with pq.ParquetFile(path) as file:
+            facts = json.loads((file.schema_arrow.metadata or {}).get(b"fastclip", b"{}"))
+            if missing := [name for name in ORDER if name not in file.schema_arrow.names]:
+                raise UserError(
+                    f"{path} has no column {missing[0]}: it is no file of predictions, or one of before.",
+                    fix="fastclip eval … --predictions FILE writes it anew.",
+                )
+            for number in range(file.num_row_groups):
+                table = file.read_row_group(number, columns=list(ORDER)).combine_chunks()
+                state.update(table)
+                for place, columns in _by_place(table).items():
+                    domains.setdefault(place, _Growing()).add(columns)
+        answers = {place: each.answers(*place) for place, each in domains.items()}
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        reason = printable(str(error).splitlines()[0]) if str(error) else type(error).__name__
+        raise IntegrityError(
+            f"{path} is torn, or no file of predictions: {reason}.", fix="Write it again, by the command that made it."
+        ) from None
+    found = PredictionFile(file=path.name, sha256=state.hexdigest(), rows=state.rows)
+    if expected and (found.sha256, found.rows) != (expected.sha256, expected.rows):
+        raise IntegrityError(
+            f"{path} holds predictions of another run: {found.rows:,} rows, {found.sha256[:12]}; the result was made "
+            f"with {expected.rows:,} rows, {expected.sha256[:12]}.",
+            fix="--predictions FILE with those of this result, or leave it out",
+        )
+    return PredictionRows(found, answers, facts.get("fingerprints", {}), facts.get("manifests", {}))
+
+
+def _by_place(table: pa.Table) -> dict[tuple[str, str], dict[Column, pa.Table]]:
+    """The rows of a row group by (dataset, domain) and column."""
+    names = ("dataset", "domain", "backbone", "head", "prompts")
+    codes, words = [], []
+    for name in names:
+        encoded = table.column(name).combine_chunks().dictionary_encode()
+        codes.append(encoded.indices.to_numpy())
+        words.append(encoded.dictionary.to_pylist())
+    starts = np.flatnonzero(np.r_[True, np.any([np.diff(each) != 0 for each in codes], axis=0)])
+    found: dict[tuple[str, str], dict[Column, pa.Table]] = {}
+    for start, end in zip(starts, np.r_[starts[1:], table.num_rows], strict=True):
+        dataset, domain, *column = (word[code[start]] for word, code in zip(words, codes, strict=True))
+        of_place, rows = found.setdefault((dataset, domain), {}), table.slice(start, end - start)
+        key = Column(*column)
+        of_place[key] = join(of_place[key], rows) if key in of_place else rows
+    return found
+
+
+class _Growing:
+    """The answers of one domain, as they are read."""
+
+    def __init__(self) -> None:
+        self._images: list[pa.Table] = []
+        self._answers: dict[Column, list[list[np.ndarray]]] = {}
+
+    def add(self, columns: Mapping[Column, pa.Table]) -> None:
+        """Add the rows of some images: all columns have all of them, in the same order."""
+        names = ["key", "path", "sha256", "label"]
+        images = next(iter(columns.values())).select(names).combine_chunks()
+        if self._answers and self._answers.keys() != columns.keys():
+            raise ValueError("some images have no row for a column that others have")
+        for column, table in columns.items():
+            if not table.select(names).combine_chunks().equals(images):
+                raise ValueError(f"{column.backbone}, {column.way}: its images are not those of the other columns")
+            numbers = [_whole(table, name) for name in ("predicted", "rank", "margin")]
+            self._answers.setdefault(column, []).append(numbers)
+        self._images.append(images)
+
+    def answers(self, dataset: str, domain: str) -> DomainAnswers:
+        images = join(*self._images).combine_chunks()
+        columns = {
+            column: ColumnAnswers(*(np.concatenate(each) for each in zip(*found, strict=True)))
+            for column, found in self._answers.items()
+        }
+        texts = [_Texts(images.column(name).chunk(0)) for name in ("key", "path", "sha256")]
+        return DomainAnswers(dataset, domain, _whole(images, "label"), columns, *texts)
+
+
+class _Texts(Sequence[str]):
+    """A column of texts, in a quarter of the memory that a list of them takes."""
+
+    def __init__(self, column: pa.Array) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        found: str | list[str] = (
+            self._column[place].to_pylist() if isinstance(place, slice) else self._column[place].as_py()
+        )
+        return found
+
+
+def _whole(table: pa.Table, name: str) -> np.ndarray:
+    return np.concatenate([numbers(chunk, name) for chunk in table.column(name).chunks])

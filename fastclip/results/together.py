@@ -1,0 +1,74 @@
+"""Several kept results as one question: the runs, or the columns of all of them on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastclip.errors import UserError
+from fastclip.results.aligning import join, with_patterns
+from fastclip.results.cells import ZERO_SHOT, Column, Evaluation
+from fastclip.results.comparing import Family, compare
+from fastclip.results.comparing_runs import compare_runs
+from fastclip.results.kept import Kept
+from fastclip.results.merging import merge
+
+
+def together(kept: Sequence[Kept]) -> Evaluation:
+    """The results as one, in which every two columns can be compared. Reads predictions where that needs them."""
+    if len(kept) == 1 and kept[0].evaluation.patterns:
+        return kept[0].evaluation
+    alone = [each for each in kept if each.result is None]
+    if alone and len(alone) < len(kept):
+        raise UserError(
+            f"{alone[0].name} is a file of predictions alone; {next(e for e in kept if e.result).name} is a result.",
+            fix="Name the folders of all runs, or the predictions of all.",
+        )
+    evaluation = merge({each.name: each.evaluation for each in kept})
+    return with_patterns(evaluation, join({each.name: each.rows for each in kept}))
+
+
+def compare_kept(
+    kept: Sequence[Kept], of: str | None, *, to: str | None, correction: str, prompts: str | None
+) -> tuple[list[Family], Evaluation]:
+    """The families of one or several kept results, and the result that they are about (of runs, that of the first).
+
+    Without `of`, results that have a column in common are runs. Otherwise fitted heads are compared, else backbones,
+    else prompt sets: the first of which there are several.
+    """
+    if of == "runs" or (of is None and _overlap(kept)):
+        return _runs(kept, to, correction, prompts)
+    evaluation = together(kept)
+    return compare(evaluation, of or _differing(evaluation), to=to, correction=correction, prompts=prompts), evaluation
+
+
+def _overlap(kept: Sequence[Kept]) -> bool:
+    seen: set[tuple[str, str, Column]] = set()
+    for each in kept:
+        cells = {(cell.dataset, cell.domain, cell.column) for cell in each.evaluation.cells}
+        if seen & cells:
+            return True
+        seen |= cells
+    return False
+
+
+def _runs(
+    kept: Sequence[Kept], to: str | None, correction: str, prompts: str | None
+) -> tuple[list[Family], Evaluation]:
+    names = {each.name: each for each in kept}
+    if len(names) < 2:
+        raise UserError("--of runs compares two results of the same columns.", fix="fastclip compare RESULT RESULT")
+    if to is not None and to not in names:
+        raise UserError(f"--to {to} is none of the results.", fix=f"--to {' | '.join(names)}")
+    first = names[to] if to else kept[0]
+    others = [each for each in kept if each.name != first.name]
+    families = [
+        family for each in others for family in compare_runs(first, each, correction=correction, prompts=prompts)
+    ]
+    return families, first.evaluation
+
+
+def _differing(evaluation: Evaluation) -> str:
+    cells = evaluation.cells
+    if any(cell.head != ZERO_SHOT for cell in cells):
+        return "heads"
+    return "backbones" if len({cell.backbone for cell in cells}) > 1 else "prompts"

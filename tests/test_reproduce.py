@@ -1,0 +1,191 @@
+"""`fastclip reproduce`: an evaluation and its verdicts in one command, on drawn images and a table of their own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from drawn_store import RECIPE, draw_dataset, fill
+from helpers import Program, Sharded
+
+from fastclip.cli import reproduce as reproduce_module
+from fastclip.models import weights
+from fastclip.models.backbones import OPENAI_BACKBONES
+from fastclip.results.cells import Cell
+from fastclip.results.published import embedded
+from fastclip.results.published.printed import Printed
+from fastclip.results.published.table import PublishedCell, PublishedDataset, PublishedTable
+from fastclip.results.result_reader import read_result
+
+CARD = """\
+classes = ["apple", "bread", "cup"]
+domains = [{ name = "night" }, { name = "photo" }, { name = "sketch" }]
+variants = [{ name = "drawn", images = { night = 36, photo = 36, sketch = 36 } }]
+"""
+
+
+def of_openai(name: str):
+    backbone = OPENAI_BACKBONES[name]
+    return replace(
+        RECIPE,
+        backbone=name,
+        architecture=backbone.architecture,
+        weights=backbone.archive_sha256 or "",
+        machine="cpu x",
+    )
+
+
+@pytest.fixture
+def lab(fastclip: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+    """A program in a folder with a sharded dataset and RN50's embeddings of it, and a published table of it."""
+    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+    source = draw_dataset(tmp_path / "source")
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "letters.toml").write_text(CARD)
+    outcome = fastclip.here("shard", "letters", "--source", source, "--shard-images", "20")
+    assert outcome.code == 0, outcome.err
+    fill(Sharded("letters", source, tmp_path / "shards"), tmp_path / "embeddings", of=of_openai("RN50"))
+    assert fastclip.here("eval", "letters", "-b", "RN50").code == 0
+    cells = {cell.domain: cell for cell in result_of(fastclip).cells}
+    monkeypatch.setattr(embedded, "published_table", lambda: table_of(cells))
+    return fastclip
+
+
+def result_of(program: Program):
+    """The only result that is kept."""
+    (run,) = (program.folder / "results").iterdir()
+    return read_result(run)
+
+
+def table_of(cells: dict[str, Cell], **more: int) -> PublishedTable:
+    """A table that publishes the counts of `cells`, and so many more."""
+    return PublishedTable(
+        source="a drawn table",
+        cells=tuple(
+            PublishedCell(
+                dataset="letters",
+                domain=domain,
+                backbone=name,
+                printed=Printed(Fraction(round((cell.top1 + more.get(domain, 0)) * 10_000 / cell.images), 10_000), 4),
+            )
+            for name in OPENAI_BACKBONES
+            for domain, cell in cells.items()
+        ),
+        datasets={
+            "letters": PublishedDataset(
+                title="Letters",
+                variant="drawn",
+                images=dict.fromkeys(cells, 36),
+                fingerprints={},
+                prompts={name: (f"a picture of a {name}",) for name in ("apple", "bread", "cup")},
+                template="a picture of a …",
+            )
+        },
+        notes={},
+    )
+
+
+def test_one_command_prints_the_table_and_the_verdicts(lab: Program):
+    outcome = lab.here("reproduce", "-b", "RN50", "--require", "same")
+    assert outcome.code == 0, outcome.err
+    table, verdicts = outcome.out.index("letters: accuracy, %"), outcome.out.index("3 cells: 3 same (against a drawn")
+    assert table < verdicts
+    assert ["RN50", "=", "=", "="] in [line.split() for line in outcome.out.splitlines()]
+    assert len(list((lab.folder / "results").iterdir())) == 1, "equal work is kept once"
+    assert max(map(len, outcome.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("more", "require", "code"), [(1, None, 0), (1, "same", 5), (1, "near-ties", 5), (0, "near-ties", 0)]
+)
+def test_what_is_required_decides_the_exit_code(
+    lab: Program, monkeypatch: pytest.MonkeyPatch, more: int, require: str | None, code: int
+):
+    result = result_of(lab)
+    assert not any(each.could_gain for each in result.near_ties), "else near ties would explain it"
+    cells = {cell.domain: cell for cell in result.cells}
+    monkeypatch.setattr(embedded, "published_table", lambda: table_of(cells, photo=more))
+    outcome = lab.here("reproduce", "letters", "-b", "RN50", *(["--require", require] if require else []))
+    assert outcome.code == code
+    assert ("2 same, 1 differs" if more else "3 same") in outcome.out
+    if code:
+        assert "letters/photo, RN50: differs by -1. --require" in outcome.err and "Fix:" in outcome.err
+
+
+def test_weights_that_are_not_openais_are_refused_before_any_work(lab: Program):
+    fill(
+        Sharded("letters", lab.folder / "source", lab.folder / "shards"),
+        lab.folder / "other",
+        of=replace(of_openai("RN50"), weights="1" * 64),
+    )
+    outcome = lab.here("reproduce", "-b", "RN50", "--store", "other")
+    assert outcome.code == 2 and outcome.out == ""
+    assert "RN50: its weights are 111111111111, not those of OpenAI's RN50.pt" in outcome.err
+    assert "--weights RN50=FILE" in outcome.err and outcome.err.count("\n") == 2
+    outcome = lab.here("reproduce", "-b", "RN50", "--random-weights")
+    assert outcome.code == 2 and "its weights are random ones" in outcome.err
+
+
+def test_openais_archives_are_taken_from_their_own_cache(lab: Program, tmp_path: Path):
+    archive = tmp_path / "nobody" / ".cache" / "clip" / "ViT-B-32.pt"
+    archive.parent.mkdir(parents=True)
+    archive.write_bytes(b"x")
+    places = {"shards": tmp_path / "shards", "store": tmp_path / "embeddings", "targets": ("letters",)}
+    options = reproduce_module._with_archives(_options("RN50", "ViT-B/32", **places))
+    assert options.weights == {"ViT-B/32": archive}, "RN50 is stored, and needs no weights"
+    given = _options("ViT-B/32", **places, weights={"ViT-B-32": tmp_path / "mine.pt"})
+    assert reproduce_module._with_archives(given).weights == {"ViT-B-32": tmp_path / "mine.pt"}
+
+
+def test_a_backbone_without_its_archive_is_refused_before_anything_is_downloaded(
+    lab: Program, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(weights, "_download", lambda backbone: pytest.fail("it would not be comparable"))
+    outcome = lab.here("reproduce", "-b", "RN50", "-b", "ViT-B-32")
+    assert outcome.code == 2 and outcome.err.count("\n") == 2 and outcome.out == ""
+    assert "ViT-B/32 is not embedded yet, and OpenAI's archive ViT-B-32.pt is not in ~/.cache/clip" in outcome.err
+
+
+def _options(*backbones: str, **changes: object):
+    from fastclip.evaluate.options import EvalOptions
+
+    return EvalOptions(backbones=backbones, **changes)  # type: ignore[arg-type]
+
+
+def test_without_names_the_published_datasets_that_are_sharded_and_all_nine_are_asked(lab: Program, tmp_path: Path):
+    draw_dataset(tmp_path / "more", "zoo")
+    outcome = lab.here("shard", "zoo", "--source", tmp_path / "more" / "zoo")
+    assert outcome.code == 0, outcome.err
+    options = reproduce_module._published(_options(shards=tmp_path / "shards"), embedded.published_table())
+    assert options.targets == ("letters",) and options.backbones == tuple(OPENAI_BACKBONES)
+    assert options.prompts == ("transferlearning",)
+
+
+def test_images_that_are_not_the_published_ones_are_told_before_the_work(lab: Program):
+    manifest = lab.folder / "shards" / "letters" / "manifest.json"
+    assert '"drawn"' in manifest.read_text()
+    card = lab.folder / "shards" / "letters.toml"
+    card.write_text(CARD.replace("36", "35"))
+    outcome = lab.here("shard", "letters", "--source", lab.folder / "source", "--shard-images", "20", "--overwrite")
+    assert outcome.code == 0, outcome.err
+    outcome = lab.here("reproduce", "-b", "RN50")
+    assert outcome.code == 0
+    assert "letters: these images are not the variant drawn of Letters" in outcome.err
+    assert "3 cells: 3 not comparable" in outcome.out
+    assert "all cells: its images are no known variant of Letters" in " ".join(outcome.out.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-b", "tiny"], "The published table has no tiny"),
+        (["zoo"], "The published table has no zoo"),
+        (["--require", "equal"], "--require does not know 'equal'"),
+        (["--shards", "nowhere"], "nowhere holds none of the published datasets"),
+    ],
+)
+def test_a_mistake_is_two_lines(lab: Program, words: list[str], message: str):
+    outcome = lab.here("reproduce", *words)
+    assert outcome.code == 2 and message in outcome.err and outcome.err.count("\n") == 2
