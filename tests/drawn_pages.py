@@ -27,7 +27,7 @@ from fastclip.results.cells import (
 from fastclip.results.comparing import AllAtOnce, Comparison, Family, Rank
 from fastclip.results.pairs import find_pair
 from fastclip.results.patterns import count_patterns, near_ties
-from fastclip.results.prediction_file import PredictionRows
+from fastclip.results.prediction_reader import PredictionRows
 from fastclip.results.statistics import holm, mcnemar, newcombe
 from fastclip.results.verdicts import DIFFERS, NEAR_TIES, NOT_COMPARABLE, SAME, Against, AverageVerdict, CellVerdict
 

@@ -32,7 +32,8 @@ from fastclip.report.html.wrong import wrong_lists
 from fastclip.report.tables import TableStyle, percent
 from fastclip.results.answers import NO_ANSWER
 from fastclip.results.cells import Column, UnreadableImage, UsedPrompts
-from fastclip.results.result_file import parse_result, to_json
+from fastclip.results.result_file import to_json
+from fastclip.results.result_reader import parse_result
 from fastclip.results.statistics import wilson
 
 HOSTILE = (
@@ -207,7 +208,10 @@ def test_verdicts_against_a_published_table_say_by_how_many_images():
     differing = details[f"{cells[2].domain}, {cells[2].backbone}"]
     assert differing[1:5] == ["72.68", "1,764", str(cells[2].top1), str(cells[2].images)]
     assert details[f"{cells[3].domain}, {cells[3].backbone}"][5:] == ["not comparable", "other templates"]
-    assert "6 cells: 2 same, 1 differ, 2 near ties, 1 not comparable." in section(page, "verdict").text
+    assert (
+        "6 cells: 2 same, 2 near ties, 1 differs, 1 not comparable (against a table, 0123abc)."
+        in section(page, "verdict").text
+    )
 
 
 def test_pairs_show_net_images_and_the_adjusted_p():

@@ -6,18 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from fastclip.report.comparisons import HEADERS, p_text
 from fastclip.report.html.plots import Panel, Value, make_axis, make_panel
-from fastclip.report.html.words import called, interval_text, p_text, points
+from fastclip.report.html.words import called, points, points_interval
 from fastclip.report.tables import NO_NUMBER, percent
 from fastclip.results.averages import averages
-from fastclip.results.cells import ZERO_SHOT, Column, Evaluation
+from fastclip.results.cells import ZERO_SHOT, Evaluation
 from fastclip.results.comparing import Comparison, Family
+from fastclip.results.groups import label
 from fastclip.results.statistics import LEVEL
 from fastclip.results.verdicts import SAME, Against, AverageVerdict, CellVerdict
 
 MOST_PANELS = 12
 MOST_DOTS = 24
-MOST_TESTS = 400
+MOST_FAMILIES = 24
+MOST_TESTS = 200
 """Rows of a family that the page shows."""
 
 
@@ -80,57 +83,71 @@ class TestRow:
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyView:
-    """A family of tests with its plots."""
+    """A family of tests, with plots if it is the first of its kind."""
 
     family: Family
     reference: str
+    what: str
+    """By which its columns differ: `backbone`."""
     rows: tuple[TestRow, ...]
     panels: tuple[Panel, ...]
-    ranks: tuple[tuple[str, str, str, str], ...]
-    """Dataset, column, share of draws in which it is the best, its ranks."""
+    ranks: tuple[tuple[str, str, str], ...]
+    """Column, share of draws in which no other is better, its ranks."""
 
 
-def family_view(family: Family, decimals: int) -> FamilyView:
-    """A family as the page shows it."""
-    columns = list(dict.fromkeys([family.reference, *(test.pair.a for test in family.tests)]))
-    names = called(list(dict.fromkeys([*columns, *(rank.column for rank in family.ranks)])))
+def family_views(families: Sequence[Family], decimals: int) -> Iterator[FamilyView]:
+    """The families as the page shows them, at most MOST_FAMILIES."""
+    kinds: set[str] = set()
+    for family in families[:MOST_FAMILIES]:
+        yield _view(family, decimals, drawn=family.of not in kinds)
+        kinds.add(family.of)
+
+
+def _view(family: Family, decimals: int, *, drawn: bool) -> FamilyView:
     return FamilyView(
         family=family,
-        reference=names[family.reference],
-        rows=tuple(_row(test, names[test.pair.a], decimals) for test in family.tests[:MOST_TESTS]),
-        panels=tuple(_panels(family.tests, names, decimals)),
+        reference=label(family.of, family.reference) if family.reference else "the other run",
+        what=HEADERS[family.of],
+        rows=tuple(_row(test, family.of, decimals) for test in family.tests[:MOST_TESTS]),
+        panels=tuple(_panels(family, decimals)) if drawn else (),
         ranks=tuple(
-            (rank.dataset, names[rank.column], percent(Fraction(rank.best), 1),
+            (label(family.of, rank.column), percent(Fraction(rank.best), 1),
              f"{rank.low}" if rank.low == rank.high else f"{rank.low}–{rank.high}")
             for rank in family.ranks
         ),
     )  # fmt: skip
 
 
-def _row(test: Comparison, name: str, decimals: int) -> TestRow:
+def _row(test: Comparison, of: str, decimals: int) -> TestRow:
     pair = test.pair
     return TestRow(
         dataset=pair.dataset,
         domain=pair.domain,
-        name=name,
+        name=label(of, pair.a),
         only_a=pair.only_a,
         only_b=pair.only_b,
         images=pair.images,
         difference=points(test.difference, decimals),
-        interval=interval_text(test.interval, decimals, signed=True),
+        interval=points_interval(test.interval, decimals),
         p_exact=p_text(test.p_exact),
         p_adjusted=p_text(test.p_adjusted),
-        telling=test.p_adjusted < 1 - LEVEL,
+        telling=_is_telling(test),
     )
 
 
-def _panels(tests: Sequence[Comparison], names: Mapping[Column, str], decimals: int) -> Iterator[Panel]:
+def _is_telling(test: Comparison) -> bool:
+    return test.p_adjusted is not None and test.p_adjusted <= 1 - LEVEL
+
+
+def _panels(family: Family, decimals: int) -> Iterator[Panel]:
+    """A panel a domain, with the differences from the reference."""
     places: dict[tuple[str, str], list[Value]] = {}
-    for test in tests:
+    for test in family.tests:
         if test.interval is not None and test.difference is not None:
-            text = f"{points(test.difference, decimals)} {interval_text(test.interval, decimals, signed=True)}"
+            text = f"{points(test.difference, decimals)} {points_interval(test.interval, decimals)}"
             low, high = test.interval.low * 100, test.interval.high * 100
-            value = Value(names[test.pair.a], test.difference * 100, low, high, text, test.p_adjusted < 1 - LEVEL)
+            name = label(family.of, test.pair.a)
+            value = Value(name, test.difference * 100, low, high, text, _is_telling(test))
             places.setdefault((test.pair.dataset, test.pair.domain), []).append(value)
     drawn = {place: values[:MOST_DOTS] for place, values in list(places.items())[:MOST_PANELS]}
     if not drawn:
@@ -139,9 +156,8 @@ def _panels(tests: Sequence[Comparison], names: Mapping[Column, str], decimals: 
     axis = make_axis(
         min(0.0, *(v.low for v in everything)), max(0.0, *(v.high for v in everything)), least=-100.0, most=100.0
     )
-    several = len({dataset for dataset, _ in drawn}) > 1
-    for (dataset, domain), values in drawn.items():
-        yield make_panel(f"{dataset}/{domain}" if several else domain, values, axis)
+    for (_, domain), values in drawn.items():
+        yield make_panel(domain, values, axis)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from fastclip.errors import UserError, printable
-from fastclip.report.html.accuracies import accuracy_tables
+from fastclip.report.comparisons import p_text
+from fastclip.report.document import Document, make_document
 from fastclip.report.html.classes import ClassReport, class_report
 from fastclip.report.html.compared import (
     MOST_DOTS,
+    MOST_FAMILIES,
     MOST_PANELS,
     AgainstTable,
     FamilyView,
     PromptTable,
     against_tables,
-    family_view,
+    family_views,
     prompt_tables,
 )
 from fastclip.report.html.gallery import Gallery, make_galleries
@@ -31,11 +33,11 @@ from fastclip.report.html.method import DEFINITIONS, Method, make_method
 from fastclip.report.html.plots import MOST_DRAWN_CLASSES, Panel, Value, heat_picture, make_axis, make_heat, make_panel
 from fastclip.report.html.shown import shown_answers
 from fastclip.report.html.verdict import Verdict, make_verdict
-from fastclip.report.html.words import called, full_name, interval_text, listed, p_text, plural, ratio
-from fastclip.report.tables import BEST, NO_NUMBER, TIED, Row, Table, TableStyle, percent
+from fastclip.report.html.words import called, full_name, listed, plural, ratio
+from fastclip.report.tables import BEST, NO_NUMBER, TIED, Row, Table, TableStyle, interval_text, percent
 from fastclip.results.cells import Evaluation
 from fastclip.results.comparing import Family
-from fastclip.results.prediction_file import PredictionRows
+from fastclip.results.prediction_reader import PredictionRows
 from fastclip.results.result_file import to_document
 from fastclip.results.verdicts import Against
 from fastclip.storage.folders import Location
@@ -69,11 +71,14 @@ class Page:
 
     evaluation: Evaluation
     style: TableStyle
+    document: Document
     verdict: Verdict
     accuracies: tuple[Accuracies, ...]
     against: Against | None
     against_tables: tuple[AgainstTable, ...]
     families: tuple[FamilyView, ...]
+    more_families: int
+    """Those that the page leaves out."""
     prompts: tuple[PromptTable, ...]
     classes: tuple[ClassReport, ...]
     galleries: tuple[Gallery, ...]
@@ -116,17 +121,19 @@ def render_page(
     `shards` is the folder of all sharded datasets, where pictures of at most `thumbnails` images are read. Raises
     `UserError` for a page above MOST_BYTES.
     """
-    tables = accuracy_tables(evaluation, style)
+    document = make_document(evaluation, replace(style, intervals=True), "")
     shown = list(shown_answers(evaluation, answers)) if answers else []
     data, left_out = _data_block(evaluation)
     page = Page(
         evaluation=evaluation,
         style=style,
-        verdict=make_verdict(evaluation, tables, against, families, answers, style.decimals),
-        accuracies=tuple(_accuracies(table, evaluation, style.decimals) for table in tables),
+        document=document,
+        verdict=make_verdict(evaluation, document, against, families, answers),
+        accuracies=tuple(_accuracies(table, style.decimals) for table in document.tables),
         against=against,
         against_tables=tuple(against_tables(against)) if against else (),
-        families=tuple(family_view(each, style.decimals) for each in families),
+        families=tuple(family_views(families, style.decimals)),
+        more_families=max(0, len(families) - MOST_FAMILIES),
         prompts=tuple(prompt_tables(evaluation, style.decimals)),
         classes=tuple(map(class_report, shown)),
         galleries=tuple(make_galleries(shown, shards, thumbnails)),
@@ -194,9 +201,9 @@ def _data_block(evaluation: Evaluation) -> tuple[str, tuple[str, ...]]:
     return text, tuple(left_out)
 
 
-def _accuracies(table: Table, evaluation: Evaluation, decimals: int) -> Accuracies:
+def _accuracies(table: Table, decimals: int) -> Accuracies:
     """A dataset's table, and a panel for each of its domains with a dot for each of its rows."""
-    rows = [row for section in table.sections for row in section.rows]
+    rows = table.rows
     domains = [
         number
         for number, name in enumerate(table.headers)

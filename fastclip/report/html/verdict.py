@@ -6,13 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fastclip.files import digest
-from fastclip.report.html.words import called, interval_text, listed, plural
-from fastclip.report.tables import NO_NUMBER, Row, Table
-from fastclip.results.cells import ZERO_SHOT, Cell, Evaluation
+from fastclip.report.against import verdict_line
+from fastclip.report.document import Document
+from fastclip.report.html.words import called, listed, plural
+from fastclip.report.tables import MACRO, interval_text
+from fastclip.results.caveats import image_lines
+from fastclip.results.cells import Evaluation
 from fastclip.results.comparing import Family
-from fastclip.results.prediction_file import PredictionRows
+from fastclip.results.prediction_reader import PredictionRows
 from fastclip.results.result_file import to_json
-from fastclip.results.verdicts import DIFFERS, NEAR_TIES, NOT_COMPARABLE, SAME, Against
+from fastclip.results.verdicts import Against
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +50,16 @@ class Verdict:
 
 def make_verdict(
     evaluation: Evaluation,
-    tables: Sequence[Table],
+    document: Document,
     against: Against | None,
     families: Sequence[Family],
     answers: PredictionRows | None,
-    decimals: int,
 ) -> Verdict:
     """The verdict of an evaluation."""
     datasets = [each.name for each in evaluation.datasets]
     backbones = list(dict.fromkeys(cell.backbone for cell in evaluation.cells))
     ways = list(dict.fromkeys(cell.column.way for cell in evaluation.cells))
-    images = {(cell.dataset, cell.domain): cell.images for cell in evaluation.cells}
+    images = {(cell.dataset, cell.domain, cell.sample): cell.images for cell in evaluation.cells}
     one = backbones[0] if len(backbones) == 1 else plural(len(backbones), "backbone")
     noun = "prompt set" if not evaluation.heads else "way to answer|ways to answer"
     return Verdict(
@@ -67,10 +69,10 @@ def make_verdict(
         scope=f"{plural(sum(images.values()), 'image')} of {plural(len(datasets), 'dataset')} "
         f"({plural(len(images), 'domain')}); {plural(len(backbones), 'backbone')} × {plural(len(ways), noun)}: "
         f"{plural(len(evaluation.cells), 'cell')}.",
-        best=tuple(_best(tables, decimals)),
-        against=_against(against),
+        best=tuple(_best(document)),
+        against=verdict_line(against) if against else "",
         digest=digest(to_json(evaluation)),
-        notes=tuple(_notes(evaluation)),
+        notes=tuple(dict.fromkeys((*_notes(evaluation), *document.labels))),
         commands=tuple(_commands(evaluation, against, families, answers)),
     )
 
@@ -89,32 +91,21 @@ def _state(evaluation: Evaluation) -> str:
     return "Complete: every image was classified."
 
 
-def _best(tables: Sequence[Table], decimals: int) -> Iterator[Best]:
-    """The best comparable row of each dataset, by its last number: the average, or the only domain."""
-    for table in tables:
-        rows = [row for section in table.sections for row in section.rows if row.comparable]
-        numbered = [row for row in rows if row.numbers and row.numbers[-1].value is not None]
+def _best(document: Document) -> Iterator[Best]:
+    """The best comparable row of each table, by the macro average, or else by the last number."""
+    for table in document.tables:
+        place = table.headers.index(MACRO) if MACRO in table.headers else len(table.headers) - 1
+        rows = [row for row in table.rows if row.comparable]
+        numbered = [row for row in rows if row.numbers[place].value is not None]
         if len(rows) > 1 and numbered:
-            best: Row = max(numbered, key=lambda row: row.numbers[-1].value or 0)
-            number = best.numbers[-1]
-            names = called([row.column for row in rows])
+            best = max(numbered, key=lambda row: row.numbers[place].value or 0)
             yield Best(
-                dataset=table.dataset,
-                what=table.headers[-1],
-                row=names[best.column],
-                number=number.text,
-                interval=interval_text(number.interval, decimals),
+                dataset=f"{table.dataset}{f', {table.sample}' if table.sample else ''}",
+                what=table.headers[place],
+                row=called([row.column for row in rows])[best.column],
+                number=best.numbers[place].text,
+                interval=interval_text(best.numbers[place].interval, document.style.decimals),
             )
-
-
-def _against(against: Against | None) -> str:
-    if against is None:
-        return ""
-    counts = [(against.count(each), each) for each in (SAME, NEAR_TIES, NOT_COMPARABLE)]
-    words = [f"{count:,} {verdict}" for count, verdict in counts if count]
-    if differ := against.count(DIFFERS):
-        words.insert(min(1, len(words)), f"{differ:,} differ")
-    return f"Against the published table, {plural(len(against.cells), 'cell')}: {', '.join(words) or NO_NUMBER}."
 
 
 def _notes(evaluation: Evaluation) -> Iterator[str]:
@@ -126,20 +117,11 @@ def _notes(evaluation: Evaluation) -> Iterator[str]:
             yield f"{each.name}: only the images of the protocol {each.protocol}, not comparable with other protocols."
         elif each.has_variants and not each.variant:
             yield f"{each.name} is no known variant of {each.title}: not comparable with published numbers."
-        if repeated := sum(each.duplicates.values()):
-            yield (
-                f"{each.name}: {plural(repeated, 'image has|images have')} the bytes of another of its domain; "
-                "intervals take them for independent, and are a little too narrow."
-            )
+        domains = tuple(dict.fromkeys(cell.domain for cell in evaluation.cells if cell.dataset == each.name))
+        yield from (f"{each.name}: {line}" for line in image_lines(evaluation, each.name, domains))
     samples = dict.fromkeys(cell.sample for cell in evaluation.cells if cell.sample)
     if samples:
         yield f"Some numbers are of a part of the images: {listed(list(samples))}."
-    chosen = [name for name, each in evaluation.prompts.items() if each.selection is not None]
-    if chosen:
-        yield f"Prompt sets that were chosen with labels, so not zero-shot: {listed(chosen)}."
-    fitted = dict.fromkeys(cell.head for cell in evaluation.cells if cell.head != ZERO_SHOT)
-    if fitted:
-        yield f"Fitted heads, most of them with labels, so not zero-shot: {listed(list(fitted))}."
 
 
 def _commands(
@@ -152,6 +134,5 @@ def _commands(
         )
     if against is None:
         yield "A comparison with the published table", "fastclip report RESULT --against published --html PAGE"
-    cells: Sequence[Cell] = evaluation.cells
-    if not families and len({cell.column for cell in cells}) > 1:
+    if not families and len({cell.column for cell in evaluation.cells}) > 1:
         yield "Paired tests", "fastclip compare RESULT --of backbones --to NAME"

@@ -40,28 +40,19 @@ def full_name(column: Column) -> str:
     return f"{column.backbone}, {column.way}" if column.way else column.backbone
 
 
-def interval_text(interval: Interval | None, decimals: int, *, signed: bool = False) -> str:
-    """`[93.09, 98.33]` in percent; empty for none."""
-    if interval is None:
-        return ""
-    return f"[{_percent(interval.low, decimals, signed)}, {_percent(interval.high, decimals, signed)}]"
-
-
 def points(value: float | None, decimals: int) -> str:
-    """A difference of accuracies in points of percent, with its sign."""
-    return NO_NUMBER if value is None else _percent(value, decimals, True)
+    """`+1.25`: a difference of accuracies in points of percent. Zero has no sign."""
+    if value is None:
+        return NO_NUMBER
+    text = f"{value * 100:+.{decimals}f}".replace("-", "−")
+    return text if float(text[1:]) else text[1:]
 
 
-def p_text(value: float) -> str:
-    """A p-value: three decimals, or its power of ten."""
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+def points_interval(interval: Interval | None, decimals: int) -> str:
+    """`[−0.50, +3.00]`; empty for none."""
+    return f"[{points(interval.low, decimals)}, {points(interval.high, decimals)}]" if interval else ""
 
 
 def ratio(right: int, images: int, decimals: int) -> str:
     """A share of counts in percent."""
     return percent(Fraction(right, images), decimals) if images else NO_NUMBER
-
-
-def _percent(value: float, decimals: int, signed: bool) -> str:
-    text = f"{value * 100:{'+' if signed else ''}.{decimals}f}".replace("-", "−")
-    return text[1:] if text[:1] in "−+" and not float(text[1:]) else text
