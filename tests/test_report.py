@@ -243,6 +243,20 @@ def test_standard_output_is_utf_8_whatever_the_terminal_is(tmp_path: Path):
     assert "שלום" in done.stdout.decode("utf-8") and b"\r\n" in done.stdout
 
 
+def test_the_answers_of_several_runs_are_joined(program: Program):
+    """A run and its copy are one result, so the table is that of the run alone, with the same marks."""
+    run = run_of(program.folder)
+    alone = program.here("report", run, "--mark", "tied", "--markdown", "-").out
+    shutil.copytree(run, run.with_name("copy"))
+    both = program.here("report", "results", "--mark", "tied", "--markdown", "-")
+    assert both.code == 0 and both.out.splitlines()[1:] == alone.splitlines()[1:]
+    document = json.loads((run.with_name("copy") / "result.json").read_text())
+    document["predictions"]["rows"] += 1
+    (run.with_name("copy") / "result.json").write_text(json.dumps(document))
+    refused = program.here("report", "results", "--mark", "tied", "--markdown", "-")
+    assert "predictions of another run" in two_lines(refused, 5)
+
+
 def test_a_page_is_written(program: Program, kept: Path):
     pytest.importorskip("fastclip.report.html.page")
     run = run_of(program.folder)

@@ -27,8 +27,9 @@ def markdown(document: Document) -> str:
 
 
 def escape(text: str) -> str:
-    """`text` as Markdown prints it, on one line: no markup, no HTML, no formula, no column of a table."""
-    return re.sub(r"([\\`*_\[\]<>&#~|$])", r"\\\1", printable(text))
+    """`text` as Markdown prints it, on one line: no markup, no HTML, no formula, no link, no column of a table."""
+    escaped = re.sub(r"([\\`*_\[\]<>&#~|$])", r"\\\1", printable(text))
+    return re.sub(r"(?i)(?<=:)(?=//)|(?<=www)(?=\.)", r"\\", escaped)  # GitHub makes links of addresses
 
 
 def row(cells: Iterable[str]) -> str:
