@@ -155,7 +155,7 @@ def _render(name: str, inputs: Inputs, style: TableStyle, found: Any, as_float: 
         return csv_file(inputs.merged)
     if name == "json":
         return _json(inputs, found)
-    document = make_document(inputs.evaluation, style, shlex.join(["fastclip", *sys.argv[1:]]))
+    document = make_document(inputs.evaluation, style, shlex.join(["fastclip", *sys.argv[1:]]), found)
     if name == "latex":
         return latex(document, as_float=as_float)
     return (markdown if name == "markdown" else macros)(document)
