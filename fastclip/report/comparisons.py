@@ -69,13 +69,15 @@ def _at_once(family: Family) -> str:
 
 
 def _ranks(family: Family, averages: Mapping[tuple[str, Column], Fraction | None]) -> Group:
-    table = plain_table(HEADERS[family.of], "average", "best in", f"rank [{LEVEL:.0%}]")
+    several = len({each.pair.domain for each in family.tests}) > 1
+    number = "average" if several else "accuracy"
+    table = plain_table(HEADERS[family.of], number, "best in", f"rank [{LEVEL:.0%}]")
     for rank in family.ranks:
         ends = f"{rank.low}" if rank.low == rank.high else f"{rank.low} to {rank.high}"
         name = Text(printable(label(family.of, rank.column)))
         table.add_row(name, percent(averages.get((rank.dataset, rank.column))), _share(rank.best), ends)
-    noun = NOUNS[family.of]
-    return Group(Text(f"Ranks of {len(family.ranks)} {noun} by their average over the domains", style="bold"), table)
+    title = f"Ranks of {len(family.ranks)} {NOUNS[family.of]} by their {number}{' over the domains' * several}"
+    return Group(Text(title, style="bold"), table)
 
 
 def _share(value: float) -> str:

@@ -13,6 +13,12 @@ from fastclip.results.pairs import Pair, find_pair, find_patterns
 from fastclip.results.statistics import LEVEL, Interval, bh, cochran, holm, mcnemar, newcombe
 
 CORRECTIONS: Mapping[str, Callable[[Sequence[float]], list[float]]] = {"holm": holm, "bh": bh, "none": list}
+MORE = {
+    "backbones": "fastclip eval DATASET with several -b, or fastclip compare with several results",
+    "prompts": "fastclip eval DATASET with several --prompts, or --of backbones",
+    "heads": "fastclip probe and fastclip adapt fit heads; --of backbones or prompts compares zero-shot",
+}
+FITTED = "Tests are about these heads as they were fitted, not about their methods on other training images."
 NOUNS = {"backbones": "backbones", "prompts": "prompt sets", "heads": "heads", "runs": "columns"}
 
 
@@ -99,7 +105,7 @@ def compare(
     if not found:
         raise UserError(
             f"There are no two {NOUNS[of]} with numbers for the same images.",
-            fix="Name a result with several, or several results.",
+            fix=MORE[of],
         )
     families = [_family(evaluation, each, of, correction) for each in found]
     if not any(each.tests for each in families):
@@ -142,6 +148,7 @@ def _family(evaluation: Evaluation, group: Group, of: str, correction: str) -> F
                 if unknown
                 else []
             ),
+            *([FITTED] if of == "heads" else []),
             *image_lines(evaluation, dataset, domains),
         ),
     )

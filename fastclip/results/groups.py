@@ -69,7 +69,7 @@ def _split(columns: Sequence[Column], of: str, prompts: str | None) -> Iterator[
             yield backbone, zero_shot
         else:
             beside = [each for each in zero_shot if prompts in (None, each.prompts)][:1]
-            named = f"{backbone}, zero-shot by the prompts {beside[0].prompts}" if beside else backbone
+            named = f"{backbone}, prompts {beside[0].prompts}" if beside else backbone
             yield named, [*beside, *(each for each in own if each.head != ZERO_SHOT)]
 
 
