@@ -273,3 +273,24 @@ def test_a_folder_of_runs_is_all_of_them(letters: Path, tmp_path: Path):
     for run in ("run-one", "run-noisy"):
         shutil.copytree(letters / run, tmp_path / "all" / run)
     assert compared(tmp_path, "all")["name"].startswith("all/run-one against all/run-noisy")
+
+
+@pytest.mark.parametrize(("policy", "images"), [("exclude", 34), ("wrong", 36)])
+def test_unreadable_images_are_left_out_or_wrong_as_the_policy_has_it(tmp_path: Path, policy: str, images: int):
+    """Either run cannot read one image of the photos, each another one."""
+    program = Program(tmp_path)
+    sharded = shard(draw_dataset(tmp_path / "source"), tmp_path / "shards", "letters", layout="domain/class")
+    for name, key in (("one", "photo/00000003"), ("two", "photo/00000020")):
+        fill(sharded, tmp_path / name, unreadable=[key])
+        words = ("--unreadable", policy, "--results", f"runs-{name}", "--shards", "shards", "-b", "tiny")
+        assert program.here("eval", "letters/photo", "--store", name, *words).code == 0
+    runs = [next((tmp_path / f"runs-{name}").iterdir()) for name in ("one", "two")]
+    (test,) = compared(tmp_path, *runs)["tests"]
+    before, after = (by_digest(run / "predictions.parquet") for run in runs)
+    ranks = [
+        {row["sha256"]: row["rank"] for row in pq.read_table(run / "predictions.parquet").to_pylist()} for run in runs
+    ]
+    asked = [key for key in before if policy == "wrong" or None not in (ranks[0][key[1]], ranks[1][key[1]])]
+    gained, lost = (sum(b[key] and not a[key] for key in asked) for a, b in ((before, after), (after, before)))
+    assert (test["only_a"], test["only_b"], test["images"]) == (gained, lost, images)
+    assert gained + lost > 0 or policy == "exclude"
