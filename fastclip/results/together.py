@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from fastclip.errors import UserError
 from fastclip.results.aligning import join, with_patterns
 from fastclip.results.cells import ZERO_SHOT, Evaluation
-from fastclip.results.comparing import Family, compare
+from fastclip.results.comparing import compare
 from fastclip.results.comparing_runs import compare_runs
+from fastclip.results.families import Family
 from fastclip.results.kept import Kept
 from fastclip.results.merging import merge
 
