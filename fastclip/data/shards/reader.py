@@ -6,6 +6,7 @@ import hashlib
 import json
 import mmap
 import os
+from collections.abc import Sequence
 from dataclasses import fields
 from itertools import chain
 from typing import BinaryIO, NamedTuple
@@ -77,6 +78,17 @@ def read_index(location: Location, shard: Shard) -> list[ImageRecord]:
         except (ValueError, TypeError, RecursionError) as error:
             raise differs(path, folder.name, f"row {number} is not a row of an index, {error}") from error
     return records
+
+
+def read_records(location: Location, shard: Shard, rows: Sequence[int]) -> list[ImageRecord]:
+    """Some rows of a shard's index: see `read_index`, which reads all and takes seconds for many shards."""
+    folder = open_folder(location)
+    texts = _index_rows(folder, shard)
+    try:
+        return [_record(texts[row], shard) for row in rows]
+    except (ValueError, TypeError, RecursionError) as error:
+        path = f"{folder}/{shard.index_name}"
+        raise differs(path, folder.name, f"a row is not a row of an index, {error}") from error
 
 
 class Images(NamedTuple):

@@ -1,0 +1,58 @@
+"""Texts of the page: numbers, intervals and names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from fastclip.report.tables import NO_NUMBER, percent
+from fastclip.results.cells import Column
+from fastclip.results.statistics import Interval
+
+MOST_LISTED = 6
+"""Names of a list in a sentence."""
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 image`, `1,234 images`; `noun` may give both forms, `class|classes`."""
+    one, _, many = noun.partition("|")
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b, c`; of a long list the beginning, and how many there are."""
+    shown = ", ".join(names[:MOST_LISTED])
+    return shown if len(names) <= MOST_LISTED else f"{shown} … ({len(names):,} in all)"
+
+
+def called(columns: Sequence[Column]) -> dict[Column, str]:
+    """Each column by as much of its name as tells it from the others."""
+    ways, backbones = {each.way for each in columns}, {each.backbone for each in columns}
+    if len(ways) <= 1:
+        return {each: each.backbone for each in columns}
+    if len(backbones) == 1:
+        return {each: each.way for each in columns}
+    return {each: f"{each.backbone}, {each.way}" for each in columns}
+
+
+def full_name(column: Column) -> str:
+    """`RN50, photo`: a backbone and its prompt set or head."""
+    return f"{column.backbone}, {column.way}" if column.way else column.backbone
+
+
+def points(value: float | None, decimals: int) -> str:
+    """`+1.25`: a difference of accuracies in points of percent. Zero has no sign."""
+    if value is None:
+        return NO_NUMBER
+    text = f"{value * 100:+.{decimals}f}".replace("-", "−")
+    return text if float(text[1:]) else text[1:]
+
+
+def points_interval(interval: Interval | None, decimals: int) -> str:
+    """`[−0.50, +3.00]`; empty for none."""
+    return f"[{points(interval.low, decimals)}, {points(interval.high, decimals)}]" if interval else ""
+
+
+def ratio(right: int, images: int, decimals: int) -> str:
+    """A share of counts in percent."""
+    return percent(Fraction(right, images), decimals) if images else NO_NUMBER
