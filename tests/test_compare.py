@@ -22,8 +22,8 @@ from fastclip.results.cells import Column, Evaluation, UsedPrompts
 from fastclip.results.comparing import compare, tied_with_best
 from fastclip.results.comparison_file import to_json
 from fastclip.results.patterns import MOST_PATTERNS
-from fastclip.results.result_file import parse_result
 from fastclip.results.result_file import to_json as result_to_json
+from fastclip.results.result_reader import parse_result
 
 DOMAINS = {"art": 120, "photo": 77, "sketch": 300}
 NINE = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")

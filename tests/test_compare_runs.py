@@ -21,7 +21,7 @@ from fastclip.results.aligning import join, rows_in_order
 from fastclip.results.answers import DomainAnswers
 from fastclip.results.cells import Column, PredictionFile
 from fastclip.results.kept import evaluation_of
-from fastclip.results.prediction_file import PredictionRows
+from fastclip.results.prediction_reader import PredictionRows
 
 PLACE = ("letters", "photo")
 FIRST, SECOND = Column("tiny", "zero-shot", "photo"), Column("tiny", "zero-shot", "other")
