@@ -18,7 +18,8 @@ from drawn_store import drawn, fill
 from drawn_tables import drawn_result
 from helpers import Program, write
 
-from fastclip.results.cells import Evaluation
+from fastclip.errors import UserError
+from fastclip.results.cells import NEAR_TIE, Evaluation
 from fastclip.results.result_file import to_json
 from fastclip.results.result_reader import parse_result
 
@@ -264,3 +265,19 @@ def test_a_page_is_written(program: Program, kept: Path):
     outcome = program.here("report", run, "--html", "page.html", "--shards", kept / "shards")
     assert outcome.code == 0 and outcome.err == "Written: page.html\n"
     assert (program.folder / "page.html").read_text("utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_epsilon_is_a_number_or_the_largest_lead_that_a_certificate_saw_flip(tmp_path: Path):
+    from fastclip.cli.report_inputs import find_epsilon
+
+    def certificate(*leads: float | None) -> str:
+        path = tmp_path / "certificate.json"
+        path.write_text(json.dumps({"checks": [{"name": "x", "flipped_lead": lead} for lead in leads] + [{}]}))
+        return str(path)
+
+    assert find_epsilon("0.002") == 0.002
+    assert find_epsilon(certificate(None, 0.0004, 0.0007)) == 0.0007
+    assert find_epsilon(certificate(None)) == NEAR_TIE
+    for wrong in ("nan", "-1", "2", "nowhere.json", str(tmp_path)):
+        with pytest.raises(UserError, match="--epsilon"):
+            find_epsilon(wrong)
