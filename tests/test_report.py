@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,7 +18,8 @@ from drawn_store import drawn, fill
 from drawn_tables import drawn_result
 from helpers import Program, write
 
-from fastclip.results.cells import Evaluation
+from fastclip.errors import UserError
+from fastclip.results.cells import NEAR_TIE, Evaluation
 from fastclip.results.result_file import to_json
 from fastclip.results.result_reader import parse_result
 
@@ -214,3 +216,68 @@ def test_a_report_loads_no_library_that_computes(program: Program):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=program.folder, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_result_against_another_is_told_cell_by_cell_in_every_text(fastclip: Program):
+    one, other = drawn_result(COUNTS), drawn_result({**COUNTS, ("sketch", "ViT-B/32", "photo"): (302, 401)})
+    names = put(fastclip.folder, one=one, other=other)
+    for words in ((), ("--markdown", "-"), ("--latex", "-")):
+        out = fastclip.here("report", names[0], "--against", names[1], *words).out
+        assert "4 cells: 3 same, 1 differs" in out, words
+        row = [line for line in out.splitlines() if re.search(r"ViT-B/32 .*= ", line)][-1]
+        assert re.findall("[=3]", row.replace("ViT-B/32", "")) == ["=", "3"], row
+    published = json.loads(fastclip.here("report", names[0], "--against", names[1], "--json", "-").out)["published"]
+    found = {(each["domain"], each["backbone"]): each["verdict"] for each in published["cells"]}
+    assert found == {key[:2]: "differs" if key[:2] == ("sketch", "ViT-B/32") else "same" for key in COUNTS}
+
+
+def test_random_weights_are_loud_in_json(fastclip: Program):
+    (name,) = put(fastclip.folder, it=drawn_result(COUNTS, random=["RN50"]))
+    assert json.loads(fastclip.here("report", name, "--json", "-").out)["warning"] == "RANDOM WEIGHTS, NOT A RESULT"
+
+
+def test_standard_output_is_utf_8_whatever_the_terminal_is(tmp_path: Path):
+    counts = {("שלום", "RN50", "photo"): (1, 2)}
+    (name,) = put(tmp_path, it=drawn_result(counts))
+    command = [sys.executable, "-m", "fastclip", "report", name, "--csv", "-"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+    assert "שלום" in done.stdout.decode("utf-8") and b"\r\n" in done.stdout
+
+
+def test_the_answers_of_several_runs_are_joined(program: Program):
+    """A run and its copy are one result, so the table is that of the run alone, with the same marks."""
+    run = run_of(program.folder)
+    alone = program.here("report", run, "--mark", "tied", "--markdown", "-").out
+    shutil.copytree(run, run.with_name("copy"))
+    both = program.here("report", "results", "--mark", "tied", "--markdown", "-")
+    assert both.code == 0 and both.out.splitlines()[1:] == alone.splitlines()[1:]
+    document = json.loads((run.with_name("copy") / "result.json").read_text())
+    document["predictions"]["rows"] += 1
+    (run.with_name("copy") / "result.json").write_text(json.dumps(document))
+    refused = program.here("report", "results", "--mark", "tied", "--markdown", "-")
+    assert "predictions of another run" in two_lines(refused, 5)
+
+
+def test_a_page_is_written(program: Program, kept: Path):
+    pytest.importorskip("fastclip.report.html.page")
+    run = run_of(program.folder)
+    outcome = program.here("report", run, "--html", "page.html", "--shards", kept / "shards")
+    assert outcome.code == 0 and outcome.err == "Written: page.html\n"
+    assert (program.folder / "page.html").read_text("utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_epsilon_is_a_number_or_the_largest_lead_that_a_certificate_saw_flip(tmp_path: Path):
+    from fastclip.cli.report_inputs import find_epsilon
+
+    def certificate(*leads: float | None) -> str:
+        path = tmp_path / "certificate.json"
+        path.write_text(json.dumps({"checks": [{"name": "x", "flipped_lead": lead} for lead in leads] + [{}]}))
+        return str(path)
+
+    assert find_epsilon("0.002") == 0.002
+    assert find_epsilon(certificate(None, 0.0004, 0.0007)) == 0.0007
+    assert find_epsilon(certificate(None)) == NEAR_TIE
+    for wrong in ("nan", "-1", "2", "nowhere.json", str(tmp_path)):
+        with pytest.raises(UserError, match="--epsilon"):
+            find_epsilon(wrong)

@@ -288,7 +288,7 @@ def test_hostile_names_are_cells_of_markdown_and_nothing_else():
     assert {f"prompts: {printable(name)}" for name in HOSTILE} <= titles
     assert {f"fitted {printable(name)}" for name in HOSTILE} <= titles
     bare = re.sub(r"\\.|</?ins>|<!--.*-->", "", text)
-    assert "<" not in bare and "`" not in bare and "](" not in bare
+    assert "<" not in bare and "`" not in bare and "](" not in bare and "://" not in bare
 
 
 def test_hostile_names_come_back_from_csv_and_json_and_start_no_formula():
@@ -348,14 +348,17 @@ def test_hostile_names_are_printed_by_latex(compiled, tmp_path: Path):
 def test_macros_print_numbers_and_an_unknown_name_is_an_error(compiled, tmp_path: Path):
     (tmp_path / "numbers.tex").write_text(macros(document(drawn_result(COUNTS))), "utf-8")
     (tmp_path / "hostile.tex").write_text(macros(document(hostile_result())), "utf-8")
-    both = r"\input{numbers}\input{hostile}"
+    evaluation = drawn_result({("art_painting", "ViT-L/14@336px", "p"): (1, 3)}, dataset="pacs")
+    (tmp_path / "pacs.tex").write_text(macros(document(evaluation)), "utf-8")
+    both = r"\input{numbers}\input{hostile}\input{pacs}"
     text, log = compiled(
         r"\section{On \fastclip{letters/sketch/ViT-B-32}} It is \fastclip{letters/average/RN50} of "
-        r"\fastclip{letters/photo/RN50/images}, and \fastclip{letters/input-x/RN50/photo}.",
+        r"\fastclip{letters/photo/RN50/images}, and \fastclip{letters/input-x/RN50/photo}, "
+        r"\fastclip{pacs/art_painting/ViT-L-14-336px}.",
         both,
     )
     assert "\n!" not in log
-    assert "On 74.56" in text and re.search(r"It is 77.41 of 100, and 3.00\.", text)
+    assert "On 74.56" in text and re.search(r"It is 77.41 of 100, and 3.00, 33.33\.", text)
     text, log = compiled(r"It is \fastclip{letters/skecth/RN50}.", both)
     assert "! fastclip: no number is called 'letters/skecth/RN50'" in log and "??" in text
 

@@ -1,11 +1,14 @@
-"""`fastclip demo`: from drawn images to a table of accuracies, without a network or a GPU."""
+"""`fastclip demo`: from drawn images to a table of accuracies and a page, without a network or a GPU."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from fastclip.cli.results import DEFAULT, find_places
 
 if TYPE_CHECKING:
     from fastclip.evaluate.options import EvalOptions
@@ -23,31 +26,50 @@ def command(
     ),
     probe: Annotated[bool, typer.Option("--probe", help="Then train heads, and adapt from domain to domain.")] = False,
 ) -> None:
-    """Draw a small dataset, evaluate a tiny CLIP on it, print the table.
+    """Draw a small dataset, evaluate a tiny CLIP on it, print the table, write a page.
 
     Needs less than a minute, no network and no GPU. The images are shapes in four domains; there are three prompt sets.
     """
-    from fastclip.cli.console import out
-    from fastclip.cli.evaluate import evaluate
+    from fastclip.cli.console import err, out
+    from fastclip.cli.evaluate import embed_and_score, end
     from fastclip.evaluate.options import EvalOptions
 
     if not (shards / "shapes" / "manifest.json").exists():
         _draw_and_shard(shards)
-    options = EvalOptions(targets=("shapes",), backbones=("tiny",), shards=shards)
-    evaluate(options, prompts=["transferlearning", "photo", "openai80"], store=store)
+    prompts = ("transferlearning", "photo", "openai80")
+    options = EvalOptions(targets=("shapes",), backbones=("tiny",), prompts=prompts, shards=shards, store=store)
+    messages = err()
+    places = find_places("eval", messages, DEFAULT, None, None)
+    evaluation = embed_and_score(options, places, messages)
+    if not evaluation:
+        return
+    end(evaluation)
     if probe:
-        _probe_and_adapt(options, store)
+        _probe_and_adapt(options)
+    if places.folder:
+        _write_page(places.place_of(evaluation), shards)
     out().print(_next_steps(), soft_wrap=True)
 
 
-def _probe_and_adapt(options: EvalOptions, store: Path) -> None:
+def _write_page(run: Path, shards: Path) -> None:
+    from fastclip.cli import report
+    from fastclip.cli.console import out
+
+    page = run / "report.html"
+    report.command([run], html=page, shards=str(shards))
+    console = out()
+    console.print("\nThe run as a page, with plots, confusions and wrong images. Open it in a browser:")
+    console.print(f"  xdg-open {shlex.quote(str(page))}", soft_wrap=True)
+
+
+def _probe_and_adapt(options: EvalOptions) -> None:
     """A head trained on three domains and tested on the one that `tiny` never saw; then adaptation to that one."""
     from dataclasses import replace
 
     from fastclip.cli.adapt import adapt
     from fastclip.cli.probe import probe
 
-    options = replace(options, targets=(), store=store)
+    options = replace(options, targets=(), prompts=())
     train = ["shapes/flat", "shapes/night", "shapes/texture"]
     _print_command(f"fastclip probe {' '.join(train)} --test {HELD_OUT} -b tiny")
     probe(options, train=train, test=[HELD_OUT])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastclip.cli.report_inputs import Inputs, families, read_inputs
+from fastclip.cli.report_inputs import Inputs, families, find_epsilon, read_inputs
 from fastclip.cli.report_inputs import against as find_verdicts
 from fastclip.errors import UserError
 
@@ -70,8 +70,11 @@ def command(
     ] = "shards",
     thumbnails: Annotated[int, typer.Option(metavar="N", min=0, help="Pictures at most.", **PAGE)] = 400,
     epsilon: Annotated[
-        float | None,
-        typer.Option(metavar="E", min=0, help="With --against: answers whose lead is smaller are near ties."),
+        str | None,
+        typer.Option(
+            metavar="E|CERTIFICATE",
+            help="With --against: smaller leads are near ties. Or the JSON of fastclip verify, which saw some flip.",
+        ),
     ] = None,
 ) -> None:
     """Show kept results again: as tables, for a paper, as a page, or against published numbers.
@@ -88,8 +91,9 @@ def command(
     formats = {"markdown": markdown, "latex": latex, "macros": macros, "csv": csv, "json": json, "html": html}
     files = {name: path for name, path in formats.items() if path}
     _check(files, as_float=as_float, epsilon=epsilon, against=against)
-    inputs = read_inputs(results, predictions, answers=html is not None or epsilon is not None, patterns=mark == "tied")
-    found = find_verdicts(inputs, against, epsilon) if against else None
+    near = None if epsilon is None else find_epsilon(epsilon)
+    inputs = read_inputs(results, predictions, answers=html is not None or near is not None, patterns=mark == "tied")
+    found = find_verdicts(inputs, against, near) if against else None
     if not files:
         _print(inputs, style, found, console)
     for name, path in files.items():
@@ -101,7 +105,7 @@ def command(
     return None
 
 
-def _check(files: dict[str, Path], *, as_float: bool, epsilon: float | None, against: str | None) -> None:
+def _check(files: dict[str, Path], *, as_float: bool, epsilon: str | None, against: str | None) -> None:
     """Raise `UserError` for options that do not go together, and for a file that cannot be written."""
     from fastclip.files import check_place
 
@@ -155,7 +159,7 @@ def _render(name: str, inputs: Inputs, style: TableStyle, found: Any, as_float: 
         return csv_file(inputs.merged)
     if name == "json":
         return _json(inputs, found)
-    document = make_document(inputs.evaluation, style, shlex.join(["fastclip", *sys.argv[1:]]))
+    document = make_document(inputs.evaluation, style, shlex.join(["fastclip", *sys.argv[1:]]), found)
     if name == "latex":
         return latex(document, as_float=as_float)
     return (markdown if name == "markdown" else macros)(document)

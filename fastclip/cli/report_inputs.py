@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastclip.errors import UserError
+from fastclip.errors import UserError, printable
 
 if TYPE_CHECKING:
     from fastclip.results.cells import Evaluation
@@ -82,6 +83,27 @@ def against(inputs: Inputs, name: str, epsilon: float | None) -> Any:
 
     answers = inputs.answers.domains if inputs.answers else None
     return against(inputs.merged, find_table(name), epsilon=epsilon, answers=answers)
+
+
+def find_epsilon(text: str) -> float:
+    """A lead below which answers are near ties: a number, or the largest that a certificate of verify saw flip.
+
+    Where it saw none, the usual one. Raises `UserError` for anything else.
+    """
+    from fastclip.results.cells import NEAR_TIE
+
+    with suppress(ValueError):
+        if 0 <= float(text) < 1:
+            return float(text)
+    try:
+        checks = json.loads(Path(text).read_bytes())["checks"]
+        leads = [float(each["flipped_lead"]) for each in checks if each.get("flipped_lead") is not None]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(
+            f"--epsilon {printable(text)} is neither a number from 0 to 1 nor a certificate.",
+            fix="--epsilon 0.001, or fastclip verify … --json CERTIFICATE",
+        ) from None
+    return max(leads, default=NEAR_TIE)
 
 
 def families(evaluation: Evaluation) -> Iterator[Family]:

@@ -52,6 +52,13 @@ class Places:
         if self.json:
             write_whole(self.json, to_json(evaluation))
 
+    def place_of(self, evaluation: Evaluation) -> Path:
+        """The folder in which a run is kept."""
+        from fastclip.results.runs import run_name
+
+        assert self.folder, "nothing is kept"
+        return self.folder / run_name(self.command, evaluation)
+
 
 def find_places(command: str, messages: Console, folder: Path, json: Path | None, predictions: Path | None) -> Places:
     """The places of a run's files. Raises `UserError` for one that cannot be written; only the default may be."""

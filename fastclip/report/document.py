@@ -9,8 +9,10 @@ from fastclip.files import digest
 from fastclip.report.head_notes import labels_notes
 from fastclip.report.tables import BEST, MICRO, NO_NUMBER, TIED, Table, TableStyle, accuracy_tables
 from fastclip.report.terminal import footnotes, random_warning
+from fastclip.report.verdict_grids import Grid, verdict_grids, verdict_notes
 from fastclip.results.cells import Evaluation
 from fastclip.results.result_file import to_json
+from fastclip.results.verdicts import Against
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +32,17 @@ class Document:
     origin: str
     """The program, the digest of the result, and the command that wrote the document."""
 
+    grids: tuple[Grid, ...] = ()
+    verdicts: tuple[str, ...] = ()
+    """Of the result against a table, a sentence or two each."""
+
     @property
     def notes(self) -> tuple[str, ...]:
         """For the reader of the tables."""
         return (*self.signs, *self.labels)
 
 
-def make_document(evaluation: Evaluation, style: TableStyle, command: str) -> Document:
+def make_document(evaluation: Evaluation, style: TableStyle, command: str, against: Against | None = None) -> Document:
     """The document of a result that `command` writes."""
     tables = tuple(accuracy_tables(evaluation, style))
     return Document(
@@ -47,6 +53,8 @@ def make_document(evaluation: Evaluation, style: TableStyle, command: str) -> Do
         made=tuple(footnotes(evaluation, can_go_on=False)),
         warning=random_warning(evaluation),
         origin=f"fastclip {evaluation.program}, result {digest(to_json(evaluation))[:12]}: {command}",
+        grids=verdict_grids(against) if against else (),
+        verdicts=verdict_notes(against) if against else (),
     )
 
 
@@ -68,7 +76,7 @@ def _signs(tables: Sequence[Table], style: TableStyle) -> Iterator[str]:
         yield f"Bold: the best of its column{part}; underlined: the second."
     if TIED in marks:
         yield f"Bold: the best of its column{part}, and all that Holm-corrected exact tests cannot tell from it."
-    elif style.mark == "tied":
+    elif style.mark == "tied" and any(len(section.rows) > 1 for table in tables for section in table.sections):
         yield "Nothing is marked: the result does not say which images two rows have both right."
     if any("±" in number.text for number in numbers):
         yield "±: the sample standard deviation over the seeds."

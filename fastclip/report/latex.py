@@ -3,11 +3,12 @@ r"""Tables for LaTeX: a booktabs `tabular` each, and a `table` around it on dema
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from fastclip.errors import printable
 from fastclip.report.document import Document
 from fastclip.report.tables import BEST, NO_NUMBER, RANDOM, SECOND, TIED, Number, Table, TableStyle, interval_text
+from fastclip.report.verdict_grids import Grid
 
 MARKED = {BEST: r"\textbf{%s}", TIED: r"\textbf{%s}", SECOND: r"\underline{%s}"}
 ESCAPED = {
@@ -31,6 +32,8 @@ ESCAPED = {
     "*": "{*}",
     NO_NUMBER: "---",
     "±": r"$\pm$",
+    "−": "$-$",
+    "≈": r"$\approx$",
     "→": r"$\rightarrow$",
     "λ": r"$\lambda$",
     "α": r"$\alpha$",
@@ -47,20 +50,45 @@ def latex(document: Document, *, as_float: bool = False) -> str:
     if any(char.isalpha() and char > LAST_LATIN for char in escape(str(document.tables))):
         lines.append("% Some of its letters are not Latin: LuaLaTeX or XeLaTeX, and a font that has them, print them.")
     for table in document.tables:
-        title = escape(table.title + document.warning)
-        notes = [escape(note) for note in document.notes]
-        lines.append("")
-        if as_float:
-            label = re.sub("[^A-Za-z0-9]+", "-", f"{table.dataset} {table.sample}").strip("-")
-            caption = [rf"  \caption{{{title}. {' '.join(notes)}}}", rf"  \label{{tab:{label}}}", r"  \par\smallskip"]
-            lines += [r"\begin{table}", r"  \centering", *caption]
-            lines += [f"  {line}" for line in _tabular(table, document)]
-            lines.append(r"\end{table}")
-        else:
-            lines += [f"% {printable(table.title)}", *_tabular(table, document)]
-            lines += [rf"\par\smallskip{{\noindent\footnotesize {' '.join(notes)}\par}}"] if notes else []
+        name = f"{table.dataset} {table.sample}"
+        lines += [
+            "",
+            *_placed(_tabular(table, document), table.title + document.warning, name, document.notes, as_float),
+        ]
+    for grid in document.grids:
+        lines += ["", *_placed(_grid(grid), grid.title, f"{grid.title.split(':')[0]} against", (), as_float)]
+    lines += ["", rf"\par\smallskip{{\noindent\footnotesize {' '.join(map(escape, document.verdicts))}\par}}"] \
+        if document.verdicts else []  # fmt: skip
     lines += ["", *(f"% {printable(line)}" for line in document.made)]
     return "\n".join(lines) + "\n"
+
+
+def _placed(tabular: Iterable[str], title: str, name: str, notes: Sequence[str], as_float: bool) -> Iterator[str]:
+    """A tabular with its title and notes: in the caption of a float called `name`, or as a comment and below it."""
+    texts = " ".join(map(escape, notes))
+    if not as_float:
+        yield f"% {printable(title)}"
+        yield from tabular
+        if texts:
+            yield rf"\par\smallskip{{\noindent\footnotesize {texts}\par}}"
+        return
+    yield r"\begin{table}"
+    yield r"  \centering"
+    yield rf"  \caption{{{' '.join(filter(None, (escape(title) + '.', texts)))}}}"
+    yield rf"  \label{{tab:{re.sub('[^A-Za-z0-9]+', '-', name).strip('-')}}}"
+    yield r"  \par\smallskip"
+    yield from (f"  {line}" for line in tabular)
+    yield r"\end{table}"
+
+
+def _grid(grid: Grid) -> Iterator[str]:
+    yield rf"\begin{{tabular}}{{l{'r' * (len(grid.headers) - 1)}}}"
+    yield r"  \toprule"
+    yield _row([grid.headers[0].capitalize(), *map(escape, grid.headers[1:])])
+    yield r"  \midrule"
+    yield from (_row([*map(escape, row)]) for row in grid.rows)
+    yield r"  \bottomrule"
+    yield r"\end{tabular}"
 
 
 def escape(text: str) -> str:

@@ -19,12 +19,17 @@ def markdown(document: Document) -> str:
     for table in document.tables:
         lines += [f"**{escape(table.title + document.warning)}**", "", *_table(table, document.style), ""]
     lines += [f"- {escape(note)}" for note in (*document.notes, *document.made)]
+    for grid in document.grids:
+        head, *rows = (row(map(escape, cells)) for cells in (grid.headers, *grid.rows))
+        lines += ["", f"**{escape(grid.title)}**", "", head, _rule(len(grid.headers)), *rows]
+    lines += ["", *(f"- {escape(note)}" for note in document.verdicts)] if document.verdicts else []
     return "\n".join(lines) + "\n"
 
 
 def escape(text: str) -> str:
-    """`text` as Markdown prints it, on one line: no markup, no HTML, no formula, no column of a table."""
-    return re.sub(r"([\\`*_\[\]<>&#~|$])", r"\\\1", printable(text))
+    """`text` as Markdown prints it, on one line: no markup, no HTML, no formula, no link, no column of a table."""
+    escaped = re.sub(r"([\\`*_\[\]<>&#~|$])", r"\\\1", printable(text))
+    return re.sub(r"(?i)(?<=:)(?=//)|(?<=www)(?=\.)", r"\\", escaped)  # GitHub makes links of addresses
 
 
 def row(cells: Iterable[str]) -> str:
@@ -32,10 +37,15 @@ def row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _rule(columns: int) -> str:
+    """The line below the headers: names stand on the left, numbers on the right."""
+    return row([":---", *["---:"] * (columns - 1)])
+
+
 def _table(table: Table, style: TableStyle) -> Iterator[str]:
     heading = table.sections[0].heading
     yield row([heading, *map(escape, table.headers)])
-    yield row([":---", *["---:"] * len(table.headers)])
+    yield _rule(1 + len(table.headers))
     for section in table.sections:
         if section.title:
             yield row([f"*{escape(section.title)}*", *[""] * len(table.headers)])

@@ -11,7 +11,8 @@ from fastclip.results.aligning import rows_in_order, take
 from fastclip.results.answers import ColumnAnswers
 from fastclip.results.caveats import image_lines, left_out, left_out_lines
 from fastclip.results.cells import Column, Evaluation
-from fastclip.results.comparing import Comparison, Family, compared, corrected, counted_tests, over
+from fastclip.results.comparing import compared, corrected, counted_tests, over
+from fastclip.results.families import Comparison, Family
 from fastclip.results.kept import Kept
 from fastclip.results.pairs import Pair
 

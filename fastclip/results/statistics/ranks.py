@@ -17,7 +17,7 @@ from fastclip.files import digest
 from fastclip.results.statistics.intervals import LEVEL
 
 DRAWS = 10_000
-FLIPS = 100_000
+FLIPS = 20_000
 AT_ONCE = 2_000_000
 """Numbers that are drawn at once: 16 MB."""
 SAME = 1e-12
