@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -154,7 +155,7 @@ def test_the_verdict_counts_images_and_cells_and_names_the_digest_of_the_result(
     assert "Complete: every image was classified." in text
     assert "1,234 images of 1 dataset (2 domains); 3 backbones × 1 prompt set: 6 cells." in text
     assert hashlib.sha256(to_json(evaluation)).hexdigest() in text
-    assert "Best on letters, Avg.: ViT-L/14" in text
+    assert "Best on letters (average over domains): ViT-L/14" in text
 
 
 @pytest.mark.parametrize("policy", ["stop", "wrong", "exclude"])
@@ -192,7 +193,7 @@ def test_random_weights_are_never_the_best_and_are_named():
     drawn = replace(recipe(), backbone="ViT-L/14", weights="random: seed 1")
     recipes = [replace(each, recipe=drawn) if each.backbone == "ViT-L/14" else each for each in evaluation.recipes]
     page = page_of((replace(evaluation, recipes=tuple(recipes)), answers))
-    assert "Best on letters, Avg.: ViT-B/32" in section(page, "verdict").text
+    assert "Best on letters (average over domains): ViT-B/32" in section(page, "verdict").text
     assert "ViT-L/14: random weights" in section(page, "verdict").text
     assert "The answers of ViT-B/32, photo" in section(page, "classes").text
 
@@ -271,7 +272,7 @@ def test_several_datasets_are_told_apart_and_share_the_pictures(shapes: Sharded,
     assert titles["tables"] == [f"{name}, zero-shot, photo: accuracy, %" for name in ("shapes", "fruit")]
     assert titles["wrong"][0] == "shapes" and "fruit" in titles["wrong"]
     assert 10 <= len(page.all("img")) <= 15, "half of the pictures are for the other dataset, which is not there"
-    assert "fruit is not sharded" in page.one("section", id="wrong").text
+    assert "There are no shards of fruit" in page.one("section", id="wrong").text
 
 
 def plain_counts(drawn: Drawn, column: Column) -> dict[tuple[int, int], int]:
@@ -666,15 +667,27 @@ def test_without_shards_or_with_others_the_page_says_why_there_are_no_pictures(s
     facts = replace(drawn[0].datasets[0], manifest_sha256="f" * 64)
     cases = {
         "They are read from the shards: add --shards DIR": page_of(drawn),
-        "shapes is not sharded": page_of(drawn, shards=tmp_path),
+        "There are no shards of shapes where they were looked for.": page_of(drawn, shards=tmp_path),
         "are not those of the result": page_of((replace(drawn[0], datasets=(facts,)), drawn[1]), shards=shapes.shards),
         "They were not asked for: --thumbnails 0": page_of(drawn, shards=shapes.shards, thumbnails=0),
     }
     for words, page in cases.items():
         text = section(page, "wrong").text
         assert words in text and "There are no pictures." in text
-        assert not parse(page).all("img")
+        assert not parse(page).all("img") and str(tmp_path).encode() not in page
         assert len(section(page, "wrong").all("li")) > 24
+
+
+def test_damaged_shards_cost_the_pictures_and_not_the_page(wide: Sharded, tmp_path: Path):
+    copy = tmp_path / "fruit"
+    shutil.copytree(wide.folder, copy)
+    index = next(copy.glob("photo/*.index.jsonl"))
+    index.write_bytes(index.read_bytes().replace(b"apple", b"apply"))
+    text = section(page_of(all_wrong(wide), shards=tmp_path), "wrong").text
+    assert "The shards of fruit cannot be read: fastclip shards check fruit" in text
+    (copy / "manifest.json").write_text("{}")
+    text = section(page_of(all_wrong(wide), shards=tmp_path), "wrong").text
+    assert "The manifest of fruit cannot be used: fastclip shards check fruit" in text
 
 
 def test_an_image_of_other_bytes_or_without_pixels_has_a_text_for_a_picture(tmp_path: Path, wide: Sharded):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from fastclip.data.images import open_image
 from fastclip.data.shards.manifest import Manifest, Shard, read_manifest
 from fastclip.data.shards.reader import read_images, read_records
-from fastclip.errors import FastclipError, printable
+from fastclip.errors import FastclipError, UserError, printable
 from fastclip.files import digest
 from fastclip.pixels.geometry import crop_region
 from fastclip.report.html.shown import Shown
@@ -43,26 +43,34 @@ Reader = Callable[[Sequence[Place]], Mapping[Place, Picture]]
 
 
 def find_pictures(shown: Shown, shards: Location | None) -> Reader:
-    """A reader of a dataset's pictures. Raises `PictureError` unless the shards are those of the result."""
-    name = shown.dataset.name
+    """A reader of a dataset's pictures. Raises `PictureError` unless the shards are those of the result.
+
+    The page is sent to others, so no reason names a path of this machine.
+    """
+    name = printable(shown.dataset.name)
     if shards is None:
         raise PictureError("They are read from the shards: add --shards DIR, the folder of all sharded datasets.")
-    folder = open_folder(shards).child(name)
+    folder = open_folder(shards).child(shown.dataset.name)
     try:
         manifest = read_manifest(folder)
-    except FastclipError as error:
-        raise PictureError(f"{printable(str(error))} Add --shards DIR, the folder of all sharded datasets.") from None
+    except UserError:
+        raise PictureError(
+            f"There are no shards of {name} where they were looked for. --shards DIR is the folder of all sharded "
+            "datasets."
+        ) from None
+    except (FastclipError, OSError):
+        raise PictureError(f"The manifest of {name} cannot be used: fastclip shards check {name}") from None
     if digest(manifest.to_json()) != shown.dataset.manifest_sha256:
         raise PictureError(
-            f"The shards in {printable(str(folder))} are not those of the result: their manifest has another digest. "
-            "--shards DIR names the folder of the others."
+            f"The shards of {name} that were found are not those of the result: their manifest has another digest. "
+            "--shards DIR is the folder of the others."
         )
 
     def read(places: Sequence[Place]) -> Mapping[Place, Picture]:
         try:
             return _read(folder, manifest, shown, places)
-        except (FastclipError, OSError) as error:
-            raise PictureError(f"The shards cannot be read: {printable(str(error))}") from None
+        except (FastclipError, OSError):
+            raise PictureError(f"The shards of {name} cannot be read: fastclip shards check {name}") from None
 
     return read
 
@@ -78,10 +86,7 @@ def _read(folder: Folder, manifest: Manifest, shown: Shown, places: Sequence[Pla
                     file.seek(record.offset)
                     data = file.read(record.size)
                     same = digest(data) == answers.digests[row]
-                    picture = (
-                        _picture(data, shown.side) if same else Picture(why="its bytes are not those of the result")
-                    )
-                    found[Place(number, row)] = picture
+                    found[Place(number, row)] = _picture(data, shown.side) if same else OTHER_BYTES
     return found
 
 

@@ -101,7 +101,7 @@ def _best(document: Document) -> Iterator[Best]:
             best = max(numbered, key=lambda row: row.numbers[place].value or 0)
             yield Best(
                 dataset=f"{table.dataset}{f', {table.sample}' if table.sample else ''}",
-                what=table.headers[place],
+                what="average over domains" if table.headers[place] == MACRO else table.headers[place],
                 row=called([row.column for row in rows])[best.column],
                 number=best.numbers[place].text,
                 interval=interval_text(best.numbers[place].interval, document.style.decimals),
