@@ -45,7 +45,9 @@ def compare(
             raise UserError(f"There is no {value} here to compare.", fix=f"Choose from {', '.join(known)}.")
     found = list(groups(evaluation, of, to, prompts))
     if not found:
-        raise UserError(f"There are no two {NOUNS[of]} with numbers for the same images.", fix=MORE[of])
+        without = [line for each in evaluation.datasets for line in left_out_lines(evaluation, each.name)]
+        problem = f"There are no two {NOUNS[of]} with numbers for the same images."
+        raise UserError(" ".join(dict.fromkeys([problem, *without])), fix=MORE[of])
     families = [_family(evaluation, each, of, correction) for each in found]
     if not any(each.tests for each in families):
         raise UserError(
