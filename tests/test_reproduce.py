@@ -11,6 +11,8 @@ from drawn_store import RECIPE, draw_dataset, fill
 from helpers import Program, Sharded
 
 from fastclip.cli import reproduce as reproduce_module
+from fastclip.data.shards.reader import read_index
+from fastclip.data.shards.targets import find_targets
 from fastclip.models import weights
 from fastclip.models.backbones import OPENAI_BACKBONES
 from fastclip.results.cells import Cell
@@ -161,6 +163,22 @@ def test_without_names_the_published_datasets_that_are_sharded_and_all_nine_are_
     options = reproduce_module._published(_options(shards=tmp_path / "shards"), embedded.published_table())
     assert options.targets == ("letters",) and options.backbones == tuple(OPENAI_BACKBONES)
     assert options.prompts == ("transferlearning",)
+
+
+def test_unreadable_images_await_a_decision_after_the_verdicts(lab: Program):
+    sharded = Sharded("letters", lab.folder / "source", lab.folder / "shards")
+    fill(sharded, lab.folder / "other", of=of_openai("RN50"), unreadable={first_key(sharded)})
+    outcome = lab.here("reproduce", "-b", "RN50", "--store", "other", "--require", "same")
+    assert outcome.code == 3 and "3 cells: 2 same, 1 not comparable" in outcome.out
+    assert "1 image unreadable" in outcome.out
+    outcome = lab.here("reproduce", "-b", "RN50", "--store", "other", "--require", "same", "--unreadable", "wrong")
+    assert outcome.code == 5 and "not comparable. --require same" in outcome.err
+
+
+def first_key(sharded: Sharded) -> str:
+    """The key of the first image of the first shard."""
+    (target,) = find_targets(str(sharded.shards), [sharded.name])
+    return next(iter(read_index(target.folder, target.manifest.shards[0]))).key
 
 
 def test_images_that_are_not_the_published_ones_are_told_before_the_work(lab: Program):
