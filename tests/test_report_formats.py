@@ -92,6 +92,7 @@ def test_latex_parsed_back_is_the_table():
     found = {name: cells for name, *cells in rows}
     bare = {name: tuple(re.sub(r"\\\w+\{(.*)\}", r"\1", each) for each in row) for name, row in found.items()}
     assert bare == NUMBERS
+    assert "not Latin" not in latex(document(drawn_result(COUNTS))) and "not Latin" in latex(document(hostile_result()))
     assert marks(found, r"\textbf") == BEST_ARE and marks(found, r"\underline") == SECOND_ARE
 
 
