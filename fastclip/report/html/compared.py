@@ -111,11 +111,16 @@ def _view(family: Family, decimals: int, *, drawn: bool) -> FamilyView:
         rows=tuple(_row(test, family.of, decimals) for test in family.tests[:MOST_TESTS]),
         panels=tuple(_panels(family, decimals)) if drawn else (),
         ranks=tuple(
-            (label(family.of, rank.column), percent(Fraction(rank.best), 1),
+            (label(family.of, rank.column), _share(rank.best),
              f"{rank.low}" if rank.low == rank.high else f"{rank.low}–{rank.high}")
             for rank in family.ranks
         ),
     )  # fmt: skip
+
+
+def _share(value: float) -> str:
+    """A share of draws in percent, which is 0 or 100 only if it is none or all of them."""
+    return percent(Fraction(value) if value in (0, 1) else Fraction(min(max(value, 0.001), 0.999)), 1)
 
 
 def _row(test: Comparison, of: str, decimals: int) -> TestRow:

@@ -34,7 +34,7 @@ from fastclip.report.html.plots import MOST_DRAWN_CLASSES, Panel, Value, heat_pi
 from fastclip.report.html.shown import shown_answers
 from fastclip.report.html.verdict import Verdict, make_verdict
 from fastclip.report.html.words import called, full_name, listed, plural, ratio
-from fastclip.report.tables import BEST, NO_NUMBER, TIED, Row, Table, TableStyle, interval_text, percent
+from fastclip.report.tables import BEST, TIED, Row, Table, TableStyle, interval_text, percent
 from fastclip.results.cells import Evaluation
 from fastclip.results.comparing import Family
 from fastclip.results.prediction_reader import PredictionRows
@@ -234,9 +234,12 @@ def _accuracies(table: Table, decimals: int) -> Accuracies:
 
 
 def _values(rows: Sequence[tuple[str, Row]], place: int, decimals: int) -> Iterator[Value]:
+    """The numbers of one domain. Those of several seeds have no interval."""
     for name, row in rows:
         number = row.numbers[place]
-        if number.value is not None and number.interval is not None and number.text != NO_NUMBER:
-            low, high = number.interval.low * 100, number.interval.high * 100
-            text = f"{number.text} {interval_text(number.interval, decimals)}, {number.right:,} of {number.images:,}"
-            yield Value(name, float(number.value * 100), low, high, text, number.mark in (BEST, TIED))
+        if number.value is None:
+            continue
+        value, text = float(number.value * 100), f"{number.text} {interval_text(number.interval, decimals)}"
+        low, high = (number.interval.low * 100, number.interval.high * 100) if number.interval else (value, value)
+        counts = "" if number.right is None else f", {number.right:,} of {number.images:,}"
+        yield Value(name, value, low, high, text.strip() + counts, number.mark in (BEST, TIED))

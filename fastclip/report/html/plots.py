@@ -17,7 +17,7 @@ LEFT, RIGHT = 130, 326
 """Where the axis of a panel begins and ends, in units of the drawing, which is 340 wide."""
 TOP, ROW, FOOT = 8, 19, 30
 LONGEST_LABEL = 16
-"""Letters of a name beside its dot; the drawing's description has all of them."""
+"""Letters of a name beside its dot; its description has all of them."""
 
 MOST_DRAWN_CLASSES = 40
 """Above, a matrix is one picture: 345 classes are 119,025 rectangles of 7 MB, or a PNG of 21 kB."""
@@ -115,9 +115,9 @@ def make_panel(title: str, values: Sequence[Value], axis: Axis) -> Panel:
 
 
 def short(name: str, letters: int = LONGEST_LABEL) -> str:
-    """A name as it stands in a drawing: its beginning, if it is long."""
-    name = printable(name)
-    return name if len(name) <= letters else name[: letters - 1] + "…"
+    """A name as it stands in a drawing: its beginning and its end, if it is long."""
+    name, end = printable(name), letters // 2
+    return name if len(name) <= letters else f"{name[: letters - end - 1]}…{name[-end:]}"
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from fastclip.report.tables import NO_NUMBER, percent
-from fastclip.results.cells import Column
+from fastclip.report.tables import NO_NUMBER, percent, way
+from fastclip.results.cells import ZERO_SHOT, Column
 from fastclip.results.statistics import Interval
 
 MOST_LISTED = 6
@@ -27,12 +27,13 @@ def listed(names: Sequence[str]) -> str:
 
 def called(columns: Sequence[Column]) -> dict[Column, str]:
     """Each column by as much of its name as tells it from the others."""
-    ways, backbones = {each.way for each in columns}, {each.backbone for each in columns}
-    if len(ways) <= 1:
+    fitted = any(each.head != ZERO_SHOT for each in columns)
+    ways = {each: way(each) if fitted else each.way for each in columns}
+    if len(set(ways.values())) <= 1:
         return {each: each.backbone for each in columns}
-    if len(backbones) == 1:
-        return {each: each.way for each in columns}
-    return {each: f"{each.backbone}, {each.way}" for each in columns}
+    if len({each.backbone for each in columns}) == 1:
+        return ways
+    return {each: f"{each.backbone}, {name}" for each, name in ways.items()}
 
 
 def full_name(column: Column) -> str:

@@ -38,7 +38,7 @@ class WrongImage:
     true: str
     predicted: str
     margin: float
-    """The lead of the predicted class over the second, in cosine."""
+    """The lead of the predicted class over the second, in cosine; of suspects the smallest of all columns."""
     right: tuple[Column, ...]
     """The columns beside that are right."""
 
@@ -89,7 +89,7 @@ def wrong_lists(shown: Shown, pictures: int, *, with_pictures: bool) -> Iterator
 
 
 def _list(shown: Shown, kind: str, rows: _Rows, places: Sequence[Place]) -> WrongList:
-    images = tuple(_describe(shown, each) for each in places)
+    images = tuple(_describe(shown, each, shown.beside if kind == "suspects" else (shown.column,)) for each in places)
     return WrongList(kind=kind, total=len(rows.rows), places=tuple(places), images=images)
 
 
@@ -128,7 +128,8 @@ def _joined(found: Sequence[tuple[np.ndarray, np.ndarray]]) -> _Rows:
     )
 
 
-def _describe(shown: Shown, place: Place) -> WrongImage:
+def _describe(shown: Shown, place: Place, sure: Sequence[Column]) -> WrongImage:
+    """What is said of an image; its margin is the smallest of the columns `sure`."""
     answers: DomainAnswers = shown.domains[place.domain]
     own, row = answers.columns[shown.column], place.row
     return WrongImage(
@@ -137,6 +138,6 @@ def _describe(shown: Shown, place: Place) -> WrongImage:
         path=str(answers.paths[row]),
         true=shown.class_name(int(answers.labels[row])),
         predicted=shown.class_name(int(own.predicted[row])),
-        margin=float(own.margin[row]),
+        margin=min(float(answers.columns[column].margin[row]) for column in sure),
         right=tuple(column for column in shown.beside if answers.columns[column].right[row]),
     )
