@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from drawn_store import RECIPE, draw_dataset, fill
 from helpers import Program, Sharded
+from servers import file_route, serving
 
 from fastclip.cli import reproduce as reproduce_module
 from fastclip.data.shards.reader import read_index
 from fastclip.data.shards.targets import find_targets
-from fastclip.files import digest_file
-from fastclip.models import weights
+from fastclip.errors import IntegrityError, UserError
+from fastclip.files import digest, digest_file
+from fastclip.models import archives, weights
 from fastclip.models.backbones import OPENAI_BACKBONES
 from fastclip.results.cells import Cell
 from fastclip.results.published import embedded
@@ -149,6 +151,33 @@ def test_openais_archives_are_taken_from_their_own_cache_unless_all_is_stored(la
     assert options.weights == {"ViT-B/32": folder / "ViT-B-32.pt"}
     given = _options("ViT-B/32", **places, weights={"ViT-B-32": tmp_path / "mine.pt"})
     assert reproduce_module._with_archives(given).weights == {"ViT-B-32": tmp_path / "mine.pt"}
+
+
+def test_an_archive_that_is_not_here_is_fetched_once_and_proved(
+    lab: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    data = b"an archive" * 1000
+    small = replace(OPENAI_BACKBONES["ViT-B/32"], archive_sha256=digest(data))
+    monkeypatch.setitem(OPENAI_BACKBONES, "ViT-B/32", small)
+    options = _options("ViT-B/32", shards=lab.folder / "shards", store=tmp_path / "empty", targets=("letters",))
+    with serving() as start:
+        server = start()
+        monkeypatch.setattr(archives, "ADDRESS", server.url())
+        server.routes[f"/{digest(data)}/ViT-B-32.pt"] = file_route(data)
+        for _ in range(2):
+            found = reproduce_module._with_archives(options).weights["ViT-B/32"]
+            assert found.read_bytes() == data and found.parent == archives.archive_folder()
+        assert len(server.requests_for("ViT-B-32.pt")) == 1
+        found.unlink()
+        server.routes[f"/{digest(data)}/ViT-B-32.pt"] = file_route(data[:-1] + b"?")
+        with pytest.raises(IntegrityError):
+            reproduce_module._with_archives(options)
+        assert not found.exists()
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", "0")
+        with pytest.raises(UserError, match="archive of ViT-B") as raised:
+            reproduce_module._with_archives(options)
+        assert "without a launcher" in raised.value.fix
 
 
 def _options(*backbones: str, **changes: object):
