@@ -217,7 +217,7 @@ def test_ranks_do_not_depend_on_how_many_draws_are_made_at_once(monkeypatch: pyt
 
 @pytest.mark.parametrize(("first", "second"), [(1, 9), (10, 20), (121, 59), (5, 5), (0, 0), (0, 5)])
 def test_over_one_domain_the_test_of_macro_averages_is_mcnemars(first: int, second: int):
-    assert macro_test([(first, second, 400)]) == pytest.approx(mcnemar(first, second).exact, abs=0.006)
+    assert macro_test([(first, second, 400)]) == pytest.approx(mcnemar(first, second).exact, abs=0.012)
 
 
 def test_the_test_of_macro_averages_counts_every_flip_of_two_small_domains():
@@ -228,5 +228,5 @@ def test_the_test_of_macro_averages_counts_every_flip_of_two_small_domains():
         for first in itertools.product((-1, 1), repeat=5)
         for second in itertools.product((-1, 1), repeat=4)
     ]
-    assert macro_test(domains) == pytest.approx(np.mean(flips), abs=0.006)
+    assert macro_test(domains) == pytest.approx(np.mean(flips), abs=0.012)
     assert macro_test(domains) == macro_test(domains)

@@ -13,7 +13,8 @@ from fastclip.errors import printable
 from fastclip.report.style import plain_table
 from fastclip.report.tables import NO_NUMBER, percent
 from fastclip.results.cells import Column
-from fastclip.results.comparing import NOUNS, Comparison, Family
+from fastclip.results.comparing import NOUNS
+from fastclip.results.families import Comparison, Family
 from fastclip.results.groups import label
 from fastclip.results.statistics import LEVEL
 
@@ -64,18 +65,25 @@ def _at_once(family: Family) -> str:
     if not family.at_once:
         return ""
     first = family.at_once[0]
-    found = "; ".join(f"{each.domain} {each.q:,.1f}, p {p_text(each.p)}" for each in family.at_once)
-    return printable(f"Are all {first.columns} alike? Cochran's Q, {first.degrees} degrees of freedom: {found}.")
+    if all(each.columns == first.columns for each in family.at_once):
+        subject = f"Are all {first.columns} alike? Cochran's Q, {first.degrees} degrees of freedom"
+        found = [f"{each.domain} {each.q:,.1f}, p {p_text(each.p)}" for each in family.at_once]
+    else:
+        subject = "Are all of a domain alike? Cochran's Q (their number)"
+        found = [f"{each.domain} ({each.columns}) {each.q:,.1f}, p {p_text(each.p)}" for each in family.at_once]
+    return printable(f"{subject}: {'; '.join(found)}.")
 
 
 def _ranks(family: Family, averages: Mapping[tuple[str, Column], Fraction | None]) -> Group:
-    table = plain_table(HEADERS[family.of], "average", "best in", f"rank [{LEVEL:.0%}]")
+    several = len({each.pair.domain for each in family.tests}) > 1
+    number = "average" if several else "accuracy"
+    table = plain_table(HEADERS[family.of], number, "best in", f"rank [{LEVEL:.0%}]")
     for rank in family.ranks:
         ends = f"{rank.low}" if rank.low == rank.high else f"{rank.low} to {rank.high}"
         name = Text(printable(label(family.of, rank.column)))
         table.add_row(name, percent(averages.get((rank.dataset, rank.column))), _share(rank.best), ends)
-    noun = NOUNS[family.of]
-    return Group(Text(f"Ranks of {len(family.ranks)} {noun} by their average over the domains", style="bold"), table)
+    title = f"Ranks of {len(family.ranks)} {NOUNS[family.of]} by their {number}{' over the domains' * several}"
+    return Group(Text(title, style="bold"), table)
 
 
 def _share(value: float) -> str:
@@ -100,7 +108,7 @@ def legend(families: Sequence[Family]) -> list[str]:
     lines += [
         "net: gained (images that only this one has right) less lost (only the reference has).",
         f"points: the difference of the accuracies, with Newcombe's {LEVEL:.0%} interval, each by itself.",
-        f"p: McNemar's exact test{corrected[first.correction]} the tests of one table; bold up to 0.05.",
+        f"p: McNemar's exact test{corrected[first.correction]} the tests counted above a table; bold up to 0.05.",
     ]
     if any(each.ranks for each in families):
         lines.append(

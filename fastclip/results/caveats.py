@@ -37,11 +37,14 @@ def is_chosen_on(evaluation: Evaluation, column: Column, dataset: str, domain: s
 
 
 def left_out_lines(evaluation: Evaluation, dataset: str) -> list[str]:
-    """A line for each reason to leave columns of a dataset out."""
+    """A line for each reason to leave columns of a dataset out, and one if nothing says whether to."""
     reasons: dict[str, list[str]] = {}
     for column, reason in left_out(evaluation, dataset).items():
         reasons.setdefault(reason, []).append(column.backbone)
-    return [f"Not compared: {', '.join(dict.fromkeys(names))} ({reason})." for reason, names in reasons.items()]
+    lines = [f"Not compared: {', '.join(dict.fromkeys(names))} ({reason})." for reason, names in reasons.items()]
+    if not evaluation.recipes:
+        lines.append("Predictions alone do not say whether weights were random, nor which templates made a prompt set.")
+    return lines
 
 
 def image_lines(evaluation: Evaluation, dataset: str, domains: Sequence[str]) -> list[str]:

@@ -11,7 +11,8 @@ from fastclip.results.aligning import rows_in_order, take
 from fastclip.results.answers import ColumnAnswers
 from fastclip.results.caveats import image_lines, left_out, left_out_lines
 from fastclip.results.cells import Column, Evaluation
-from fastclip.results.comparing import Comparison, Family, compared, corrected, counted_tests, over
+from fastclip.results.comparing import compared, corrected, counted_tests, over
+from fastclip.results.families import Comparison, Family
 from fastclip.results.kept import Kept
 from fastclip.results.pairs import Pair
 
@@ -33,8 +34,15 @@ def compare_runs(first: Kept, second: Kept, *, correction: str = "holm", prompts
         if columns:
             families.append(_family(first, second, dataset, domains, columns, correction))
     if not families:
+        without = [
+            line
+            for evaluation in (first.evaluation, second.evaluation)
+            for each in evaluation.datasets
+            for line in left_out_lines(evaluation, each.name)
+        ]
+        problem = f"{first.name} and {second.name} have no answers of the same column for the same domain."
         raise UserError(
-            f"{first.name} and {second.name} have no answers of the same column for the same domain.",
+            " ".join(dict.fromkeys([problem, *without])),
             fix="Name two runs of the same backbones and prompts; leave out --of runs to compare columns of one.",
         )
     return families

@@ -26,6 +26,8 @@ class Group:
     """As a reader is told: `prompts photo`, or `RN50`."""
     columns: Mapping[Column, Accuracies]
     reference: Column
+    chosen: bool
+    """Whether the reference was chosen by the very numbers that are compared."""
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -51,7 +53,8 @@ def groups(evaluation: Evaluation, of: str, to: str | None = None, prompts: str 
         for common, found in _split(list(columns), of, prompts):
             if len(found) > 1:
                 own = {each: columns[each] for each in found}
-                yield Group(dataset, common, own, _reference(dataset, common, own, of, to))
+                reference = _reference(dataset, common, own, of, to)
+                yield Group(dataset, common, own, reference or _best(own), chosen=reference is None)
 
 
 def _split(columns: Sequence[Column], of: str, prompts: str | None) -> Iterator[tuple[str, list[Column]]]:
@@ -69,19 +72,22 @@ def _split(columns: Sequence[Column], of: str, prompts: str | None) -> Iterator[
             yield backbone, zero_shot
         else:
             beside = [each for each in zero_shot if prompts in (None, each.prompts)][:1]
-            named = f"{backbone}, zero-shot by the prompts {beside[0].prompts}" if beside else backbone
+            named = f"{backbone}, prompts {beside[0].prompts}" if beside else backbone
             yield named, [*beside, *(each for each in own if each.head != ZERO_SHOT)]
 
 
-def _reference(dataset: str, common: str, columns: Mapping[Column, Accuracies], of: str, to: str | None) -> Column:
+def _reference(
+    dataset: str, common: str, columns: Mapping[Column, Accuracies], of: str, to: str | None
+) -> Column | None:
+    """The column that is named, or zero-shot for heads; None where the numbers have to choose."""
     known = {label(of, each): each for each in columns}
     if to is not None and to not in known:
         raise UserError(f"{dataset}, {common}: there is no {to} to compare with.", fix=f"--to {' | '.join(known)}")
-    if to is not None:
-        return known[to]
-    if of == "heads" and ZERO_SHOT in known:
-        return known[ZERO_SHOT]
-    # Averages over other domains are other questions, so the widest come first.
+    return known.get(to or (ZERO_SHOT if of == "heads" else ""))
+
+
+def _best(columns: Mapping[Column, Accuracies]) -> Column:
+    """The best average. Averages over other domains are other questions, so the widest come first."""
     return max(columns, key=lambda each: (len(columns[each]), mean(list(columns[each].values())) or Fraction(0)))
 
 

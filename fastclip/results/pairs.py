@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from fastclip.results.cells import ZERO_SHOT, Column, Evaluation, Patterns
 from fastclip.results.statistics import mcnemar
@@ -63,6 +65,26 @@ def find_pair(evaluation: Evaluation, dataset: str, domain: str, a: Column, b: C
         both=found.right(a) - only_a,
         images=found.images,
     )
+
+
+def discordant(
+    evaluation: Evaluation, dataset: str, domain: str, columns: Sequence[Column]
+) -> dict[tuple[Column, Column], tuple[int, int, int]]:
+    """Of every two columns in one domain: images that only the first, only the second has right, and all images.
+
+    The first of two comes first in `columns`. Those of which the result does not say it are left out.
+    """
+    found = find_patterns(evaluation, dataset, domain, columns)
+    if found is None:
+        pairs = [find_pair(evaluation, dataset, domain, a, b) for a, b in combinations(columns, 2)]
+        return {(each.a, each.b): (each.only_a, each.only_b, each.images) for each in pairs if each}
+    only = Counter[tuple[int, int]]()
+    for bits, images in found.project(columns).items():
+        right = [place for place, bit in enumerate(bits) if bit == "1"]
+        wrong = [place for place, bit in enumerate(bits) if bit == "0"]
+        only.update({(one, other): images for one in right for other in wrong})
+    places = combinations(range(len(columns)), 2)
+    return {(columns[i], columns[j]): (only[i, j], only[j, i], found.images) for i, j in places}
 
 
 def pairs_with_zero_shot(evaluation: Evaluation) -> list[Pair]:

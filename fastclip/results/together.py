@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from fastclip.errors import UserError
 from fastclip.results.aligning import join, with_patterns
-from fastclip.results.cells import ZERO_SHOT, Column, Evaluation
-from fastclip.results.comparing import Family, compare
+from fastclip.results.cells import ZERO_SHOT, Evaluation
+from fastclip.results.comparing import compare
 from fastclip.results.comparing_runs import compare_runs
+from fastclip.results.families import Family
 from fastclip.results.kept import Kept
 from fastclip.results.merging import merge
 
 
 def together(kept: Sequence[Kept]) -> Evaluation:
-    """The results as one, in which every two columns can be compared. Reads predictions where that needs them."""
-    if len(kept) == 1 and kept[0].evaluation.patterns:
-        return kept[0].evaluation
+    """The results as one. Columns of several results can be compared where their predictions are there, too."""
     alone = [each for each in kept if each.result is None]
     if alone and len(alone) < len(kept):
         raise UserError(
@@ -24,7 +24,13 @@ def together(kept: Sequence[Kept]) -> Evaluation:
             fix="Name the folders of all runs, or the predictions of all.",
         )
     evaluation = merge({each.name: each.evaluation for each in kept})
-    return with_patterns(evaluation, join({each.name: each.rows for each in kept}))
+    owners = Counter(dataset.name for each in kept for dataset in each.evaluation.datasets)
+    needed = [
+        each
+        for each in kept
+        if not each.evaluation.patterns or any(owners[dataset.name] > 1 for dataset in each.evaluation.datasets)
+    ]
+    return with_patterns(evaluation, join({each.name: each.rows for each in needed if each.predictions}))
 
 
 def compare_kept(
@@ -32,23 +38,22 @@ def compare_kept(
 ) -> tuple[list[Family], Evaluation]:
     """The families of one or several kept results, and the result that they are about (of runs, that of the first).
 
-    Without `of`, results that have a column in common are runs. Otherwise fitted heads are compared, else backbones,
-    else prompt sets: the first of which there are several.
+    Without `of`, results of the same cells, or with other counts for one, are runs. Otherwise fitted heads are compared
+    if there are any, else backbones if there are several, else prompt sets.
     """
-    if of == "runs" or (of is None and _overlap(kept)):
+    if of == "runs" or (of is None and _are_runs(kept)):
         return _runs(kept, to, correction, prompts)
     evaluation = together(kept)
     return compare(evaluation, of or _differing(evaluation), to=to, correction=correction, prompts=prompts), evaluation
 
 
-def _overlap(kept: Sequence[Kept]) -> bool:
-    seen: set[tuple[str, str, Column]] = set()
-    for each in kept:
-        cells = {(cell.dataset, cell.domain, cell.column) for cell in each.evaluation.cells}
-        if seen & cells:
-            return True
-        seen |= cells
-    return False
+def _are_runs(kept: Sequence[Kept]) -> bool:
+    """Whether all results have the same cells, or one cell has several counts, so that they cannot be one result."""
+    found = [{(cell.dataset, cell.domain, cell.column): cell for cell in each.evaluation.cells} for each in kept]
+    if all(each.keys() == found[0].keys() for each in found):
+        return len(found) > 1
+    first = {key: cell for each in reversed(found) for key, cell in each.items()}
+    return any(first[key] != cell for each in found for key, cell in each.items())
 
 
 def _runs(
