@@ -20,7 +20,7 @@ from fastclip.cli.options import (
     takes_eval_options,
 )
 from fastclip.cli.results import DEFAULT, find_places
-from fastclip.errors import IncompleteError, IntegrityError, UserError, printable
+from fastclip.errors import FastclipError, IntegrityError, UserError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,28 +105,40 @@ def _published(options: EvalOptions, table: PublishedTable) -> EvalOptions:
 
 
 def _with_archives(options: EvalOptions) -> EvalOptions:
-    """The options with OpenAI's own archives as weights, where none are given.
+    """The options with OpenAI's own archives as weights, where none are given and not all is stored by them.
 
-    Raises `UserError` for a backbone that is neither stored nor has an archive here: the files that are downloaded
-    hold the same tensors, but no digest says so.
+    Raises `UserError` for a backbone whose archive is not here: the file that would be downloaded instead holds the
+    same tensors, but no digest says so.
     """
-    from fastclip.evaluate.setup import resolve
     from fastclip.models.backbones import OPENAI_BACKBONES, known_backbone
     from fastclip.models.weights import openai_archive
 
     given = {backbone.name for name in options.weights if (backbone := known_backbone(name))}
-    open_ones = [name for name in options.backbones if name not in given and not options.random_weights]
-    archives = {name: path for name in open_ones if (path := openai_archive(OPENAI_BACKBONES[name]))}
-    for name in (each for each in open_ones if each not in archives):
-        try:
-            resolve(replace(options, backbones=(name,), weights={}, recipes=()), only_stored=True)
-        except IncompleteError:
-            archive = OPENAI_BACKBONES[name].archive
+    archives = {}
+    for name in options.backbones:
+        if name in given or options.random_weights or options.recipes or _is_stored(options, name):
+            continue
+        path = openai_archive(OPENAI_BACKBONES[name])
+        if path is None:
             raise UserError(
-                f"{name} is not embedded yet, and OpenAI's archive {archive} is not in ~/.cache/clip.",
+                f"Not everything is embedded by OpenAI's archive of {name}, {OPENAI_BACKBONES[name].archive}, and it "
+                "is not in ~/.cache/clip.",
                 fix=f"--weights {name}=FILE; or let OpenAI's package get it: import clip; clip.load({name!r}, 'cpu')",
-            ) from None
+            )
+        archives[name] = path
     return replace(options, weights={**archives, **options.weights})
+
+
+def _is_stored(options: EvalOptions, name: str) -> bool:
+    """Whether the store has all embeddings of a backbone by OpenAI's archive."""
+    from fastclip.evaluate.setup import resolve
+    from fastclip.results.published.comparable import why_not_weights
+
+    try:
+        setup = resolve(replace(options, backbones=(name,), weights={}), only_stored=True)
+    except FastclipError:  # it is not whole, or is there by several weights
+        return False
+    return not any(any(why_not_weights(recipe, name)) for recipe in setup.recipes.values())
 
 
 def _targets(options: EvalOptions, table: PublishedTable) -> tuple[str, ...]:
