@@ -25,6 +25,7 @@ from html_pages import Element, parse
 from PIL import Image
 
 from fastclip.errors import UserError, printable
+from fastclip.report.html.compared import MOST_FAMILIES
 from fastclip.report.html.page import FOLDER, render_page
 from fastclip.report.html.plots import LEVELS, heat_picture, make_axis
 from fastclip.report.html.shown import shown_answers
@@ -32,6 +33,7 @@ from fastclip.report.html.wrong import wrong_lists
 from fastclip.report.tables import TableStyle, percent
 from fastclip.results.answers import NO_ANSWER
 from fastclip.results.cells import Column, UnreadableImage, UsedPrompts
+from fastclip.results.merging import merge
 from fastclip.results.result_file import to_json
 from fastclip.results.result_reader import parse_result
 from fastclip.results.statistics import wilson
@@ -237,6 +239,39 @@ def test_prompt_sets_are_compared_by_average():
         for prompts, text in zip(("photo", "plain"), texts, strict=True):
             cells = [c for c in evaluation.cells if (c.backbone, c.prompts) == (backbone, prompts)]
             assert text == percent(sum((Fraction(c.top1, c.images) for c in cells), Fraction(0)) / len(cells))
+
+
+def test_a_test_that_says_nothing_has_no_p_and_a_family_of_two_runs_has_no_reference():
+    drawn = drawn_result()
+    family = drawn_family(drawn[0])
+    silent = tuple(replace(each, p_exact=None, p_mid=None, p_adjusted=None) for each in family.tests)
+    page = page_of(drawn, families=(replace(family, tests=silent, reference=None, of="runs"),))
+    assert [row[8:] for row in rows_of(page, "pairs")] == [["—", "—"]] * len(silent)
+    assert "Differences from the other run" in section(page, "pairs").text
+    assert not section(page, "pairs").one("div", **{"class": "panels"}).all("circle", **{"class": "dot marked"})
+
+
+def test_only_the_first_family_of_a_kind_has_plots_and_a_page_has_no_end_of_them():
+    drawn = drawn_result()
+    family = drawn_family(drawn[0])
+    others = [replace(family, name=f"family {number}") for number in range(MOST_FAMILIES + 2)]
+    pairs = section(page_of(drawn, families=(family, replace(family, of="prompts"), *others)), "pairs")
+    assert len(pairs.all("h3")) == 2 and len(pairs.all("details")) == MOST_FAMILIES
+    assert "4 further families of tests" in pairs.text
+
+
+def test_several_datasets_are_told_apart_and_share_the_pictures(shapes: Sharded, wide: Sharded):
+    first, second = result_of_shards(shapes), all_wrong(wide)
+    evaluation = merge({"first": first[0], "second": second[0]})
+    answers = replace(first[1], domains={**first[1].domains, **second[1].domains})
+    page = parse(page_of((evaluation, answers), shards=shapes.shards, thumbnails=30))
+    anchors = ("tables", "classes", "confusions", "wrong")
+    titles = {anchor: [each.text for each in page.one("section", id=anchor).all("h3")] for anchor in anchors}
+    assert titles["classes"] == titles["confusions"] == ["shapes", "fruit"]
+    assert titles["tables"] == [f"{name}, zero-shot, photo: accuracy, %" for name in ("shapes", "fruit")]
+    assert titles["wrong"][0] == "shapes" and "fruit" in titles["wrong"]
+    assert 10 <= len(page.all("img")) <= 15, "half of the pictures are for the other dataset, which is not there"
+    assert "fruit is not sharded" in page.one("section", id="wrong").text
 
 
 def plain_counts(drawn: Drawn, column: Column) -> dict[tuple[int, int], int]:
