@@ -11,7 +11,7 @@ from fastclip.results.caveats import image_lines, is_chosen_on, left_out_lines
 from fastclip.results.cells import Column, Evaluation, mean
 from fastclip.results.families import AllAtOnce, Comparison, Family, Rank
 from fastclip.results.groups import OF, Accuracies, Group, accuracies, groups, label
-from fastclip.results.pairs import Pair, discordant, find_pair, find_patterns
+from fastclip.results.pairs import Pair, discordant, find_pair, find_patterns, pairs_with_zero_shot
 from fastclip.results.statistics import LEVEL, bh, cochran, holm, mcnemar, newcombe
 
 CORRECTIONS: Mapping[str, Callable[[Sequence[float]], list[float]]] = {"holm": holm, "bh": bh, "none": list}
@@ -179,6 +179,23 @@ def _ranks(
 
     ranks = zip(whole, joint_ranks(counts), strict=True)
     return tuple(Rank(dataset=dataset, column=column, best=r.best, low=r.low, high=r.high) for column, r in ranks)
+
+
+def heads_beside_zero_shot(evaluation: Evaluation) -> dict[str, tuple[Comparison, ...]]:
+    """The fitted heads of each dataset and backbone beside zero-shot with the first prompt set, by their family's name.
+
+    Holm's correction is over all of these heads and domains.
+    """
+    families: dict[tuple[str, str], list[Pair]] = {}
+    for each in pairs_with_zero_shot(evaluation):
+        families.setdefault((each.dataset, each.a.backbone), []).append(each)
+    found = {}
+    for (dataset, backbone), pairs in families.items():
+        heads, domains = ({each.a.head for each in pairs}, list(dict.fromkeys(each.domain for each in pairs)))
+        tests = corrected([compared(each, _is_fair(evaluation, each)) for each in pairs], "holm")
+        subject = f"{len(heads)} head{'s' * (len(heads) > 1)} against zero-shot, {backbone}"
+        found[f"{subject}, {over(dataset, domains)}: {counted_tests(tests)}"] = tests
+    return found
 
 
 def tied_with_best(
