@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fastclip.errors import printable
 from fastclip.report.numbers import NO_NUMBER
+from fastclip.report.transfers import method_of
 from fastclip.results.cells import Evaluation, UsedHead
 from fastclip.results.comparing import heads_beside_zero_shot
 
@@ -92,11 +93,6 @@ def settings_text(head: UsedHead) -> str:
     """`λ 0.1, α 0.5`, or a dash."""
     shown = ", ".join(f"{SYMBOLS.get(name, name)} {value:.3g}" for name, value in head.facts.settings.items())
     return shown or NO_NUMBER
-
-
-def method_of(head: UsedHead) -> str:
-    """The name of a head without its source."""
-    return head.name.partition(" from ")[0]
 
 
 def _labels_line(heads: Sequence[UsedHead]) -> str:

@@ -11,10 +11,11 @@ from rich.text import Text
 
 from fastclip.errors import printable
 from fastclip.report.comparisons import p_text
-from fastclip.report.head_notes import MOST_ROWS, method_of, settings_text
+from fastclip.report.head_notes import MOST_ROWS, settings_text
 from fastclip.report.style import plain_table, titled
 from fastclip.report.tables import NO_NUMBER, accuracy_tables, percent
 from fastclip.report.terminal import by_backbone, random_warning, title_of
+from fastclip.report.transfers import method_of, source_of
 from fastclip.results.cells import ZERO_SHOT, Evaluation, UsedHead, mean
 from fastclip.results.comparing import heads_beside_zero_shot
 
@@ -49,7 +50,7 @@ def _pair_table(
     zero_shot = [f"{ZERO_SHOT}, {name}" if len(prompts) > 1 else ZERO_SHOT for name in prompts]
     table = plain_table("source → target", *zero_shot, *methods)
     rows: list[list[Fraction | None]] = []
-    for source, domain in dict.fromkeys((_source_of(each), domain) for each in heads for domain in each.domains):
+    for source, domain in dict.fromkeys((source_of(each), domain) for each in heads for domain in each.domains):
         row = [accuracies.get((domain, ZERO_SHOT, name)) for name in prompts]
         row += [accuracies.get((domain, f"{method} from {source}", "")) for method in methods]
         rows.append(row)
@@ -58,10 +59,6 @@ def _pair_table(
         table.add_section()
         table.add_row("average", *(percent(mean(column)) for column in zip(*rows, strict=True)), style="bold")
     return table
-
-
-def _source_of(head: UsedHead) -> str:
-    return head.name.partition(" from ")[2]
 
 
 def fit_table(evaluation: Evaluation) -> Group | None:
