@@ -4,7 +4,8 @@
 
 A mark is `<!-- output: WORDS -->`, where WORDS follow `fastclip`; the block ends at `<!-- end -->`. Another one is
 `<!-- picture: FILE WIDTH HEIGHT SCHEME PAGE -->` beside an image FILE: that of a PAGE that a command has written, taken
-with Chromium where it is installed. Names with a `*` are looked up, as a shell does.
+with Chromium where it is installed. `<!-- latex: FILE WORDS -->` is the same for a command that prints LaTeX. Names
+with a `*` are looked up, as a shell does.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 HERE = Path(__file__).parent
+LATEX = re.compile(r"<!-- latex: (\S+) (.*?) -->")
 PICTURE = re.compile(r"<!-- picture: (\S+) (\d+) (\d+) (light|dark) (\S+) -->")
 BLOCK = re.compile(r"<!-- output: (.*?) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -58,6 +60,18 @@ def take_pictures(text: str, folder: Path) -> None:
         chromium.close()
 
 
+def set_tables(text: str, folder: Path) -> None:
+    """Set the tables that a page names in LaTeX, where it is installed."""
+    for name, words in LATEX.findall(text) if shutil.which("pdflatex") and shutil.which("pdftoppm") else ():
+        packages = "\\usepackage{booktabs}"
+        body = f"\\begin{{document}}{output(words, folder)}\\end{{document}}"
+        (folder / "set.tex").write_text(f"\\documentclass[border=6pt,varwidth=16cm]{{standalone}}{packages}{body}")
+        run = partial(subprocess.run, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        run(["pdflatex", "-interaction=batchmode", "set.tex"])
+        run(["pdftoppm", "-png", "-r", "130", "-singlefile", "set.pdf", "set"])
+        shutil.copy(folder / "set.png", HERE / name)
+
+
 def filled(text: str, folder: Path) -> str:
     """A page with every block filled anew. Commands run in the page's order; others may build on their files."""
     run = cache(lambda words: output(words, folder))
@@ -80,6 +94,7 @@ def main() -> None:
             output("demo", Path(folder))
             text = filled(page.read_text(), Path(folder))
             take_pictures(text, Path(folder))
+            set_tables(text, Path(folder))
             page.write_text(text)
         print(page)
 

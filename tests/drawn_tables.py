@@ -19,6 +19,8 @@ HOSTILE = (
     "two\nlines",
     "$x_1^2$ & 50 % #1 ~ {y} *z* [u](v) `w` a--b",
     "-1+1",
+    "[10pt] wide",
+    "* starred",
     "n" * 300,
 )
 """Names that are something else in one of the formats."""

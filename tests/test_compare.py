@@ -184,6 +184,13 @@ def test_random_weights_and_columns_without_a_number_are_left_out_by_name():
     )
 
 
+def test_nothing_but_random_weights_is_refused_with_the_reason():
+    made = result(draw(columns(), DOMAINS))
+    drawn = [used("pacs", each.backbone, weights="drawn") for each in made.recipes]
+    with pytest.raises(UserError, match=r"no two backbones .* Not compared: RN50, RN101, ViT-B/32 \(random weights\)"):
+        compare(replace(made, recipes=tuple(drawn)), "backbones")
+
+
 def test_images_that_repeat_and_bursts_are_said():
     made = result(draw(columns(), DOMAINS), "terraincognita")
     (facts,) = made.datasets
@@ -227,7 +234,7 @@ def test_a_result_without_patterns_is_refused_and_pairs_that_are_not_known_are_c
     with pytest.raises(UserError, match="do not say which images"):
         compare(replace(made, patterns=()), "backbones")
     (family,) = compare(replace(made, patterns=made.patterns[:1]), "backbones")
-    assert len(family.tests) == 2 and any("4 pairs are left out" in each for each in family.notes)
+    assert len(family.tests) == 2 and any("4 of 6 tests are missing" in each for each in family.notes)
     assert family.ranks == ()
 
 

@@ -81,7 +81,7 @@ def test_equal_bytes_under_two_labels_stay_apart():
         (rows([1] * 6, fingerprint="another"), "about other images of letters/photo: their fingerprints are the same"),
         (rows([1] * 6, keys="abcdeg"), "6; 5 are the same"),
         (rows([1] * 6, digests=["f" * 64, *DIGESTS[1:]], manifest="two"), "6; 5 are the same"),
-        (rows([1] * 6, labels=[0, 0, 1, 1, 2, 0]), "other labels for 1 images"),
+        (rows([1] * 6, labels=[0, 0, 1, 1, 2, 0]), "other labels for 1 of the images"),
     ],
 )
 def test_other_images_and_other_labels_are_refused(other: PredictionRows, words: str):

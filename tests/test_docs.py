@@ -35,8 +35,8 @@ def code_lines(text: str) -> Iterator[str]:
 
 
 def commands(line: str) -> list[str]:
-    """The words after each `fastclip` that is called in a line: up to a comment or another column."""
-    calls = re.findall(r"(?:^|(?<=[\s/]))fastclip ((?:\S| (?![ #]))+)", line)
+    """The words after each `fastclip` that is called in a line, and no version: up to a comment or another column."""
+    calls = re.findall(r"(?:^|(?<=[\s/]))fastclip (?!\d)((?:\S| (?![ #]))+)", line)
     return [re.sub(r"\s*(…|`.*)$", "", call) for call in calls]
 
 

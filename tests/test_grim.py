@@ -50,6 +50,18 @@ def test_what_is_no_accuracy_is_refused(text: str):
         parse_printed(text, percent=True)
 
 
+def test_a_sign_says_that_a_number_is_a_percentage(tmp_path: Path):
+    (tmp_path / "t.csv").write_text("dataset,domain,backbone,accuracy\nd,a,b,0.5 %\nd,c,b,1%\n")
+    found = find_table(str(tmp_path / "t.csv")).cells
+    assert [each.printed for each in found] == [Printed(Fraction(5, 1000), 3), Printed(Fraction(1, 100), 2)]
+
+
+def test_rows_of_fitted_heads_are_no_zero_shot(tmp_path: Path):
+    rows = "d,a,b,zero-shot,0.5\nd,a,b,logistic,0.9\nd,c,b,,0.75\n"
+    (tmp_path / "t.csv").write_text(f"dataset,domain,backbone,head,accuracy\n{rows}")
+    assert [float(each.printed.value) for each in find_table(str(tmp_path / "t.csv")).cells] == [0.5, 0.75]
+
+
 BAD = {
     "no such file": (None, "There is no table"),
     "empty": ("", "holds no table"),
@@ -59,6 +71,10 @@ BAD = {
     "more than 100": ("dataset,domain,backbone,accuracy\npacs,photo,RN50,100.1\n", "is more than 100 %"),
     "percent or fraction": (
         "dataset,domain,backbone,accuracy\npacs,photo,RN50,99.1\npacs,sketch,RN50,0.8\n",
+        "percentages or fractions",
+    ),
+    "a sign on one of two": (
+        "dataset,domain,backbone,accuracy\npacs,photo,RN50,99.1%\npacs,sketch,RN50,98\n",
         "percentages or fractions",
     ),
     "a short line": ("dataset,domain,backbone,accuracy\npacs,photo,RN50\n", "line 2: 3 cells under 4 names"),
@@ -97,6 +113,7 @@ def test_grim_prints_counts_and_ends_with_5_for_an_impossible_number(fastclip: P
     )
     bad = fastclip.here("grim", "long.csv")
     assert bad.code == 5 and bad.out.count("impossible") == 4
+    assert fastclip.here("grim", "long.csv", "--images", "3") == bad, "a line knows better than an option"
     rows = [line.split() for line in bad.out.splitlines()]
     assert ["ours", "72.69", "2,427", "impossible"] in rows and ["all", "5.5", "20,000", "1,090", "to", "1,110"] in rows
     assert "1 of the impossible ones is possible if digits were cut" in bad.out

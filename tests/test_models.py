@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from fastclip.errors import FastclipError, IntegrityError, UserError
 from fastclip.files import digest_file
-from fastclip.models import backbones, weights
+from fastclip.models import archives, backbones, weights
 from fastclip.models.backbones import OPENAI_BACKBONES, TINY, Backbone, find_backbone
 from fastclip.models.compiled import compile_visual
 from fastclip.models.numerics import find_precision
@@ -351,7 +351,8 @@ def test_a_compilers_settings_hold_in_every_thread_that_compiles_and_nowhere_els
 
 def test_weights_are_found_in_the_hubs_cache_and_in_openais(tmp_path: Path, monkeypatch):
     rn50 = find_backbone("RN50")
-    monkeypatch.setattr(weights, "_openai_cache", lambda: tmp_path)
+    monkeypatch.setattr(archives, "archive_folder", lambda: tmp_path)
+    monkeypatch.setattr(weights, "archive_folder", lambda: tmp_path)
     (tmp_path / "RN50.pt").write_bytes(b"archive")
     assert find_weights(rn50, None).path == tmp_path / "RN50.pt"
     hub = tmp_path / "hub" / "models--timm--resnet50_clip.openai"

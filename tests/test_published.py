@@ -18,9 +18,9 @@ from fastclip.errors import UserError
 from fastclip.models.backbones import OPENAI_BACKBONES
 from fastclip.report.against import reasons, verdict_line, verdict_parts
 from fastclip.results.answers import ColumnAnswers, DomainAnswers
-from fastclip.results.cells import Column, Evaluation
+from fastclip.results.cells import Column, Evaluation, UsedPrompts
 from fastclip.results.published.embedded import published_table
-from fastclip.results.published.files import find_table
+from fastclip.results.published.files import find_table, table_of_result
 from fastclip.results.result_file import to_json
 from fastclip.results.verdicts import DIFFERS, NEAR_TIES, NOT_COMPARABLE, SAME, Against, against, against_document
 
@@ -161,6 +161,16 @@ NOT = {
         ),
         "other prompts than `a picture of a …`",
     ),
+    "classes in another order": (
+        lambda r: with_facts(r, names=dict(reversed(r.datasets[0].names.items()))),
+        "the class folder Webcam is Alarm_Clock in the table",
+    ),
+    "texts of each class": (
+        lambda r: replace(
+            r, prompts={"transferlearning": UsedPrompts(kind="texts", templates=("a picture of a {folder}",))}
+        ),
+        "other prompts than `a picture of a …`",
+    ),
     "other weights": (_recipes(weights="1" * 64), "weights 111111111111 are not OpenAI's RN50.pt"),
     "weights of another backbone": (
         _recipes(weights=OPENAI_BACKBONES["RN101"].archive_sha256 or ""),
@@ -243,6 +253,7 @@ def test_averages_need_all_domains_and_other_tables_print_theirs_right():
     found = against(evaluation(("pacs", "officehome", "vlcs", "terraincognita", "domainnet")), TABLE)
     assert len(found.averages) == 45
     assert all(abs((each.printed or 0) - (each.of_cells or 0)) <= Fraction(1, 10_000) for each in found.averages)
+    assert against(evaluation(("visda17", "imagenet-r")), TABLE).averages == (), "one domain is its own average"
     result = evaluation(("pacs",), ("RN50",))
     (average,) = against(replace(result, cells=result.cells[:3]), TABLE).averages
     assert average.yours is None and average.of_cells
@@ -301,6 +312,48 @@ def test_results_of_other_images_or_prompts_are_not_comparable(reason: str, tmp_
     found = against(result, find_table(str(tmp_path / "other.json")))
     assert verdicts(found) == {NOT_COMPARABLE: 4}
     assert reasons(found.cells) == [("all cells", reason)]
+
+
+OTHER_CELLS = {
+    "its images are others (their fingerprints differ)": {"images": 1671, "classified": 1671},
+    "asked about all images, the other about half of them": {"sample": "half of them"},
+    "0 unreadable, in the other 1": {"unreadable": 1, "classified": 1669},
+    "1 of 2 shards are missing": {"missing_shards": 1},
+}
+
+
+@pytest.mark.parametrize("reason", OTHER_CELLS)
+def test_a_cell_of_other_images_is_not_comparable_with_another_results(reason: str):
+    result = evaluation(("pacs",), ("RN50",), right=lambda *_: 1000)
+    other = replace(with_cell(result, "pacs/photo", "RN50", **OTHER_CELLS[reason]), unreadable_policy="exclude")
+    numbers = table_of_result(other, "other.json")
+    if "missing" in reason:  # it has no number at all there
+        assert [each.domain for each in numbers.cells] == ["art_painting", "cartoon", "sketch"]
+    else:
+        assert reasons(against(result, numbers).cells) == [("pacs/photo", reason)]
+
+
+def test_places_are_named_in_as_few_words_as_they_allow():
+    result = evaluation(("officehome", "pacs"), ("RN50", "RN101", "ViT-B/32"))
+
+    def where(*places: str) -> str:
+        changed = result
+        for place in places:
+            name, backbone = place.split(" ")
+            for cell in result.cells:
+                if f"{cell.dataset}/{cell.domain}".startswith(name) and cell.backbone.startswith(backbone):
+                    changed = with_cell(changed, f"{cell.dataset}/{cell.domain}", cell.backbone, missing_shards=1)
+        (only,) = reasons(against(changed, TABLE).cells)
+        return only[0]
+
+    every = ("officehome", "pacs")
+    assert where("officehome R", "officehome V", "pacs R", "pacs V") == "all cells"
+    assert where(*(f"{name} RN50" for name in every), *(f"{name} ViT" for name in every)) == "RN50, ViT-B/32"
+    assert where("pacs R", "pacs V") == "pacs"
+    assert where("pacs RN101", "officehome/Art R", "officehome/Art V") == "officehome/Art, pacs RN101"
+    assert where("pacs/photo RN50", "pacs/sketch RN101") == "pacs/photo RN50, pacs/sketch RN101"
+    many = where("pacs/photo RN50", "pacs/sketch RN101", "officehome/Art RN50", "officehome/Clipart RN101", "pacs/c V")
+    assert many == "officehome/Art RN50, officehome/Clipart RN101, pacs/photo RN50 and 2 more"
 
 
 @pytest.mark.parametrize("numbers", [("72.68", "51.23"), ("0.7268", "0.5123"), ("72.68%", "51.23 %")])

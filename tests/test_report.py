@@ -281,3 +281,32 @@ def test_epsilon_is_a_number_or_the_largest_lead_that_a_certificate_saw_flip(tmp
     for wrong in ("nan", "-1", "2", "nowhere.json", str(tmp_path)):
         with pytest.raises(UserError, match="--epsilon"):
             find_epsilon(wrong)
+
+
+def test_adapted_heads_have_a_column_for_each_source_and_target(tmp_path: Path):
+    program = Program(tmp_path)
+    fill(drawn(tmp_path), tmp_path / "embeddings")
+    words = ("letters", "-b", "tiny", "--shards", "shards", "--strength", "1")
+    outcome = program.here("adapt", *words, "--all-pairs", "--method", "coral", "--json", "adapt.json")
+    assert outcome.code == 0, outcome.err
+    cells = {
+        (cell["head"], cell["domain"]): cell for cell in json.loads((tmp_path / "adapt.json").read_bytes())["cells"]
+    }
+    for mark in ("best", "tied"):
+        out = program.here("report", "adapt.json", "--markdown", "-", "--mark", mark).out
+        rows = [[re.sub(r"[*]|</?ins>", "", cell).strip() for cell in line.split("|")[1:-1]]
+                for line in out.splitlines() if line.startswith("|")]  # fmt: skip
+        header, _, *body = rows
+        assert len(header) == 1 + 6 + 1 and header[1] == "night → photo" and header[-1] == "Avg."
+        found = {row[0]: row[1:] for row in body}
+        assert list(found) == ["zero-shot, transferlearning", "source only", "coral"]
+        for name, numbers in found.items():
+            shares = []
+            for transfer, number in zip(header[1:-1], numbers, strict=False):
+                source, target = transfer.split(" → ")
+                cell = cells["zero-shot" if name.startswith("zero") else f"{name} from {source}", target]
+                shares.append(cell["top1"] / cell["images"])
+                assert float(number) == pytest.approx(100 * shares[-1], abs=0.00501)
+            assert float(numbers[-1]) == pytest.approx(100 * sum(shares) / 6, abs=0.00501)
+    best = [line for line in out.splitlines() if line.startswith("|")]
+    assert not any("*" in line.split("|")[-2] for line in best), "no test is made of averages over the same images"

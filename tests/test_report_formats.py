@@ -92,6 +92,7 @@ def test_latex_parsed_back_is_the_table():
     found = {name: cells for name, *cells in rows}
     bare = {name: tuple(re.sub(r"\\\w+\{(.*)\}", r"\1", each) for each in row) for name, row in found.items()}
     assert bare == NUMBERS
+    assert "not Latin" not in latex(document(drawn_result(COUNTS))) and "not Latin" in latex(document(hostile_result()))
     assert marks(found, r"\textbf") == BEST_ARE and marks(found, r"\underline") == SECOND_ARE
 
 
@@ -125,6 +126,8 @@ def test_macros_hold_every_number_and_count():
             assert found[f"letters/{domain}/{name}"] == number
     assert (found["letters/sketch/RN50/right"], found["letters/sketch/RN50/images"]) == ("300", "401")
     several = macros(document(drawn_result({(*key[:2], way): value for key, value in COUNTS.items() for way in "ab"})))
+    alike = macros(document(drawn_result({("a b", "RN50", "p"): (1, 4), ("a-b", "RN50", "p"): (3, 4)})))
+    assert "letters/a-b/RN50\\endcsname{25.00}" in alike and "letters/a-b/RN50-2\\endcsname{75.00}" in alike
     assert "fastclip@letters/photo/RN50/a\\" in several and "fastclip@letters/photo/RN50\\" not in several
 
 
@@ -340,7 +343,17 @@ def test_hostile_names_are_printed_by_latex(compiled, tmp_path: Path):
     hebrew = "".join(rf"\DeclareUnicodeCharacter{{{ord(char):04X}}}{{H}}" for char in "שלום")
     text, log = compiled(r"\input{table}\clearpage\input{float}", hebrew)
     assert "\n!" not in log and "PWNED" not in text
-    for shown in ("<script>alert(1)</script>", r"\input{x}", "a|b", r"two\nlines", "-1+1", "n" * 300, "=HYPERLINK("):
+    for shown in (
+        "<script>alert(1)</script>",
+        r"\input{x}",
+        "a|b",
+        r"two\nlines",
+        "-1+1",
+        "n" * 300,
+        "=HYPERLINK(",
+        "[10pt] wide",
+        "* starred",
+    ):
         assert text.count(shown) >= 4 * 2, shown
     assert "{y} *z* [u](v)" in text and "a--b" in text and "50 % #1" in text
 

@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 from drawn_store import RECIPE, draw_dataset, fill
 from helpers import Program, Sharded
+from servers import file_route, serving
 
 from fastclip.cli import reproduce as reproduce_module
-from fastclip.models import weights
+from fastclip.data.shards.reader import read_index
+from fastclip.data.shards.targets import find_targets
+from fastclip.errors import IntegrityError, UserError
+from fastclip.files import digest, digest_file
+from fastclip.models import archives, weights
 from fastclip.models.backbones import OPENAI_BACKBONES
 from fastclip.results.cells import Cell
 from fastclip.results.published import embedded
@@ -114,38 +119,65 @@ def test_what_is_required_decides_the_exit_code(
         assert "letters/photo, RN50: differs by -1. --require" in outcome.err and "Fix:" in outcome.err
 
 
-def test_weights_that_are_not_openais_are_refused_before_any_work(lab: Program):
-    fill(
-        Sharded("letters", lab.folder / "source", lab.folder / "shards"),
-        lab.folder / "other",
-        of=replace(of_openai("RN50"), weights="1" * 64),
-    )
-    outcome = lab.here("reproduce", "-b", "RN50", "--store", "other")
-    assert outcome.code == 2 and outcome.out == ""
-    assert "RN50: its weights are 111111111111, not those of OpenAI's RN50.pt" in outcome.err
-    assert "--weights RN50=FILE" in outcome.err and outcome.err.count("\n") == 2
+def test_embeddings_by_other_weights_are_refused_before_any_work(lab: Program, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(weights, "_download", lambda backbone: pytest.fail("it would not be comparable"))
+    sharded = Sharded("letters", lab.folder / "source", lab.folder / "shards")
+    fill(sharded, lab.folder / "other", of=replace(of_openai("RN50"), weights="1" * 64))
+    for words, archive in ((["-b", "RN50", "--store", "other"], "RN50.pt"), (["-b", "ViT-B-32"], "ViT-B-32.pt")):
+        outcome = lab.here("reproduce", *words)
+        assert outcome.code == 2 and outcome.err.count("\n") == 2 and outcome.out == ""
+        assert f", {archive}, and it is not in ~/.cache/clip" in outcome.err and "--weights" in outcome.err
+
+
+def test_given_weights_that_are_not_openais_are_refused_before_any_work(lab: Program):
+    file = lab.folder / "mine.safetensors"
+    file.write_bytes(b"0123456789")
+    sharded = Sharded("letters", lab.folder / "source", lab.folder / "shards")
+    fill(sharded, lab.folder / "other", of=replace(of_openai("RN50"), weights=digest_file(file)))
+    outcome = lab.here("reproduce", "-b", "RN50", "--store", "other", "--weights", f"RN50-quickgelu={file}")
+    assert outcome.code == 2 and outcome.err.count("\n") == 2 and outcome.out == ""
+    assert f"RN50: its weights are {digest_file(file)[:12]}, not those of OpenAI's RN50.pt" in outcome.err
     outcome = lab.here("reproduce", "-b", "RN50", "--random-weights")
     assert outcome.code == 2 and "its weights are random ones" in outcome.err
 
 
-def test_openais_archives_are_taken_from_their_own_cache(lab: Program, tmp_path: Path):
-    archive = tmp_path / "nobody" / ".cache" / "clip" / "ViT-B-32.pt"
-    archive.parent.mkdir(parents=True)
-    archive.write_bytes(b"x")
+def test_openais_archives_are_taken_from_their_own_cache_unless_all_is_stored(lab: Program, tmp_path: Path):
+    folder = tmp_path / "nobody" / ".cache" / "clip"
+    folder.mkdir(parents=True)
+    for name in ("RN50.pt", "ViT-B-32.pt"):
+        (folder / name).write_bytes(b"x")
     places = {"shards": tmp_path / "shards", "store": tmp_path / "embeddings", "targets": ("letters",)}
     options = reproduce_module._with_archives(_options("RN50", "ViT-B/32", **places))
-    assert options.weights == {"ViT-B/32": archive}, "RN50 is stored, and needs no weights"
+    assert options.weights == {"ViT-B/32": folder / "ViT-B-32.pt"}
     given = _options("ViT-B/32", **places, weights={"ViT-B-32": tmp_path / "mine.pt"})
     assert reproduce_module._with_archives(given).weights == {"ViT-B-32": tmp_path / "mine.pt"}
 
 
-def test_a_backbone_without_its_archive_is_refused_before_anything_is_downloaded(
-    lab: Program, monkeypatch: pytest.MonkeyPatch
+def test_an_archive_that_is_not_here_is_fetched_once_and_proved(
+    lab: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(weights, "_download", lambda backbone: pytest.fail("it would not be comparable"))
-    outcome = lab.here("reproduce", "-b", "RN50", "-b", "ViT-B-32")
-    assert outcome.code == 2 and outcome.err.count("\n") == 2 and outcome.out == ""
-    assert "ViT-B/32 is not embedded yet, and OpenAI's archive ViT-B-32.pt is not in ~/.cache/clip" in outcome.err
+    data = b"an archive" * 1000
+    small = replace(OPENAI_BACKBONES["ViT-B/32"], archive_sha256=digest(data))
+    monkeypatch.setitem(OPENAI_BACKBONES, "ViT-B/32", small)
+    options = _options("ViT-B/32", shards=lab.folder / "shards", store=tmp_path / "empty", targets=("letters",))
+    with serving() as start:
+        server = start()
+        monkeypatch.setattr(archives, "ADDRESS", server.url())
+        server.routes[f"/{digest(data)}/ViT-B-32.pt"] = file_route(data)
+        for _ in range(2):
+            found = reproduce_module._with_archives(options).weights["ViT-B/32"]
+            assert found.read_bytes() == data and found.parent == archives.archive_folder()
+        assert len(server.requests_for("ViT-B-32.pt")) == 1
+        found.unlink()
+        server.routes[f"/{digest(data)}/ViT-B-32.pt"] = file_route(data[:-1] + b"?")
+        with pytest.raises(IntegrityError):
+            reproduce_module._with_archives(options)
+        assert not found.exists()
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", "0")
+        with pytest.raises(UserError, match="archive of ViT-B") as raised:
+            reproduce_module._with_archives(options)
+        assert "without a launcher" in raised.value.fix
 
 
 def _options(*backbones: str, **changes: object):
@@ -161,6 +193,22 @@ def test_without_names_the_published_datasets_that_are_sharded_and_all_nine_are_
     options = reproduce_module._published(_options(shards=tmp_path / "shards"), embedded.published_table())
     assert options.targets == ("letters",) and options.backbones == tuple(OPENAI_BACKBONES)
     assert options.prompts == ("transferlearning",)
+
+
+def test_unreadable_images_await_a_decision_after_the_verdicts(lab: Program):
+    sharded = Sharded("letters", lab.folder / "source", lab.folder / "shards")
+    fill(sharded, lab.folder / "other", of=of_openai("RN50"), unreadable={first_key(sharded)})
+    outcome = lab.here("reproduce", "-b", "RN50", "--store", "other", "--require", "same")
+    assert outcome.code == 3 and "3 cells: 2 same, 1 not comparable" in outcome.out
+    assert "1 image unreadable" in outcome.out
+    outcome = lab.here("reproduce", "-b", "RN50", "--store", "other", "--require", "same", "--unreadable", "wrong")
+    assert outcome.code == 5 and "not comparable. --require same" in outcome.err
+
+
+def first_key(sharded: Sharded) -> str:
+    """The key of the first image of the first shard."""
+    (target,) = find_targets(str(sharded.shards), [sharded.name])
+    return next(iter(read_index(target.folder, target.manifest.shards[0]))).key
 
 
 def test_images_that_are_not_the_published_ones_are_told_before_the_work(lab: Program):

@@ -124,10 +124,11 @@ def _print(inputs: Inputs, style: TableStyle, found: Any, console: Console) -> N
     from fastclip.report.document import make_document
     from fastclip.report.heads import pair_tables
     from fastclip.report.terminal import interval_tables, tables
+    from fastclip.report.transfers import is_adapted
 
     evaluation = inputs.evaluation
     style = style if console.is_terminal else replace(style, mark="none")
-    adapted = bool(evaluation.heads) and all(" from " in head.name for head in evaluation.heads)
+    adapted = is_adapted(evaluation)
     if style.intervals:
         shown = interval_tables(evaluation, style)
     else:

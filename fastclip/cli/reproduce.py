@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,13 +21,14 @@ from fastclip.cli.options import (
     takes_eval_options,
 )
 from fastclip.cli.results import DEFAULT, find_places
-from fastclip.errors import IncompleteError, IntegrityError, UserError, printable
+from fastclip.errors import FastclipError, IntegrityError, UserError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from fastclip.evaluate.options import EvalOptions
     from fastclip.evaluate.setup import Setup
+    from fastclip.models.backbones import Backbone
     from fastclip.results.published.table import PublishedTable
     from fastclip.results.verdicts import Against
 
@@ -105,28 +107,59 @@ def _published(options: EvalOptions, table: PublishedTable) -> EvalOptions:
 
 
 def _with_archives(options: EvalOptions) -> EvalOptions:
-    """The options with OpenAI's own archives as weights, where none are given.
+    """The options with OpenAI's own archives as weights, where none are given and not all is stored by them.
 
-    Raises `UserError` for a backbone that is neither stored nor has an archive here: the files that are downloaded
-    hold the same tensors, but no digest says so.
+    They are fetched if need be: what `eval` would download instead holds the same tensors, but no digest says so.
+    Raises `UserError` for one that cannot be had.
     """
-    from fastclip.evaluate.setup import resolve
+    from fastclip.models.archives import openai_archive
     from fastclip.models.backbones import OPENAI_BACKBONES, known_backbone
-    from fastclip.models.weights import openai_archive
 
     given = {backbone.name for name in options.weights if (backbone := known_backbone(name))}
-    open_ones = [name for name in options.backbones if name not in given and not options.random_weights]
-    archives = {name: path for name in open_ones if (path := openai_archive(OPENAI_BACKBONES[name]))}
-    for name in (each for each in open_ones if each not in archives):
-        try:
-            resolve(replace(options, backbones=(name,), weights={}, recipes=()), only_stored=True)
-        except IncompleteError:
-            archive = OPENAI_BACKBONES[name].archive
-            raise UserError(
-                f"{name} is not embedded yet, and OpenAI's archive {archive} is not in ~/.cache/clip.",
-                fix=f"--weights {name}=FILE; or let OpenAI's package get it: import clip; clip.load({name!r}, 'cpu')",
-            ) from None
+    archives = {}
+    for name in options.backbones:
+        if name in given or options.random_weights or options.recipes or _is_stored(options, name):
+            continue
+        backbone = OPENAI_BACKBONES[name]
+        archives[name] = openai_archive(backbone) or _fetched(backbone, options)
     return replace(options, weights={**archives, **options.weights})
+
+
+def _fetched(backbone: Backbone, options: EvalOptions) -> Path:
+    """OpenAI's archive of a backbone, fetched by a single process. Raises `UserError` if it cannot be had."""
+    from fastclip.cli.console import err
+    from fastclip.cli.progress import bytes_bar
+    from fastclip.embed.processes import find_process
+    from fastclip.models.archives import ADDRESS, fetch_archive
+    from fastclip.models.weights import is_near
+
+    problem = (
+        f"Not everything is embedded by OpenAI's archive of {backbone.name}, {backbone.archive}, and it is not in "
+        "~/.cache/clip."
+    )
+    by_hand = f"--weights {backbone.name}={backbone.archive}"
+    if find_process(os.environ, options.share).world_size > 1:
+        raise UserError(
+            problem, fix=f"Run this once with --dry-run and without a launcher, which gets it; or {by_hand}"
+        )
+    if not is_near(ADDRESS):
+        raise UserError(
+            f"{problem} {ADDRESS} cannot be reached.", fix=f"Run this where there is a network; or {by_hand}"
+        )
+    with bytes_bar(err(), f"downloading {backbone.archive}", None, 0) as advance:
+        return fetch_archive(backbone, advance)
+
+
+def _is_stored(options: EvalOptions, name: str) -> bool:
+    """Whether the store has all embeddings of a backbone by OpenAI's archive."""
+    from fastclip.evaluate.setup import resolve
+    from fastclip.results.published.comparable import why_not_weights
+
+    try:
+        setup = resolve(replace(options, backbones=(name,), weights={}), only_stored=True)
+    except FastclipError:  # it is not whole, or is there by several weights
+        return False
+    return not any(any(why_not_weights(recipe, name)) for recipe in setup.recipes.values())
 
 
 def _targets(options: EvalOptions, table: PublishedTable) -> tuple[str, ...]:

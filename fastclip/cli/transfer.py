@@ -90,15 +90,13 @@ def _print(outcome: Outcome, by_pair: bool) -> None:
     from fastclip.report.head_notes import head_notes
     from fastclip.report.heads import fit_table, head_tables, pair_tables
     from fastclip.report.terminal import footnotes
-    from fastclip.results.pairs import pairs_with_zero_shot
 
     console = out()
     for each in (pair_tables if by_pair else head_tables)(outcome.evaluation):
         console.print(each)
-    found = pairs_with_zero_shot(outcome.evaluation)
-    if table := fit_table(outcome.evaluation, found):
+    if table := fit_table(outcome.evaluation):
         console.print(table)
-    for line in [*head_notes(outcome.evaluation, found), *footnotes(outcome.evaluation)]:
+    for line in [*head_notes(outcome.evaluation), *footnotes(outcome.evaluation)]:
         console.print(line, style="dim")
 
 

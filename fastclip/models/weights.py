@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from fastclip.errors import IntegrityError, UserError
 from fastclip.files import digest_file
+from fastclip.models.archives import archive_folder, openai_archive
 from fastclip.models.backbones import OPENAI_BACKBONES, PUBLISHED_ARCHIVES, TINY, Backbone, plain
 from fastclip.store.recipes import Recipe
 from fastclip.threads import threads
@@ -133,17 +134,6 @@ def _in_caches(backbone: Backbone) -> Path | None:
     return openai_archive(backbone)
 
 
-def openai_archive(backbone: Backbone) -> Path | None:
-    """OpenAI's archive of `backbone` where OpenAI's own package keeps it, if it is there."""
-    archive = _openai_cache() / backbone.archive if backbone.archive else None
-    return archive if archive and archive.is_file() else None
-
-
-def _openai_cache() -> Path:
-    """Where OpenAI's own package keeps its downloads."""
-    return Path("~/.cache/clip").expanduser()
-
-
 def _download(backbone: Backbone) -> Path:
     from huggingface_hub import constants, hf_hub_download
 
@@ -153,13 +143,13 @@ def _download(backbone: Backbone) -> Path:
             fix="Get the weights as a safetensors file and pass --weights FILE.",
         )
     try:
-        if not _hub_is_near(constants.ENDPOINT):
+        if not is_near(constants.ENDPOINT):
             raise ConnectionError("no network")
         return Path(hf_hub_download(backbone.hub, HUB_FILE))
     except Exception as error:  # offline, refused, moved, full disk: the file itself mends them all
         places = f"{HUB_FILE} of {backbone.hub} is not in {constants.HF_HUB_CACHE}"
         if backbone.archive:
-            places += f", nor {backbone.archive} in {_openai_cache()}"
+            places += f", nor {backbone.archive} in {archive_folder()}"
         word = backbone.architecture if backbone.archive else backbone.name  # either says the activation
         raise UserError(
             f"No weights for {backbone.name}: {places}; the download failed ({type(error).__name__}).",
@@ -167,8 +157,8 @@ def _download(backbone: Backbone) -> Path:
         ) from error
 
 
-def _hub_is_near(endpoint: str) -> bool:
-    """Whether the hub can be reached. Its own client would retry for half a minute and print every try."""
+def is_near(endpoint: str) -> bool:
+    """Whether a server can be reached. The hub's own client would retry for half a minute and print every try."""
     if any(name.lower() in ("https_proxy", "all_proxy") for name in os.environ):
         return True  # only the proxy knows
     address = urlsplit(endpoint)

@@ -65,13 +65,13 @@ def _at_once(family: Family) -> str:
     if not family.at_once:
         return ""
     first = family.at_once[0]
-    same = all(each.columns == first.columns for each in family.at_once)
-    found = "; ".join(
-        f"{each.domain}{'' if same else f' ({each.columns})'} {each.q:,.1f}, p {p_text(each.p)}"
-        for each in family.at_once
-    )
-    subject = f"Are all {first.columns} alike? Cochran's Q, {first.degrees} degrees of freedom"
-    return printable(f"{subject if same else 'Are all alike? Q by Cochran (and columns)'}: {found}.")
+    if all(each.columns == first.columns for each in family.at_once):
+        subject = f"Are all {first.columns} alike? Cochran's Q, {first.degrees} degrees of freedom"
+        found = [f"{each.domain} {each.q:,.1f}, p {p_text(each.p)}" for each in family.at_once]
+    else:
+        subject = "Are all of a domain alike? Cochran's Q (their number)"
+        found = [f"{each.domain} ({each.columns}) {each.q:,.1f}, p {p_text(each.p)}" for each in family.at_once]
+    return printable(f"{subject}: {'; '.join(found)}.")
 
 
 def _ranks(family: Family, averages: Mapping[tuple[str, Column], Fraction | None]) -> Group:

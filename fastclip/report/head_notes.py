@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from fastclip.errors import printable
 from fastclip.report.numbers import NO_NUMBER
+from fastclip.report.transfers import method_of
 from fastclip.results.cells import Evaluation, UsedHead
-from fastclip.results.pairs import Pair
+from fastclip.results.comparing import heads_beside_zero_shot
 
 MOST_ROWS = 12
 """Heads and tested domains whose settings and tests are printed; beyond, the result file has them."""
@@ -34,7 +35,7 @@ def labels_notes(evaluation: Evaluation) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def head_notes(evaluation: Evaluation, pairs: Sequence[Pair]) -> list[str]:
+def head_notes(evaluation: Evaluation) -> list[str]:
     """The lines under a table of fitted heads: what saw labels, how settings were chosen, tests, duplicates."""
     heads, lines = evaluation.heads, labels_notes(evaluation)
     if any(each.facts.split for each in heads):
@@ -43,11 +44,10 @@ def head_notes(evaluation: Evaluation, pairs: Sequence[Pair]) -> list[str]:
         lines.append("±: the sample standard deviation over the seeds.")
     rows = sum(len(each.domains) for each in heads)
     if rows <= MOST_ROWS:
-        prompts = next((pair.b.prompts for pair in pairs), "")
-        lines.append(
-            "gained, lost: images that only the head, only zero-shot classifies correctly "
-            f"({prompts}); p: McNemar's exact test."
-        )
+        families = heads_beside_zero_shot(evaluation)
+        prompts = next((tests[0].pair.b.prompts for tests in families.values()), "")
+        lines.append(f"gained, lost: images that only the head, only zero-shot classifies correctly ({prompts}).")
+        lines += [f"p: McNemar's exact test, Holm's correction. {name}." for name in families]
     else:
         lines.append(f"--json FILE keeps the settings of all {len(heads)} heads.")
     if count := _duplicates(heads):
@@ -93,11 +93,6 @@ def settings_text(head: UsedHead) -> str:
     """`λ 0.1, α 0.5`, or a dash."""
     shown = ", ".join(f"{SYMBOLS.get(name, name)} {value:.3g}" for name, value in head.facts.settings.items())
     return shown or NO_NUMBER
-
-
-def method_of(head: UsedHead) -> str:
-    """The name of a head without its source."""
-    return head.name.partition(" from ")[0]
 
 
 def _labels_line(heads: Sequence[UsedHead]) -> str:

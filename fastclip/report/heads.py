@@ -10,12 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from fastclip.errors import printable
-from fastclip.report.head_notes import MOST_ROWS, method_of, settings_text
+from fastclip.report.comparisons import p_text
+from fastclip.report.head_notes import MOST_ROWS, settings_text
 from fastclip.report.style import plain_table, titled
 from fastclip.report.tables import NO_NUMBER, accuracy_tables, percent
 from fastclip.report.terminal import by_backbone, random_warning, title_of
+from fastclip.report.transfers import method_of, source_of
 from fastclip.results.cells import ZERO_SHOT, Evaluation, UsedHead, mean
-from fastclip.results.pairs import Pair
+from fastclip.results.comparing import heads_beside_zero_shot
 
 
 def head_tables(evaluation: Evaluation) -> Iterator[Group]:
@@ -48,7 +50,7 @@ def _pair_table(
     zero_shot = [f"{ZERO_SHOT}, {name}" if len(prompts) > 1 else ZERO_SHOT for name in prompts]
     table = plain_table("source → target", *zero_shot, *methods)
     rows: list[list[Fraction | None]] = []
-    for source, domain in dict.fromkeys((_source_of(each), domain) for each in heads for domain in each.domains):
+    for source, domain in dict.fromkeys((source_of(each), domain) for each in heads for domain in each.domains):
         row = [accuracies.get((domain, ZERO_SHOT, name)) for name in prompts]
         row += [accuracies.get((domain, f"{method} from {source}", "")) for method in methods]
         rows.append(row)
@@ -59,11 +61,7 @@ def _pair_table(
     return table
 
 
-def _source_of(head: UsedHead) -> str:
-    return head.name.partition(" from ")[2]
-
-
-def fit_table(evaluation: Evaluation, pairs: Sequence[Pair]) -> Group | None:
+def fit_table(evaluation: Evaluation) -> Group | None:
     """A row a head and tested domain: training images, settings, and its answers against zero-shot's.
 
     None if they are too many; the result file has them.
@@ -73,23 +71,20 @@ def fit_table(evaluation: Evaluation, pairs: Sequence[Pair]) -> Group | None:
         return None
     several = len({head.facts.recipe.backbone for head, _ in rows}) > 1
     names = ["backbone"] * several + ["head", "tested"]
-    table = plain_table(*names, "images", "settings", "gained", "lost", "p", left=len(names))
-    found = {(pair.a.backbone, pair.a.head, pair.dataset, pair.domain): pair for pair in pairs}
+    table = plain_table(*names, "images", "settings", "gained", "lost", "p, Holm", left=len(names))
+    tests = [each for family in heads_beside_zero_shot(evaluation).values() for each in family]
+    found = {(each.pair.a.backbone, each.pair.a.head, each.pair.dataset, each.pair.domain): each for each in tests}
     for head, domain in rows:
         backbone = head.facts.recipe.backbone
-        pair = found.get((backbone, head.name, head.dataset, domain))  # none where no image is in a shard
+        test = found.get((backbone, head.name, head.dataset, domain))  # none where no image is in a shard
         numbers = (
             f"{head.facts.images:,}" if head.facts.images else NO_NUMBER,
             settings_text(head),
-            f"{pair.only_a:,}" if pair else NO_NUMBER,
-            f"{pair.only_b:,}" if pair else NO_NUMBER,
-            _p(pair.p) if pair else NO_NUMBER,
+            f"{test.pair.only_a:,}" if test else NO_NUMBER,
+            f"{test.pair.only_b:,}" if test else NO_NUMBER,
+            p_text(test.p_adjusted) if test else NO_NUMBER,
         )
         tested = f"{head.dataset}/{domain}" if len(evaluation.datasets) > 1 else domain
         texts = [Text(printable(each)) for each in ([backbone] * several + [head.name, tested])]
         table.add_row(*texts, *numbers)
     return titled("fits, and their answers beside zero-shot's", table)
-
-
-def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"

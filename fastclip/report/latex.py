@@ -46,35 +46,36 @@ LAST_LATIN = "\u024f"
 
 def latex(document: Document, *, as_float: bool = False) -> str:
     """A tabular for each table with notes below it, or a float with notes in its caption."""
-    lines = [f"% {printable(document.origin)}", r"% It needs \usepackage{booktabs}."]
-    if any(char.isalpha() and char > LAST_LATIN for char in escape(str(document.tables))):
-        lines.append("% Some of its letters are not Latin: LuaLaTeX or XeLaTeX, and a font that has them, print them.")
+    body: list[str] = []
     for table in document.tables:
-        name = f"{table.dataset} {table.sample}"
-        lines += [
-            "",
-            *_placed(_tabular(table, document), table.title + document.warning, name, document.notes, as_float),
-        ]
+        title, name = table.title + document.warning, f"{table.dataset} {table.sample}"
+        body += ["", *_placed(_tabular(table, document), title, name, document.notes, as_float)]
     for grid in document.grids:
-        lines += ["", *_placed(_grid(grid), grid.title, f"{grid.title.split(':')[0]} against", (), as_float)]
-    lines += ["", rf"\par\smallskip{{\noindent\footnotesize {' '.join(map(escape, document.verdicts))}\par}}"] \
-        if document.verdicts else []  # fmt: skip
-    lines += ["", *(f"% {printable(line)}" for line in document.made)]
-    return "\n".join(lines) + "\n"
+        body += ["", *_placed(_grid(grid), grid.title, f"{grid.title.split(':')[0]} against", (), as_float)]
+    if document.verdicts:
+        body += ["", _paragraph(document.verdicts)]
+    head = [f"% {printable(document.origin)}", r"% It needs \usepackage{booktabs}."]
+    if any(char.isalpha() and char > LAST_LATIN for line in body for char in line):
+        head.append("% Some of its letters are not Latin: LuaLaTeX or XeLaTeX, and a font that has them, print them.")
+    return "\n".join([*head, *body, "", *(f"% {printable(line)}" for line in document.made)]) + "\n"
+
+
+def _paragraph(notes: Sequence[str]) -> str:
+    """Notes below a tabular."""
+    return rf"\par\smallskip{{\noindent\footnotesize {' '.join(map(escape, notes))}\par}}"
 
 
 def _placed(tabular: Iterable[str], title: str, name: str, notes: Sequence[str], as_float: bool) -> Iterator[str]:
     """A tabular with its title and notes: in the caption of a float called `name`, or as a comment and below it."""
-    texts = " ".join(map(escape, notes))
     if not as_float:
         yield f"% {printable(title)}"
         yield from tabular
-        if texts:
-            yield rf"\par\smallskip{{\noindent\footnotesize {texts}\par}}"
+        if notes:
+            yield _paragraph(notes)
         return
     yield r"\begin{table}"
     yield r"  \centering"
-    yield rf"  \caption{{{' '.join(filter(None, (escape(title) + '.', texts)))}}}"
+    yield rf"  \caption{{{' '.join(map(escape, (f'{title}.', *notes)))}}}"
     yield rf"  \label{{tab:{re.sub('[^A-Za-z0-9]+', '-', name).strip('-')}}}"
     yield r"  \par\smallskip"
     yield from (f"  {line}" for line in tabular)
@@ -86,7 +87,7 @@ def _grid(grid: Grid) -> Iterator[str]:
     yield r"  \toprule"
     yield _row([grid.headers[0].capitalize(), *map(escape, grid.headers[1:])])
     yield r"  \midrule"
-    yield from (_row([*map(escape, row)]) for row in grid.rows)
+    yield from (_row(list(map(escape, row))) for row in grid.rows)
     yield r"  \bottomrule"
     yield r"\end{tabular}"
 

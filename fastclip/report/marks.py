@@ -58,7 +58,9 @@ def _column_marks(
     return [TIED if row.column in best else "" for row in rows]
 
 
-def ties(evaluation: Evaluation, dataset: str, cells: Mapping[Column, Sequence[Cell]]) -> Ties:
+def ties(
+    evaluation: Evaluation, dataset: str, cells: Mapping[Column, Sequence[Cell]], *, of_averages: bool = True
+) -> Ties:
     """The test of the columns of one dataset. `cells` are those of each row; several seeds have no one answer.
 
     It finds none where the result does not say which images two of the columns have both right.
@@ -72,7 +74,7 @@ def ties(evaluation: Evaluation, dataset: str, cells: Mapping[Column, Sequence[C
         domains = [domain] if domain else list(dict.fromkeys(cell.domain for row in rows for cell in cells[row]))
         first = next(iter(asked), None)
         pairs = [find_pair(evaluation, dataset, each, first, column) for column in asked for each in domains if first]
-        if len(asked) < 2 or not all(pairs):
+        if len(asked) < 2 or not all(pairs) or not (domain or of_averages):
             return frozenset()
         return frozenset(asked[each] for each in tied_with_best(evaluation, dataset, list(asked), domain or None))
 

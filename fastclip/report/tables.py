@@ -29,6 +29,7 @@ from fastclip.report.numbers import (
     percent,
     way,
 )
+from fastclip.report.transfers import by_transfer, is_adapted
 from fastclip.results.cells import ZERO_SHOT, Cell, Column, Evaluation, mean
 from fastclip.results.statistics import mean_interval, wilson
 
@@ -39,14 +40,22 @@ __all__ = [
 
 
 def accuracy_tables(evaluation: Evaluation, style: TableStyle = UNMARKED) -> list[Table]:
-    """A table for each dataset and sample, in the order of the cells; domains in the order of the dataset's card."""
+    """A table for each dataset and sample, in the order of the cells; domains in the order of the dataset's card.
+
+    Of adapted heads, the columns are sources and targets.
+    """
+    adapted = is_adapted(evaluation)
+    if adapted:
+        evaluation = by_transfer(evaluation)
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in evaluation.cells:
         groups.setdefault((cell.dataset, cell.sample), []).append(cell)
-    return [_table(evaluation, *key, cells, style) for key, cells in groups.items()]
+    return [_table(evaluation, *key, cells, style, adapted) for key, cells in groups.items()]
 
 
-def _table(evaluation: Evaluation, dataset: str, sample: str, cells: Sequence[Cell], style: TableStyle) -> Table:
+def _table(
+    evaluation: Evaluation, dataset: str, sample: str, cells: Sequence[Cell], style: TableStyle, adapted: bool
+) -> Table:
     domains = _in_order(dataset, list(dict.fromkeys(cell.domain for cell in cells)))
     of_row: dict[Column, list[Cell]] = {}
     for cell in cells:
@@ -63,7 +72,8 @@ def _table(evaluation: Evaluation, dataset: str, sample: str, cells: Sequence[Ce
     headers = (*domains, *(style.averages if len(domains) > 1 else ()))
     sections = _sections(rows)
     if style.mark != "none":
-        tied = ties(evaluation, dataset, of_row) if style.mark == "tied" else None
+        # Columns of one target are about the same images, so no test takes their average for one of new images each.
+        tied = ties(evaluation, dataset, of_row, of_averages=not adapted) if style.mark == "tied" else None
         sections = [replace(each, rows=marked(each.rows, domains, headers, style.decimals, tied)) for each in sections]
     return Table(dataset=dataset, sample=sample, headers=headers, sections=tuple(sections))
 

@@ -52,7 +52,8 @@ def rows_in_order(
         rows[order] = other_order
     if count := int((one.labels != other.labels[rows]).sum()):
         raise UserError(
-            f"{names[0]} and {names[1]} have other labels for {count:,} images of {dataset}/{domain}.", fix=SAME_SHARDS
+            f"{names[0]} and {names[1]} have other labels for {count:,} of the images of {dataset}/{domain}.",
+            fix=SAME_SHARDS,
         )
     return rows
 

@@ -11,7 +11,7 @@ from fastclip.results.caveats import image_lines, is_chosen_on, left_out_lines
 from fastclip.results.cells import Column, Evaluation, mean
 from fastclip.results.families import AllAtOnce, Comparison, Family, Rank
 from fastclip.results.groups import OF, Accuracies, Group, accuracies, groups, label
-from fastclip.results.pairs import Pair, discordant, find_pair, find_patterns
+from fastclip.results.pairs import Pair, discordant, find_pair, find_patterns, pairs_with_zero_shot
 from fastclip.results.statistics import LEVEL, bh, cochran, holm, mcnemar, newcombe
 
 CORRECTIONS: Mapping[str, Callable[[Sequence[float]], list[float]]] = {"holm": holm, "bh": bh, "none": list}
@@ -22,6 +22,7 @@ MORE = {
 }
 FITTED = "Tests are about these heads as they were fitted, not about their methods on other training images."
 CHOSEN = "The best was chosen by these very numbers, so p is corrected over all pairs. --to NAME has fewer tests."
+UNKNOWN = "the results do not say which images two columns have right together."
 NOUNS = {"backbones": "backbones", "prompts": "prompt sets", "heads": "heads", "runs": "columns"}
 
 
@@ -44,14 +45,13 @@ def compare(
             raise UserError(f"There is no {value} here to compare.", fix=f"Choose from {', '.join(known)}.")
     found = list(groups(evaluation, of, to, prompts))
     if not found:
-        raise UserError(
-            f"There are no two {NOUNS[of]} with numbers for the same images.",
-            fix=MORE[of],
-        )
+        without = [line for each in evaluation.datasets for line in left_out_lines(evaluation, each.name)]
+        problem = f"There are no two {NOUNS[of]} with numbers for the same images."
+        raise UserError(" ".join(dict.fromkeys([problem, *without])), fix=MORE[of])
     families = [_family(evaluation, each, of, correction) for each in found]
     if not any(each.tests for each in families):
         raise UserError(
-            "The results do not say which images the columns have right together.",
+            f"Nothing can be compared: {UNKNOWN}",
             fix="Name the folders of the runs. Run again what has no predictions: nothing is embedded twice.",
         )
     return families
@@ -59,20 +59,15 @@ def compare(
 
 def _family(evaluation: Evaluation, group: Group, of: str, correction: str) -> Family:
     dataset, domains = group.dataset, group.domains
-    pairs, unknown = [], 0
-    for column, scored in group.columns.items():
-        for domain in scored if column != group.reference else ():
-            if domain in group.columns[group.reference]:
-                pair = find_pair(evaluation, dataset, domain, column, group.reference)
-                pairs += [pair] if pair else []
-                unknown += not pair
+    pairs = _pairs(evaluation, group)
     fair = {
         column: scored
         for column, scored in group.columns.items()
         if not any(is_chosen_on(evaluation, column, dataset, domain) for domain in scored)
     }
     others = _other_tests(evaluation, group) if group.chosen else []
-    tests = corrected([compared(each, _is_fair(evaluation, each)) for each in pairs], correction, others)
+    known = [compared(each, _is_fair(evaluation, each)) for each in pairs if each]
+    tests = corrected(known, correction, others)
     reference = label(of, group.reference) + ", the best of them" * group.chosen
     subject = f"{len(group.columns)} {NOUNS[of]}, each against {reference}, {group.common}"
     return Family(
@@ -86,16 +81,22 @@ def _family(evaluation: Evaluation, group: Group, of: str, correction: str) -> F
         notes=(
             *left_out_lines(evaluation, dataset),
             *_chosen_lines(of, [each for each in group.columns if each not in fair]),
-            *(
-                [f"{unknown} pairs are left out: the results do not say which images both have right."]
-                if unknown
-                else []
-            ),
+            *([f"{pairs.count(None):,} of {len(pairs):,} tests are missing: {UNKNOWN}"] if None in pairs else []),
             *([FITTED] if of == "heads" else []),
             *([CHOSEN] if others else []),
             *image_lines(evaluation, dataset, domains),
         ),
     )
+
+
+def _pairs(evaluation: Evaluation, group: Group) -> list[Pair | None]:
+    """Every column beside the reference where both were scored; None where it is not known which images both have."""
+    return [
+        find_pair(evaluation, group.dataset, domain, column, group.reference)
+        for column, scored in group.columns.items()
+        for domain in scored
+        if column != group.reference and domain in group.columns[group.reference]
+    ]
 
 
 def over(dataset: str, domains: Sequence[str]) -> str:
@@ -178,6 +179,23 @@ def _ranks(
 
     ranks = zip(whole, joint_ranks(counts), strict=True)
     return tuple(Rank(dataset=dataset, column=column, best=r.best, low=r.low, high=r.high) for column, r in ranks)
+
+
+def heads_beside_zero_shot(evaluation: Evaluation) -> dict[str, tuple[Comparison, ...]]:
+    """The fitted heads of each dataset and backbone beside zero-shot with the first prompt set, by their family's name.
+
+    Holm's correction is over all of these heads and domains.
+    """
+    families: dict[tuple[str, str], list[Pair]] = {}
+    for each in pairs_with_zero_shot(evaluation):
+        families.setdefault((each.dataset, each.a.backbone), []).append(each)
+    found = {}
+    for (dataset, backbone), pairs in families.items():
+        heads, domains = ({each.a.head for each in pairs}, list(dict.fromkeys(each.domain for each in pairs)))
+        tests = corrected([compared(each, _is_fair(evaluation, each)) for each in pairs], "holm")
+        subject = f"{len(heads)} head{'s' * (len(heads) > 1)} against zero-shot, {backbone}"
+        found[f"{subject}, {over(dataset, domains)}: {counted_tests(tests)}"] = tests
+    return found
 
 
 def tied_with_best(

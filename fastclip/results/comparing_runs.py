@@ -34,8 +34,15 @@ def compare_runs(first: Kept, second: Kept, *, correction: str = "holm", prompts
         if columns:
             families.append(_family(first, second, dataset, domains, columns, correction))
     if not families:
+        without = [
+            line
+            for evaluation in (first.evaluation, second.evaluation)
+            for each in evaluation.datasets
+            for line in left_out_lines(evaluation, each.name)
+        ]
+        problem = f"{first.name} and {second.name} have no answers of the same column for the same domain."
         raise UserError(
-            f"{first.name} and {second.name} have no answers of the same column for the same domain.",
+            " ".join(dict.fromkeys([problem, *without])),
             fix="Name two runs of the same backbones and prompts; leave out --of runs to compare columns of one.",
         )
     return families

@@ -1,4 +1,4 @@
-"""Two columns on the same images: how often only one of them is right, and the exact test of that."""
+"""Two columns on the same images: how often only one of them is right."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from fastclip.results.cells import ZERO_SHOT, Column, Evaluation, Patterns
-from fastclip.results.statistics import mcnemar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +29,6 @@ class Pair:
     def neither(self) -> int:
         """Images that neither classifies correctly."""
         return self.images - self.both - self.only_a - self.only_b
-
-    @property
-    def p(self) -> float:
-        """The p-value of McNemar's exact test."""
-        return mcnemar(self.only_a, self.only_b).exact
 
 
 def find_patterns(evaluation: Evaluation, dataset: str, domain: str, columns: Collection[Column]) -> Patterns | None:

@@ -8,14 +8,15 @@ fields are only added.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from fractions import Fraction
 from typing import Any
 
 from fastclip.results.averages import averages
 from fastclip.results.cells import Cell, DatasetFacts, Evaluation
-from fastclip.results.pairs import pairs_with_zero_shot
-from fastclip.results.statistics import Interval, holm, mcnemar, newcombe, wilson
+from fastclip.results.comparing import heads_beside_zero_shot
+from fastclip.results.statistics import Interval, wilson
 
 SCHEMA = "fastclip.result/1"
 RESULT = "result.json"
@@ -60,7 +61,7 @@ def to_document(evaluation: Evaluation) -> dict[str, Any]:
         "patterns": [
             {**asdict(each), "columns": [column._asdict() for column in each.columns]} for each in evaluation.patterns
         ],
-        "pairs": _pairs(evaluation),
+        "pairs": list(_pairs(evaluation)),
         "near_ties": [
             {
                 "dataset": each.dataset,
@@ -103,35 +104,25 @@ def _cell(cell: Cell, policy: str) -> dict[str, Any]:
     }
 
 
-def _pairs(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Fitted heads beside zero-shot, with Holm's correction over the domains of one dataset, backbone and head."""
-    pairs = pairs_with_zero_shot(evaluation)
-    rows: list[dict[str, Any]] = []
-    families: dict[tuple[str, str, str], list[int]] = {}
-    for number, each in enumerate(pairs):
-        test, images = mcnemar(each.only_a, each.only_b), each.images
-        families.setdefault((each.dataset, each.a.backbone, each.a.head), []).append(number)
-        rows.append(
-            {
-                "dataset": each.dataset,
-                "domain": each.domain,
-                "a": each.a._asdict(),
-                "b": each.b._asdict(),
-                "only_a": each.only_a,
-                "only_b": each.only_b,
-                "images": images,
-                "difference": (each.only_a - each.only_b) / images if images else None,
-                "interval": _interval(newcombe(each.both, each.only_a, each.only_b, each.neither)) if images else None,
-                "p_exact": test.exact,
-                "p_mid": test.mid,
+def _pairs(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    """Fitted heads beside zero-shot."""
+    for name, tests in heads_beside_zero_shot(evaluation).items():
+        for each in tests:
+            yield {
+                "dataset": each.pair.dataset,
+                "domain": each.pair.domain,
+                "a": each.pair.a._asdict(),
+                "b": each.pair.b._asdict(),
+                "only_a": each.pair.only_a,
+                "only_b": each.pair.only_b,
+                "images": each.pair.images,
+                "difference": each.difference,
+                "interval": _interval(each.interval),
+                "p_exact": each.p_exact,
+                "p_mid": each.p_mid,
+                "p_adjusted": each.p_adjusted,
+                "family": {"name": name, "tests": len(tests), "method": "holm"},
             }
-        )
-    for (dataset, backbone, head), numbers in families.items():
-        name = f"{head} against zero-shot, the domains of {dataset}, {backbone}"
-        family = {"name": name, "tests": len(numbers), "method": "holm"}
-        for number, p in zip(numbers, holm([rows[each]["p_exact"] for each in numbers]), strict=True):
-            rows[number] |= {"p_adjusted": p, "family": family}
-    return rows
 
 
 def _number(value: Fraction | None) -> float | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,9 +44,9 @@ def joint_ranks(domains: Sequence[Mapping[str, int]], draws: int = DRAWS) -> lis
     replacement, apart in each domain: for right and wrong answers, multinomial numbers of the patterns. All columns
     answer the same drawn images.
     """
-    random = _generator([sorted(each.items()) for each in domains])
-    averages = sum(_drawn_accuracies(random, each, draws) for each in domains)
-    averages = np.asarray(averages).round(round(-math.log10(SAME)))
+    with ThreadPoolExecutor() as pool:  # NumPy draws without the interpreter's lock
+        drawn = list(pool.map(lambda number: _drawn_accuracies(number, domains[number], draws), range(len(domains))))
+    averages = np.sum(drawn, axis=0).round(round(-math.log10(SAME)))
     ranks = 1 + (averages[:, None, :] > averages[:, :, None]).sum(axis=2)
     ranks.sort(axis=0)
     cut = int(draws * (1 - LEVEL) / 2)
@@ -72,10 +73,9 @@ def _generator(counts: object) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(int(digest(json.dumps(counts).encode()), 16)))
 
 
-def _drawn_accuracies(
-    random: np.random.Generator, counts: Mapping[str, int], draws: int
-) -> Float64[np.ndarray, "draws columns"]:
-    """The accuracy of every column in each draw from one domain."""
+def _drawn_accuracies(number: int, counts: Mapping[str, int], draws: int) -> Float64[np.ndarray, "draws columns"]:
+    """The accuracy of every column in each draw from one domain, the one of this number."""
+    random = _generator([number, sorted(counts.items())])
     patterns = sorted(counts)
     right = np.array([[float(bit) for bit in bits] for bits in patterns])
     images: Int64[np.ndarray, " patterns"] = np.array([counts[bits] for bits in patterns], np.int64)
