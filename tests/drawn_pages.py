@@ -24,7 +24,7 @@ from fastclip.results.cells import (
     UsedPrompts,
     UsedRecipe,
 )
-from fastclip.results.comparing import AllAtOnce, Comparison, Family, Rank
+from fastclip.results.families import AllAtOnce, Comparison, Family, Rank
 from fastclip.results.pairs import find_pair
 from fastclip.results.patterns import count_patterns, near_ties
 from fastclip.results.prediction_reader import PredictionRows

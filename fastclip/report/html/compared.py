@@ -12,7 +12,7 @@ from fastclip.report.html.words import called, points, points_interval
 from fastclip.report.tables import NO_NUMBER, percent
 from fastclip.results.averages import averages
 from fastclip.results.cells import ZERO_SHOT, Evaluation
-from fastclip.results.comparing import Comparison, Family
+from fastclip.results.families import Comparison, Family
 from fastclip.results.groups import label
 from fastclip.results.statistics import LEVEL
 from fastclip.results.verdicts import SAME, Against, AverageVerdict, CellVerdict

@@ -12,7 +12,7 @@ from fastclip.report.html.words import called, listed, plural
 from fastclip.report.tables import MACRO, interval_text
 from fastclip.results.caveats import image_lines
 from fastclip.results.cells import Evaluation
-from fastclip.results.comparing import Family
+from fastclip.results.families import Family
 from fastclip.results.prediction_reader import PredictionRows
 from fastclip.results.result_file import to_json
 from fastclip.results.verdicts import Against
