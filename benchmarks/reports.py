@@ -25,8 +25,8 @@ from fastclip.evaluate.score import dataset_facts
 from fastclip.models.backbones import OPENAI_BACKBONES
 from fastclip.results.answers import ColumnAnswers, ShardAnswers, by_domain, joined
 from fastclip.results.cells import ZERO_SHOT, Cell, Column, Evaluation, UsedPrompts, UsedRecipe
+from fastclip.results.files.runs import Run, keep_run
 from fastclip.results.patterns import count_patterns, near_ties
-from fastclip.results.runs import Run, keep_run
 from fastclip.store.recipes import Preprocessing, Recipe
 
 DOMAINS = "abcdef"

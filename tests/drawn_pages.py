@@ -24,12 +24,20 @@ from fastclip.results.cells import (
     UsedPrompts,
     UsedRecipe,
 )
-from fastclip.results.families import AllAtOnce, Comparison, Family, Rank
+from fastclip.results.comparing.families import AllAtOnce, Comparison, Family, Rank
+from fastclip.results.files.prediction_reader import PredictionRows
 from fastclip.results.pairs import find_pair
 from fastclip.results.patterns import count_patterns, near_ties
-from fastclip.results.prediction_reader import PredictionRows
+from fastclip.results.published.verdicts import (
+    DIFFERS,
+    NEAR_TIES,
+    NOT_COMPARABLE,
+    SAME,
+    Against,
+    AverageVerdict,
+    CellVerdict,
+)
 from fastclip.results.statistics import holm, mcnemar, newcombe
-from fastclip.results.verdicts import DIFFERS, NEAR_TIES, NOT_COMPARABLE, SAME, Against, AverageVerdict, CellVerdict
 
 BACKBONES = ("RN50", "ViT-B/32", "ViT-L/14")
 Drawn = tuple[Evaluation, PredictionRows]

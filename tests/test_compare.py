@@ -19,11 +19,11 @@ from test_floors import in_a_new_process
 
 from fastclip.errors import UserError
 from fastclip.results.cells import Column, Evaluation, UsedPrompts
-from fastclip.results.comparing import compare, tied_with_best
-from fastclip.results.comparison_file import to_json
+from fastclip.results.comparing.columns import compare, tied_with_best
+from fastclip.results.comparing.file import to_json
+from fastclip.results.files.result import to_json as result_to_json
+from fastclip.results.files.result_reader import parse_result
 from fastclip.results.patterns import MOST_PATTERNS
-from fastclip.results.result_file import to_json as result_to_json
-from fastclip.results.result_reader import parse_result
 
 DOMAINS = {"art": 120, "photo": 77, "sketch": 300}
 NINE = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
@@ -298,7 +298,7 @@ def test_columns_tied_on_average_differ_less_than_chance_does():
 
 def test_nothing_that_compares_loads_numpy_or_scipy_before_it_draws():
     code = (
-        "import sys, fastclip.results.comparing, fastclip.results.comparison_file, fastclip.cli.compare; "
+        "import sys, fastclip.results.comparing.columns, fastclip.results.comparing.file, fastclip.cli.compare; "
         "print([name for name in ('numpy', 'scipy', 'statsmodels', 'pyarrow', 'torch') if name in sys.modules])"
     )
     assert in_a_new_process(code) == "[]"

@@ -17,11 +17,11 @@ from drawn_store import RECIPE, draw_dataset, fill
 from helpers import Program, image_bytes, shard, write
 
 from fastclip.errors import IntegrityError, UserError
-from fastclip.results.aligning import join, rows_in_order
 from fastclip.results.answers import DomainAnswers
 from fastclip.results.cells import Column, PredictionFile
-from fastclip.results.kept import evaluation_of
-from fastclip.results.prediction_reader import PredictionRows
+from fastclip.results.comparing.aligning import join, rows_in_order
+from fastclip.results.files.kept import evaluation_of
+from fastclip.results.files.prediction_reader import PredictionRows
 
 PLACE = ("letters", "photo")
 FIRST, SECOND = Column("tiny", "zero-shot", "photo"), Column("tiny", "zero-shot", "other")

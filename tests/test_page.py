@@ -34,9 +34,9 @@ from fastclip.report.html.wrong import wrong_lists
 from fastclip.report.tables import TableStyle, percent
 from fastclip.results.answers import NO_ANSWER
 from fastclip.results.cells import Column, UnreadableImage, UsedPrompts
-from fastclip.results.merging import merge
-from fastclip.results.result_file import to_json
-from fastclip.results.result_reader import parse_result
+from fastclip.results.files.merging import merge
+from fastclip.results.files.result import to_json
+from fastclip.results.files.result_reader import parse_result
 from fastclip.results.statistics import wilson
 
 HOSTILE = (

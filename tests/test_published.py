@@ -19,10 +19,18 @@ from fastclip.models.backbones import OPENAI_BACKBONES
 from fastclip.report.against import reasons, verdict_line, verdict_parts
 from fastclip.results.answers import ColumnAnswers, DomainAnswers
 from fastclip.results.cells import Column, Evaluation, UsedPrompts
+from fastclip.results.files.result import to_json
 from fastclip.results.published.embedded import published_table
 from fastclip.results.published.files import find_table, table_of_result
-from fastclip.results.result_file import to_json
-from fastclip.results.verdicts import DIFFERS, NEAR_TIES, NOT_COMPARABLE, SAME, Against, against, against_document
+from fastclip.results.published.verdicts import (
+    DIFFERS,
+    NEAR_TIES,
+    NOT_COMPARABLE,
+    SAME,
+    Against,
+    against,
+    against_document,
+)
 
 TABLE = published_table()
 THERE = {"ViT-B/32": "ViT-B-32", "ViT-B/16": "ViT-B-16", "ViT-L/14": "ViT-L-14", "ViT-L/14@336px": "ViT-L-14-336"}

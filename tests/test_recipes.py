@@ -37,7 +37,7 @@ from fastclip.files import canonical_json, digest, write_whole
 from fastclip.models import numerics
 from fastclip.report.terminal import footnotes, tables
 from fastclip.results.cells import Evaluation, UsedRecipe
-from fastclip.results.result_file import to_json
+from fastclip.results.files.result import to_json
 from fastclip.store import recipes as recipes_module
 from fastclip.store.copying import copy_recipe
 from fastclip.store.recipes import Preprocessing, Recipe, differences, parse_recipe
@@ -194,7 +194,7 @@ from fastclip.evaluate.setup import resolve
 from fastclip.evaluate.score import score
 from fastclip.features.read import Features
 from fastclip.report.terminal import footnotes, tables
-from fastclip.results.result_file import to_json
+from fastclip.results.files.result import to_json
 setup = resolve(EvalOptions(targets=("shapes/flat",), backbones=("tiny",), shards={str(shapes.shards)!r},
                             store=Path({str(stores["bf16"])!r})))
 features = Features(setup.targets[0], setup.recipes["shapes", "tiny"], setup.store)

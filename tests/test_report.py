@@ -20,8 +20,8 @@ from helpers import Program, write
 
 from fastclip.errors import UserError
 from fastclip.results.cells import NEAR_TIE, Evaluation
-from fastclip.results.result_file import to_json
-from fastclip.results.result_reader import parse_result
+from fastclip.results.files.result import to_json
+from fastclip.results.files.result_reader import parse_result
 
 COUNTS = {
     ("photo", "RN50", "photo"): (80, 100),

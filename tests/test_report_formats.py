@@ -26,8 +26,8 @@ from fastclip.report.markdown import markdown
 from fastclip.report.tables import BEST, SECOND, TIED, TableStyle, accuracy_tables, percent
 from fastclip.report.terminal import interval_tables, tables
 from fastclip.results.cells import Evaluation, Patterns
-from fastclip.results.result_file import to_json
-from fastclip.results.result_reader import parse_result
+from fastclip.results.files.result import to_json
+from fastclip.results.files.result_reader import parse_result
 
 COUNTS = {
     ("photo", "RN50", "photo"): (80, 100),

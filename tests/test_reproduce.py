@@ -19,10 +19,10 @@ from fastclip.files import digest, digest_file
 from fastclip.models import archives, weights
 from fastclip.models.backbones import OPENAI_BACKBONES
 from fastclip.results.cells import Cell
+from fastclip.results.files.result_reader import read_result
 from fastclip.results.published import embedded
 from fastclip.results.published.printed import Printed
 from fastclip.results.published.table import PublishedCell, PublishedDataset, PublishedTable
-from fastclip.results.result_reader import read_result
 
 CARD = """\
 classes = ["apple", "bread", "cup"]

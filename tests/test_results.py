@@ -23,11 +23,11 @@ from fastclip.errors import FastclipError, IntegrityError, UserError
 from fastclip.results.answers import ColumnAnswers
 from fastclip.results.averages import averages
 from fastclip.results.cells import Column, Evaluation, PredictionFile
-from fastclip.results.merging import merge
+from fastclip.results.files.merging import merge
+from fastclip.results.files.prediction_reader import read_predictions
+from fastclip.results.files.result import to_json
+from fastclip.results.files.result_reader import parse_result, read_result
 from fastclip.results.patterns import MOST_PATTERNS, count_patterns
-from fastclip.results.prediction_reader import read_predictions
-from fastclip.results.result_file import to_json
-from fastclip.results.result_reader import parse_result, read_result
 
 ARGUMENTS = ("letters", "-b", "tiny", "--shards", "shards")
 

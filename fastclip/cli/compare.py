@@ -46,9 +46,9 @@ def command(
     from fastclip.files import check_place, write_whole
     from fastclip.report.comparisons import family_tables, legend
     from fastclip.results.averages import averages
-    from fastclip.results.comparison_file import to_json
-    from fastclip.results.kept import find_kept
-    from fastclip.results.together import compare_kept
+    from fastclip.results.comparing.file import to_json
+    from fastclip.results.comparing.together import compare_kept
+    from fastclip.results.files.kept import find_kept
 
     if of is not None and of not in OF:
         raise UserError(f"--of does not know {of!r}.", fix=f"--of {' | '.join(OF)}")

@@ -168,13 +168,13 @@ def _render(name: str, inputs: Inputs, style: TableStyle, found: Any, as_float: 
 
 def _json(inputs: Inputs, found: Any) -> str:
     from fastclip.report.terminal import random_warning
-    from fastclip.results.result_file import to_json
+    from fastclip.results.files.result import to_json
 
     more: dict[str, Any] = {}
     if warning := random_warning(inputs.merged):
         more["warning"] = warning.strip(" —")
     if found:
-        from fastclip.results.verdicts import against_document
+        from fastclip.results.published.verdicts import against_document
 
         more["published"] = against_document(found)
     return to_json(inputs.merged, **more).decode()
@@ -215,8 +215,8 @@ def _print_runs(console: Console) -> None:
     from fastclip.cli.results import DEFAULT
     from fastclip.errors import FastclipError, printable
     from fastclip.report.style import plain_table, titled
-    from fastclip.results.result_reader import read_result
-    from fastclip.results.run_list import find_runs
+    from fastclip.results.files.result_reader import read_result
+    from fastclip.results.files.run_list import find_runs
 
     runs = find_runs(DEFAULT)
     if not runs:

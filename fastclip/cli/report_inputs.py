@@ -13,9 +13,9 @@ from fastclip.errors import UserError, printable
 
 if TYPE_CHECKING:
     from fastclip.results.cells import Evaluation
-    from fastclip.results.comparing import Family
-    from fastclip.results.kept import Kept
-    from fastclip.results.prediction_reader import PredictionRows
+    from fastclip.results.comparing.columns import Family
+    from fastclip.results.files.kept import Kept
+    from fastclip.results.files.prediction_reader import PredictionRows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +33,13 @@ class Inputs:
 
 def read_inputs(results: Sequence[Path], predictions: Path | None, *, answers: bool, patterns: bool) -> Inputs:
     """The results at `results`. Answers are read if they are asked for, or for patterns across several results."""
-    from fastclip.results.merging import merge
+    from fastclip.results.files.merging import merge
 
     kept = _kept(results, predictions)
     merged = evaluation = merge({each.name: each.evaluation for each in kept})
     found = _answers(kept) if answers or (patterns and len(kept) > 1) else None
     if found and len(kept) > 1:
-        from fastclip.results.aligning import with_patterns
+        from fastclip.results.comparing.aligning import with_patterns
 
         evaluation = with_patterns(merged, found.domains)
     return Inputs(names=[each.name for each in kept], evaluation=evaluation, merged=merged, answers=found)
@@ -47,7 +47,7 @@ def read_inputs(results: Sequence[Path], predictions: Path | None, *, answers: b
 
 def _kept(results: Sequence[Path], predictions: Path | None) -> list[Kept]:
     """The results that are named, with their predictions; or with those that are given."""
-    from fastclip.results.kept import find_kept
+    from fastclip.results.files.kept import find_kept
 
     kept = find_kept(results)
     if alone := next((each for each in kept if each.result is None), None):
@@ -60,9 +60,9 @@ def _kept(results: Sequence[Path], predictions: Path | None) -> list[Kept]:
 def _answers(kept: Sequence[Kept]) -> PredictionRows | None:
     """The answers of all results that have some beside them, in one order."""
     from fastclip.files import digest
-    from fastclip.results.aligning import join
     from fastclip.results.cells import PredictionFile
-    from fastclip.results.prediction_reader import PredictionRows
+    from fastclip.results.comparing.aligning import join
+    from fastclip.results.files.prediction_reader import PredictionRows
 
     found = {each.name: each.rows for each in kept if each.predictions}
     if len(found) < 2:
@@ -79,7 +79,7 @@ def _answers(kept: Sequence[Kept]) -> PredictionRows | None:
 def against(inputs: Inputs, name: str, epsilon: float | None) -> Any:
     """The verdicts against the published table, or against that in a file."""
     from fastclip.results.published.files import find_table
-    from fastclip.results.verdicts import against
+    from fastclip.results.published.verdicts import against
 
     answers = inputs.answers.domains if inputs.answers else None
     return against(inputs.merged, find_table(name), epsilon=epsilon, answers=answers)
@@ -108,7 +108,7 @@ def find_epsilon(text: str) -> float:
 
 def families(evaluation: Evaluation) -> Iterator[Family]:
     """All comparisons that the result allows."""
-    from fastclip.results.comparing import compare
+    from fastclip.results.comparing.columns import compare
 
     for of in ("backbones", "prompts", "heads"):
         with suppress(UserError):  # there are no two of them

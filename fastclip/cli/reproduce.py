@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fastclip.evaluate.setup import Setup
     from fastclip.models.backbones import Backbone
     from fastclip.results.published.table import PublishedTable
-    from fastclip.results.verdicts import Against
+    from fastclip.results.published.verdicts import Against
 
 REQUIREMENTS = ("same", "near-ties")
 
@@ -67,7 +67,7 @@ def reproduce(
     from fastclip.cli.evaluate import embed_and_score, end
     from fastclip.report.against import verdict_parts
     from fastclip.results.published.embedded import published_table
-    from fastclip.results.verdicts import against
+    from fastclip.results.published.verdicts import against
 
     if require not in (None, *REQUIREMENTS):
         raise UserError(f"--require does not know {require!r}.", fix=f"--require {' | '.join(REQUIREMENTS)}")
@@ -207,7 +207,7 @@ def _check(setup: Setup, table: PublishedTable, messages: Console) -> None:
 
 def _demand(found: Against, require: str) -> None:
     """Raise `IntegrityError` unless every cell has the verdict that is required, or a better one."""
-    from fastclip.results.verdicts import NEAR_TIES, SAME
+    from fastclip.results.published.verdicts import NEAR_TIES, SAME
 
     good = (SAME,) if require == "same" else (SAME, NEAR_TIES)
     if missed := [cell for cell in found.cells if cell.verdict not in good]:

@@ -36,9 +36,9 @@ class Places:
 
     def keep(self, evaluation: Evaluation, answers: Sequence[ShardAnswers], messages: Console) -> None:
         """Write the files of a run. One that is not complete is in no folder: the next run will be."""
-        from fastclip.results.prediction_file import write_predictions
-        from fastclip.results.result_file import to_json
-        from fastclip.results.runs import Run, keep_run, with_predictions
+        from fastclip.results.files.predictions import write_predictions
+        from fastclip.results.files.result import to_json
+        from fastclip.results.files.runs import Run, keep_run, with_predictions
 
         if self.folder and evaluation.complete:
             seconds = time.time() - self.started
@@ -54,7 +54,7 @@ class Places:
 
     def place_of(self, evaluation: Evaluation) -> Path:
         """The folder in which a run is kept."""
-        from fastclip.results.runs import run_name
+        from fastclip.results.files.runs import run_name
 
         assert self.folder, "nothing is kept"
         return self.folder / run_name(self.command, evaluation)

@@ -13,7 +13,7 @@ from fastclip.errors import printable
 from fastclip.report.style import plain_table
 from fastclip.report.tables import percent
 from fastclip.results.cells import Column
-from fastclip.results.verdicts import (
+from fastclip.results.published.verdicts import (
     DIFFERS,
     NEAR_TIES,
     NOT_COMPARABLE,

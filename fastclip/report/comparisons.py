@@ -13,9 +13,9 @@ from fastclip.errors import printable
 from fastclip.report.style import plain_table
 from fastclip.report.tables import NO_NUMBER, percent
 from fastclip.results.cells import Column
-from fastclip.results.comparing import NOUNS
-from fastclip.results.families import Comparison, Family
-from fastclip.results.groups import label
+from fastclip.results.comparing.columns import NOUNS
+from fastclip.results.comparing.families import Comparison, Family
+from fastclip.results.comparing.groups import label
 from fastclip.results.statistics import LEVEL
 
 HEADERS = {"backbones": "backbone", "prompts": "prompts", "heads": "head", "runs": "column"}

@@ -11,8 +11,8 @@ from fastclip.report.tables import BEST, MICRO, NO_NUMBER, TIED, Table, TableSty
 from fastclip.report.terminal import footnotes, random_warning
 from fastclip.report.verdict_grids import Grid, verdict_grids, verdict_notes
 from fastclip.results.cells import Evaluation
-from fastclip.results.result_file import to_json
-from fastclip.results.verdicts import Against
+from fastclip.results.files.result import to_json
+from fastclip.results.published.verdicts import Against
 
 
 @dataclass(frozen=True, kw_only=True)

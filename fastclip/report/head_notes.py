@@ -8,7 +8,7 @@ from fastclip.errors import printable
 from fastclip.report.numbers import NO_NUMBER
 from fastclip.report.transfers import method_of
 from fastclip.results.cells import Evaluation, UsedHead
-from fastclip.results.comparing import heads_beside_zero_shot
+from fastclip.results.comparing.columns import heads_beside_zero_shot
 
 MOST_ROWS = 12
 """Heads and tested domains whose settings and tests are printed; beyond, the result file has them."""

@@ -17,7 +17,7 @@ from fastclip.report.tables import NO_NUMBER, accuracy_tables, percent
 from fastclip.report.terminal import by_backbone, random_warning, title_of
 from fastclip.report.transfers import method_of, source_of
 from fastclip.results.cells import ZERO_SHOT, Evaluation, UsedHead, mean
-from fastclip.results.comparing import heads_beside_zero_shot
+from fastclip.results.comparing.columns import heads_beside_zero_shot
 
 
 def head_tables(evaluation: Evaluation) -> Iterator[Group]:

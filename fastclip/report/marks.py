@@ -65,7 +65,7 @@ def ties(
 
     It finds none where the result does not say which images two of the columns have both right.
     """
-    from fastclip.results.comparing import tied_with_best
+    from fastclip.results.comparing.columns import tied_with_best
 
     own = {row: found[0].column for row, found in cells.items() if len({cell.head for cell in found}) == 1}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fastclip.report.against import difference, reasons, verdict_line
-from fastclip.results.verdicts import NOT_COMPARABLE, Against
+from fastclip.results.published.verdicts import NOT_COMPARABLE, Against
 
 
 @dataclass(frozen=True, kw_only=True)

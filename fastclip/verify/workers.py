@@ -61,7 +61,7 @@ def evaluate(options: EvalOptions) -> None:
     from fastclip.evaluate.score import score
     from fastclip.evaluate.setup import resolve
     from fastclip.files import write_whole
-    from fastclip.results.result_file import to_json
+    from fastclip.results.files.result import to_json
 
     setup = resolve(options)
     for failure in embed(setup).failures:

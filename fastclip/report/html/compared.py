@@ -12,10 +12,10 @@ from fastclip.report.html.words import called, points, points_interval
 from fastclip.report.tables import NO_NUMBER, percent
 from fastclip.results.averages import averages
 from fastclip.results.cells import ZERO_SHOT, Evaluation
-from fastclip.results.families import Comparison, Family
-from fastclip.results.groups import label
+from fastclip.results.comparing.families import Comparison, Family
+from fastclip.results.comparing.groups import label
+from fastclip.results.published.verdicts import SAME, Against, AverageVerdict, CellVerdict
 from fastclip.results.statistics import LEVEL
-from fastclip.results.verdicts import SAME, Against, AverageVerdict, CellVerdict
 
 MOST_PANELS = 12
 MOST_DOTS = 24

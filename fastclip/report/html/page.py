@@ -36,10 +36,10 @@ from fastclip.report.html.verdict import Verdict, make_verdict
 from fastclip.report.html.words import called, full_name, listed, plural, ratio
 from fastclip.report.tables import BEST, TIED, Row, Table, TableStyle, interval_text, percent
 from fastclip.results.cells import Evaluation
-from fastclip.results.families import Family
-from fastclip.results.prediction_reader import PredictionRows
-from fastclip.results.result_file import to_document
-from fastclip.results.verdicts import Against
+from fastclip.results.comparing.families import Family
+from fastclip.results.files.prediction_reader import PredictionRows
+from fastclip.results.files.result import to_document
+from fastclip.results.published.verdicts import Against
 from fastclip.storage.folders import Location
 
 THUMBNAILS = 400

@@ -11,7 +11,7 @@ from jaxtyping import Int64
 from fastclip.results.answers import DomainAnswers
 from fastclip.results.averages import averages
 from fastclip.results.cells import Column, DatasetFacts, Evaluation
-from fastclip.results.prediction_reader import PredictionRows
+from fastclip.results.files.prediction_reader import PredictionRows
 
 
 @dataclass(frozen=True, kw_only=True)

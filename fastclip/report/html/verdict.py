@@ -10,12 +10,12 @@ from fastclip.report.against import verdict_line
 from fastclip.report.document import Document
 from fastclip.report.html.words import called, listed, plural
 from fastclip.report.tables import MACRO, interval_text
-from fastclip.results.caveats import image_lines
 from fastclip.results.cells import Evaluation
-from fastclip.results.families import Family
-from fastclip.results.prediction_reader import PredictionRows
-from fastclip.results.result_file import to_json
-from fastclip.results.verdicts import Against
+from fastclip.results.comparing.caveats import image_lines
+from fastclip.results.comparing.families import Family
+from fastclip.results.files.prediction_reader import PredictionRows
+from fastclip.results.files.result import to_json
+from fastclip.results.published.verdicts import Against
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ from fastclip.data.catalogue import find_card, same_name
 from fastclip.errors import UserError, printable
 from fastclip.models.backbones import known_backbone
 from fastclip.results.cells import ZERO_SHOT, Evaluation
+from fastclip.results.files.result_reader import read_result
 from fastclip.results.published.csv_file import PrintedRow, read_printed
 from fastclip.results.published.embedded import published_table
 from fastclip.results.published.printed import Printed
 from fastclip.results.published.table import PublishedCell, PublishedTable
-from fastclip.results.result_reader import read_result
 
 PUBLISHED = "published"
 OF_COUNTS = 4

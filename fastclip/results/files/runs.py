@@ -21,9 +21,9 @@ from typing import Any
 from fastclip.files import digest, write_whole
 from fastclip.results.answers import ShardAnswers
 from fastclip.results.cells import Evaluation
-from fastclip.results.prediction_file import PREDICTIONS, digest_predictions, write_predictions
-from fastclip.results.result_file import RESULT, to_json
-from fastclip.results.run_list import RUN
+from fastclip.results.files.predictions import PREDICTIONS, digest_predictions, write_predictions
+from fastclip.results.files.result import RESULT, to_json
+from fastclip.results.files.run_list import RUN
 
 RUN_SCHEMA = "fastclip.run/1"
 MOST_NAMED = 2

@@ -11,8 +11,8 @@ from jaxtyping import Int64
 from fastclip.errors import IntegrityError, UserError
 from fastclip.results.answers import ColumnAnswers, DomainAnswers
 from fastclip.results.cells import Evaluation, Patterns
+from fastclip.results.files.prediction_reader import PredictionRows
 from fastclip.results.patterns import count_patterns
-from fastclip.results.prediction_reader import PredictionRows
 
 SAME_SHARDS = "Compare runs over the same images and labels: fastclip eval for both, with the same --shards."
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from itertools import combinations
 
 from fastclip.errors import UserError
-from fastclip.results.caveats import image_lines, is_chosen_on, left_out_lines
 from fastclip.results.cells import Column, Evaluation, mean
-from fastclip.results.families import AllAtOnce, Comparison, Family, Rank
-from fastclip.results.groups import OF, Accuracies, Group, accuracies, groups, label
+from fastclip.results.comparing.caveats import image_lines, is_chosen_on, left_out_lines
+from fastclip.results.comparing.families import AllAtOnce, Comparison, Family, Rank
+from fastclip.results.comparing.groups import OF, Accuracies, Group, accuracies, groups, label
 from fastclip.results.pairs import Pair, discordant, find_pair, find_patterns, pairs_with_zero_shot
 from fastclip.results.statistics import LEVEL, bh, cochran, holm, mcnemar, newcombe
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from fastclip.errors import UserError
-from fastclip.results.aligning import rows_in_order, take
 from fastclip.results.answers import ColumnAnswers
-from fastclip.results.caveats import image_lines, left_out, left_out_lines
 from fastclip.results.cells import Column, Evaluation
-from fastclip.results.comparing import compared, corrected, counted_tests, over
-from fastclip.results.families import Comparison, Family
-from fastclip.results.kept import Kept
+from fastclip.results.comparing.aligning import rows_in_order, take
+from fastclip.results.comparing.caveats import image_lines, left_out, left_out_lines
+from fastclip.results.comparing.columns import compared, corrected, counted_tests, over
+from fastclip.results.comparing.families import Comparison, Family
+from fastclip.results.files.kept import Kept
 from fastclip.results.pairs import Pair
 
 MOST_NAMED = 3

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 from fastclip.errors import UserError
-from fastclip.results.aligning import join, with_patterns
 from fastclip.results.cells import ZERO_SHOT, Evaluation
-from fastclip.results.comparing import compare
-from fastclip.results.comparing_runs import compare_runs
-from fastclip.results.families import Family
-from fastclip.results.kept import Kept
-from fastclip.results.merging import merge
+from fastclip.results.comparing.aligning import join, with_patterns
+from fastclip.results.comparing.columns import compare
+from fastclip.results.comparing.families import Family
+from fastclip.results.comparing.runs import compare_runs
+from fastclip.results.files.kept import Kept
+from fastclip.results.files.merging import merge
 
 
 def together(kept: Sequence[Kept]) -> Evaluation:

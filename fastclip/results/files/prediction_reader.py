@@ -13,7 +13,7 @@ import numpy as np
 from fastclip.errors import IntegrityError, UserError, printable
 from fastclip.results.answers import ColumnAnswers, DomainAnswers
 from fastclip.results.cells import Column, PredictionFile
-from fastclip.results.prediction_file import ORDER, RowDigest, join, numbers
+from fastclip.results.files.predictions import ORDER, RowDigest, join, numbers
 
 if TYPE_CHECKING:
     import pyarrow as pa

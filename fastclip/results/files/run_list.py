@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from fastclip.results.result_file import RESULT
+from fastclip.results.files.result import RESULT
 
 RUN = "run.json"
 

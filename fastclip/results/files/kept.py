@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from fastclip.errors import UserError
 from fastclip.results.cells import Cell, DatasetFacts, Evaluation, UsedPrompts
-from fastclip.results.result_file import RESULT
-from fastclip.results.result_reader import read_result
+from fastclip.results.files.result import RESULT
+from fastclip.results.files.result_reader import read_result
 
 if TYPE_CHECKING:
-    from fastclip.results.prediction_reader import PredictionRows
+    from fastclip.results.files.prediction_reader import PredictionRows
 
 PARQUET = b"PAR1"
 
@@ -32,7 +32,7 @@ class Kept:
     @cached_property
     def rows(self) -> PredictionRows:
         """The answers, image by image. Raises an error where there are none, or those of another run."""
-        from fastclip.results.prediction_reader import read_predictions
+        from fastclip.results.files.prediction_reader import read_predictions
 
         if self.predictions is None:
             raise UserError(

@@ -8,8 +8,8 @@ from fractions import Fraction
 from typing import TypeAlias
 
 from fastclip.errors import UserError
-from fastclip.results.caveats import left_out
 from fastclip.results.cells import ZERO_SHOT, Column, Evaluation, mean
+from fastclip.results.comparing.caveats import left_out
 
 OF = ("backbones", "prompts", "heads")
 

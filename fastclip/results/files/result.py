@@ -15,7 +15,7 @@ from typing import Any
 
 from fastclip.results.averages import averages
 from fastclip.results.cells import Cell, DatasetFacts, Evaluation
-from fastclip.results.comparing import heads_beside_zero_shot
+from fastclip.results.comparing.columns import heads_beside_zero_shot
 from fastclip.results.statistics import Interval, wilson
 
 SCHEMA = "fastclip.result/1"

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from fastclip import __version__
-from fastclip.results.families import Comparison, Family
+from fastclip.results.comparing.families import Comparison, Family
 
 SCHEMA = "fastclip.comparison/1"
 

@@ -25,7 +25,7 @@ from fastclip.results.cells import (
     UsedPrompts,
     UsedRecipe,
 )
-from fastclip.results.result_file import RESULT, SCHEMA
+from fastclip.results.files.result import RESULT, SCHEMA
 from fastclip.store.recipes import parse_recipe
 
 
