@@ -124,6 +124,7 @@ WRONG = {
     "no cells": (lambda d: d.pop("cells"), IntegrityError, "cells"),
     "patterns of three values": (lambda d: d["patterns"][0]["counts"].update({"2": 1}), IntegrityError, "bits"),
     "a recipe that is none": (lambda d: d["recipes"][0].update(recipe={}), IntegrityError, "recipe"),
+    "half a letter": (lambda d: d["datasets"][0].update(title="\udc80"), IntegrityError, "surrogate"),
     "an unknown policy": (lambda d: d.update(unreadable_policy="ignore"), IntegrityError, "ignore"),
 }
 

@@ -109,7 +109,9 @@ class _Growing:
                 raise ValueError(f"{column.backbone}, {column.way}: its images are not those of the other columns")
             numbers = [_whole(table, name) for name in ("predicted", "rank", "margin")]
             self._answers.setdefault(column, []).append(numbers)
-        self._images.append(images)
+        self._images.append(
+            images.take(np.arange(images.num_rows))
+        )  # a copy: a slice keeps all columns' rows in memory
 
     def answers(self, dataset: str, domain: str) -> DomainAnswers:
         images = join(*self._images).combine_chunks()

@@ -43,6 +43,8 @@ def parse_result(data: bytes, name: str) -> Evaluation:
     """The evaluation in a result file's bytes. Raises `UserError` or `IntegrityError`, which call it `name`."""
     try:
         document = json.loads(data)
+        if b"\\ud" in data.lower():
+            json.dumps(document, ensure_ascii=False).encode()  # half a letter, which no format can write
     except (ValueError, RecursionError) as error:
         raise IntegrityError(
             f"{name} is torn, or no JSON: {error}.", fix="Write it again, by the command that made it."
