@@ -68,7 +68,7 @@ BAD = {
     "only names": ("dataset,domain,backbone,accuracy\n", "holds no table"),
     "a word for a number": ("dataset,domain,backbone,accuracy\npacs,photo,RN50,good\n", "'good' is no number"),
     "a decimal comma": ("dataset;domain;backbone;accuracy\npacs;photo;RN50;99,1\n", "'99,1' is no number"),
-    "more than 100": ("dataset,domain,backbone,accuracy\npacs,photo,RN50,100.1\n", "is more than 100 %"),
+    "more than 100": ("dataset,domain,backbone,accuracy\npacs,photo,RN50,100.1\n", "is more than 100%"),
     "percent or fraction": (
         "dataset,domain,backbone,accuracy\npacs,photo,RN50,99.1\npacs,sketch,RN50,0.8\n",
         "percentages or fractions",

@@ -456,7 +456,7 @@ def test_verdicts_of_nine_backbones_fit_80_columns_and_say_each_thing_once():
     assert ["RN50", "≈", "+4", "−4", "=", "="] in rows
     assert text.count("no known variant of PACS") == 1 and "Not comparable, pacs: " in text
     assert not any(row[:2] == ["backbone", "art_painting"] for row in rows), "a table of question marks says nothing"
-    assert verdict_line(found).startswith("153 cells: 114 same, 1 near ties, 2 differs, 36 not comparable")
+    assert verdict_line(found).startswith("153 cells: 114 same, 1 within near ties, 2 differ, 36 not comparable")
 
 
 def test_names_of_strangers_are_printed_without_control_characters():

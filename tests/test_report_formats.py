@@ -240,7 +240,7 @@ def test_intervals_are_printed_with_their_method_and_level():
     found = document(evaluation, intervals=True)
     row = markdown_rows(markdown(found))[2]
     assert row[1:3] == ["82.78 [81.22, 84.23]", "100.00 [99.77, 100.00]"]
-    assert "95 % confidence intervals, by Wilson" in markdown(found).replace("\\", "")
+    assert "95% confidence intervals, by Wilson" in markdown(found).replace("\\", "")
     assert "[81.22, 84.23]" in latex(found) and "by Wilson" in latex(found)
     with (console := Console(width=80)).capture() as capture:
         for each in interval_tables(evaluation, TableStyle(intervals=True)):

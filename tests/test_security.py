@@ -3,8 +3,8 @@
 Every fixture that could run code would touch a canary. Held elsewhere, and not repeated here: redirects to another
 scheme, names from addresses (test_download); secrets in addresses of shards, in tables, records and errors
 (test_storage); hostile names and broken headers of tars (test_tars, test_webdataset_source); manifests that name files
-outside their folder (test_data); hostile names in tables for papers and spreadsheets (test_report_formats) and on the page
-(test_page).
+outside their folder (test_data); hostile names in tables for papers and spreadsheets (test_report_formats) and on the
+page (test_page).
 """
 
 from __future__ import annotations

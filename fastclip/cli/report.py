@@ -60,7 +60,7 @@ def command(
     average: Annotated[
         str, typer.Option(metavar="macro|micro|both", help="Average domains, or all images.", **LOOK)
     ] = "macro",
-    intervals: Annotated[bool, typer.Option("--intervals", help="Show 95 % confidence intervals.", **LOOK)] = False,
+    intervals: Annotated[bool, typer.Option("--intervals", help="Show 95% confidence intervals.", **LOOK)] = False,
     as_float: Annotated[bool, typer.Option("--float", help="LaTeX: a float with a caption.", **LOOK)] = False,
     predictions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Default: those beside the result.", **PAGE)

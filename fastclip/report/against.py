@@ -47,12 +47,16 @@ def verdict_parts(found: Against) -> Iterator[str | Group]:
 
 
 def verdict_line(found: Against) -> str:
-    """`36 cells: 34 same, 1 near ties, 1 differs (against SOURCE, 7d2e42f).`"""
+    """`36 cells: 34 same, 1 within near ties, 1 differs (against SOURCE, 7d2e42f).`"""
     source = ", ".join(filter(None, (found.source, found.commit[:7])))
     if not found.cells:
         return f"No cell of this result is in {source}."
-    counts = [f"{number:,} {name}" for name in (SAME, NEAR_TIES, DIFFERS, NOT_COMPARABLE)
-              if (number := found.count(name))]  # fmt: skip
+    several = {NEAR_TIES: "within near ties", DIFFERS: "differ"}
+    counts = [
+        f"{number:,} {DIFFERS if (name, number) == (DIFFERS, 1) else several.get(name, name)}"
+        for name in (SAME, NEAR_TIES, DIFFERS, NOT_COMPARABLE)
+        if (number := found.count(name))
+    ]
     cells = "cell" if len(found.cells) == 1 else "cells"
     return f"{len(found.cells):,} {cells}: {', '.join(counts)} (against {source})."
 

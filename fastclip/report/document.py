@@ -86,7 +86,7 @@ def _signs(tables: Sequence[Table], style: TableStyle) -> Iterator[str]:
         yield "Micro averages: all right answers divided by all images."
     if style.intervals and (interval := next((number.interval for number in numbers if number.interval), None)):
         yield (
-            f"[low, high]: {interval.level * 100:g} % confidence intervals, by Wilson; of averages by MOVER. "
+            f"[low, high]: {interval.level * 100:g}% confidence intervals, by Wilson; of averages by MOVER. "
             "They are about other images like these."
         )
     if any(number.text == NO_NUMBER for number in numbers):

@@ -15,7 +15,7 @@ DEFINITIONS = {
     "counts. Of equal scores the class that comes first is taken.",
     "Average": "The unweighted mean of the domains' accuracies, from exact fractions, and rounded at the end, "
     "half to even.",
-    "Interval": "95 %: Wilson's for a domain, Wilson's limits squared and added (MOVER) for an average, Newcombe's for "
+    "Interval": "95%: Wilson's for a domain, Wilson's limits squared and added (MOVER) for an average, Newcombe's for "
     "a difference on the same images. It is about other images like these, and too narrow where images resemble each "
     "other: bursts, shots of one object, duplicates. Whether two intervals overlap is no test.",
     "Bold, underlined": "The best and the second number of a column, among comparable rows; numbers that print alike "

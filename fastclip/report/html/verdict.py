@@ -15,6 +15,7 @@ from fastclip.results.comparing.caveats import image_lines
 from fastclip.results.comparing.families import Family
 from fastclip.results.files.prediction_reader import PredictionRows
 from fastclip.results.files.result import to_json
+from fastclip.results.published.embedded import published_table
 from fastclip.results.published.verdicts import Against
 
 
@@ -132,7 +133,7 @@ def _commands(
             "Classes, confusions and wrong images need the answers image by image",
             ("fastclip report RESULT --predictions FILE --html PAGE"),
         )
-    if against is None:
+    if against is None and any(each.name in published_table().datasets for each in evaluation.datasets):
         yield "A comparison with the published table", "fastclip report RESULT --against published --html PAGE"
     if not families and len({cell.column for cell in evaluation.cells}) > 1:
         yield "Paired tests", "fastclip compare RESULT --of backbones --to NAME"

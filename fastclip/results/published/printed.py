@@ -29,7 +29,7 @@ def parse_printed(text: str, *, percent: bool) -> Printed:
     decimals = len(digits.partition(".")[2]) + 2 * percent
     value = Fraction("0" + digits.rstrip(".")) / (100 if percent else 1)
     if value > 1:
-        raise ValueError(f"{text.strip()!r} is more than {'100 %' if percent else '1'}")
+        raise ValueError(f"{text.strip()!r} is more than {'100%' if percent else '1'}")
     return Printed(value, decimals)
 
 
