@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,7 +60,8 @@ def _write_page(run: Path, shards: Path) -> None:
     report.command([run], html=page, shards=str(shards))
     console = out()
     console.print("\nThe run as a page, with plots, confusions and wrong images. Open it in a browser:")
-    console.print(f"  xdg-open {shlex.quote(str(page))}", soft_wrap=True)
+    opener = "open" if sys.platform == "darwin" else "xdg-open"
+    console.print(f"  {opener} {shlex.quote(str(page))}", soft_wrap=True)
 
 
 def _probe_and_adapt(options: EvalOptions) -> None:
