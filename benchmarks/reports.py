@@ -97,8 +97,8 @@ def make_run(folder: Path, images: int, classes: int) -> tuple[Path, Measurement
     started = time.perf_counter()
     place, _ = keep_run(folder / "results", run, evaluation, answers)
     seconds = time.perf_counter() - started
-    settings = {"classes": f"{classes}", "columns": f"{len(OPENAI_BACKBONES)}"}
-    return place, measurement("report, write predictions", images * len(OPENAI_BACKBONES), [seconds], settings)
+    settings = {"benchmark": "reports.py", "classes": f"{classes}", "columns": f"{len(OPENAI_BACKBONES)}"}
+    return place, measurement("write predictions", images * len(OPENAI_BACKBONES), [seconds], settings)
 
 
 def main() -> None:

@@ -144,6 +144,17 @@ def scoring(records: Sequence[Measurement]) -> str:
     return table(["scored", "embeddings", "numbers each", "whole process", "largest resident size"], body) + _on(found)
 
 
+def reports(records: Sequence[Measurement]) -> str:
+    """Reports of predictions as many as DomainNet's."""
+    found = latest(_of("reports.py", records), "columns")
+    body = []
+    for each in found:
+        asked = f"{each.settings['columns']} × {each.images // int(each.settings['columns']):,}"
+        peak = f"{each.peak_gib:.2f} GiB" if each.peak_gib else ""
+        body.append([each.what, asked, each.settings["classes"], f"{each.seconds:.1f} s", peak])
+    return table(["", "predictions", "classes", "median", "largest resident size"], body) + _on(found)
+
+
 def features(records: Sequence[Measurement]) -> str:
     """Exports of drawn embeddings, beside `numpy.save` of the same array."""
     found = latest(_of("features.py", records), "format", "dim")
@@ -185,7 +196,8 @@ def heads(records: Sequence[Measurement]) -> str:
 
 
 TABLES: dict[str, Callable[[Sequence[Measurement]], str]] = {
-    each.__name__: each for each in (peers, waterfall, decoders, precisions, stages, scale, scoring, features, heads)
+    each.__name__: each
+    for each in (peers, waterfall, decoders, precisions, stages, scale, scoring, reports, features, heads)
 }
 
 
