@@ -101,7 +101,8 @@ def check_place(path: Path) -> None:
     """Raise `UserError` if no file can be written at `path`, before any work is done for it."""
     if path.is_dir():
         raise UserError(f"{path} is a folder, and a file is to be written there.", fix=f"{path / 'NAME'}, for example")
-    folder = next(each for each in path.absolute().parents if each.exists())
+    # A link to nowhere is there, although what it leads to is not.
+    folder = next(each for each in path.absolute().parents if each.exists() or each.is_symlink())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UserError(f"{path} cannot be written: {folder} is no folder that you may write to.", fix="Name another.")
 

@@ -6,7 +6,7 @@ import json
 import shutil
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -25,7 +25,8 @@ from fastclip.results.averages import averages
 from fastclip.results.cells import Column, Evaluation, PredictionFile
 from fastclip.results.files.merging import merge
 from fastclip.results.files.prediction_reader import read_predictions
-from fastclip.results.files.result import to_json
+from fastclip.results.files.predictions import RowDigest
+from fastclip.results.files.result import result_digest, to_json
 from fastclip.results.files.result_reader import parse_result, read_result
 from fastclip.results.patterns import MOST_PATTERNS, count_patterns
 
@@ -101,13 +102,43 @@ def test_a_later_result_of_the_same_version_is_read_and_its_new_fields_are_left(
     document["weather"] = "fine"
     for place in ("datasets", "cells", "averages", "near_ties"):
         document[place] = [{**each, "mood": "good"} for each in document[place]]
-    assert parse_result(json.dumps(document).encode(), "later.json") == read_result(run)
+    assert parse_result(sealed(document), "later.json") == read_result(run)
 
 
 def changed(run: Path, change: Callable[[dict[str, Any]], object]) -> bytes:
+    """A result that somebody changed, and sealed again."""
     document = json.loads((run / "result.json").read_bytes())
     change(document)
+    return sealed(document)
+
+
+def sealed(document: dict[str, Any]) -> bytes:
+    document["digest"] = result_digest(document)
     return json.dumps(document).encode()
+
+
+def test_every_change_of_a_result_is_noticed(run: Path):
+    document = json.loads((run / "result.json").read_bytes())
+
+    def places(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+        if isinstance(value, dict | list):
+            for key in value if isinstance(value, dict) else range(len(value)):
+                yield from places(value[key], (*way, key))
+        else:
+            yield way
+
+    ways = list(places(document))
+    assert len(ways) > 100
+    for *way, last in ways:
+        damaged = json.loads((run / "result.json").read_bytes())
+        inner = damaged
+        for key in way:
+            inner = inner[key]
+        value = inner[last]
+        inner[last] = value + 1 if type(value) in (int, float) else f"{value}x"
+        if [*way, last] != ["schema"]:
+            with pytest.raises(IntegrityError, match="digest"):
+                parse_result(json.dumps(damaged).encode(), "changed.json")
 
 
 WRONG = {
@@ -124,7 +155,13 @@ WRONG = {
     "no cells": (lambda d: d.pop("cells"), IntegrityError, "cells"),
     "patterns of three values": (lambda d: d["patterns"][0]["counts"].update({"2": 1}), IntegrityError, "bits"),
     "a recipe that is none": (lambda d: d["recipes"][0].update(recipe={}), IntegrityError, "recipe"),
-    "half a letter": (lambda d: d["datasets"][0].update(title="\udc80"), IntegrityError, "surrogate"),
+    "patterns of more images": (lambda d: d["patterns"][0]["counts"].update({"1": 99}), IntegrityError, "otherwise"),
+    "patterns of fewer right": (
+        lambda d: d["patterns"][0].update(counts={"0": d["cells"][0]["images"]}),
+        IntegrityError,
+        "otherwise",
+    ),
+    "near ties of nobody": (lambda d: d["near_ties"][0].update(could_gain=99), IntegrityError, "near ties"),
     "an unknown policy": (lambda d: d.update(unreadable_policy="ignore"), IntegrityError, "ignore"),
 }
 
@@ -224,6 +261,11 @@ APART: dict[str, tuple[Evaluation, type[FastclipError], str]] = {
     "two counts of one cell": (small(top1=(9, 11)), IntegrityError, "d, q, tiny, zero-shot, t has other counts"),
     "other images": (named(small(), manifest_sha256="b" * 64), UserError, "images or classes of d"),
     "other names": (named(small(), names={"x": "x", "y": "z"}), UserError, "images or classes of d"),
+    "another part of the images": (
+        small(cells=tuple(replace(each, sample="a half") for each in small().cells)),
+        UserError,
+        "all images, or another part",
+    ),
     "another policy": (small(unreadable_policy="wrong"), UserError, "--unreadable stop"),
     "other templates": (
         small(prompts={"t": replace(small().prompts["t"], templates=("b {}",))}),
@@ -306,14 +348,14 @@ def test_the_digest_of_predictions_is_that_of_their_rows_and_not_of_the_file(run
             read_predictions(tmp_path / "q", expected)
 
 
-def test_texts_are_not_taken_for_others_that_run_together(tmp_path: Path, run: Path):
+def test_texts_are_not_taken_for_others_that_run_together(run: Path):
     """`ab`, `c` and `a`, `bc` have the same letters."""
     table = pq.read_table(run / "predictions.parquet").slice(0, 2)
     facts = []
-    for number, paths in enumerate((["ab", "c"], ["a", "bc"])):
-        place = table.column_names.index("path")
-        pq.write_table(table.set_column(place, "path", pa.array(paths)), tmp_path / f"{number}")
-        facts.append(read_predictions(tmp_path / f"{number}").facts.sha256)
+    for paths in (["ab", "c"], ["a", "bc"]):
+        state = RowDigest()
+        state.update(table.set_column(table.column_names.index("path"), "path", pa.array(paths)))
+        facts.append(state.hexdigest())
     assert facts[0] != facts[1]
 
 
@@ -376,3 +418,61 @@ def test_a_probes_pairs_are_those_of_a_plain_loop(letters: Program):
                        {row["key"] for row in rows})  # fmt: skip
     (pattern,) = document["patterns"]
     assert pattern["counts"] == dict(sorted(expected.items()))
+
+
+def test_predictions_prove_themselves_without_their_result(run: Path, tmp_path: Path):
+    whole = read_predictions(run / "predictions.parquet").facts
+    assert whole.sha256 == read_result(run).predictions.sha256
+    table = pq.read_table(run / "predictions.parquet")
+    pq.write_table(table, tmp_path / "anew")  # the digest of its rows is not in its metadata any more
+    with pytest.raises(IntegrityError, match=r"fastclip\.sha256"):
+        read_predictions(tmp_path / "anew")
+
+
+IMPOSSIBLE = {
+    "a class that contradicts the rank": {"predicted": 2, "rank": 0, "label": 1},
+    "a rank without a class": {"predicted": None, "rank": 1},
+    "a negative rank": {"rank": -7},
+    "a negative label": {"label": -1},
+    "a margin that is no number": {"margin": float("nan")},
+    "a negative margin": {"margin": -0.5},
+    "an image that stands twice": {"key": None},
+}
+
+
+@pytest.mark.parametrize("what", list(IMPOSSIBLE))
+def test_predictions_that_no_head_gives_are_refused_even_if_their_digest_is_right(run: Path, tmp_path: Path, what: str):
+    table = pq.read_table(run / "predictions.parquet")
+    rows = table.to_pylist()
+    change = IMPOSSIBLE[what] if what != "an image that stands twice" else {"key": rows[1]["key"]}
+    rows[0] |= change
+    damaged = pa.Table.from_pylist(rows, table.schema)
+    state = RowDigest()
+    state.update(damaged)
+    with pq.ParquetWriter(tmp_path / "p", table.schema) as writer:
+        writer.write_table(damaged)
+        writer.add_key_value_metadata({"fastclip.sha256": state.hexdigest()})
+    with pytest.raises(IntegrityError, match="torn, or no file of predictions: a"):
+        read_predictions(tmp_path / "p")
+
+
+def test_heads_of_one_name_that_were_fitted_in_different_ways_do_not_become_one_row(letters: Program):
+    for target, strength in (("night", 1), ("sketch", 5)):
+        outcome = letters.here(
+            "probe", "letters/photo", "--test", f"letters/{target}", "-b", "tiny", "--shards", "shards",
+            "--strength", strength, "--json", f"{target}.json", "--unreadable", "wrong",
+        )  # fmt: skip
+        assert outcome.code == 0, outcome.err
+    results = {name: read_result(letters.folder / f"{name}.json") for name in ("night", "sketch")}
+    with pytest.raises(UserError, match="tiny, letters, logistic was fitted in both, in different ways"):
+        merge(results)
+
+
+def test_a_dash_is_standard_output_and_a_link_to_nowhere_is_no_folder(letters: Program):
+    arguments = [*ARGUMENTS, "--unreadable", "wrong"]
+    outcome = letters("eval", *arguments, "--json", "-", "--results", "more")
+    assert outcome.code == 0 and '"schema": "fastclip.result/1"' in outcome.out
+    assert not (letters.folder / "-").exists()
+    (letters.folder / "nowhere").symlink_to("not/there")
+    outcome = letters.here("eval", *arguments, "--results", "nowhere")
+    assert outcome.code == 2 and outcome.err.count("\n") == 2 and not outcome.out

@@ -62,6 +62,7 @@ class Places:
 
 def find_places(command: str, messages: Console, folder: Path, json: Path | None, predictions: Path | None) -> Places:
     """The places of a run's files. Raises `UserError` for one that cannot be written; only the default may be."""
+    json, predictions = (Path("/dev/stdout") if str(path) == "-" else path for path in (json, predictions))
     for path in filter(None, (json, predictions)):
         check_place(path)
     found: Path | None = folder

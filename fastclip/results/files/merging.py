@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from fastclip.errors import IntegrityError, UserError
-from fastclip.results.cells import Evaluation
+from fastclip.results.cells import Evaluation, UsedHead
 
 T = TypeVar("T")
 
@@ -29,6 +30,12 @@ def merge(results: Mapping[str, Evaluation]) -> Evaluation:
             f"{names[0]} was made with --unreadable {policies[0]}, {names[other]} with {policies[other]}.",
             fix="Run one of them again with the policy of the other: nothing is embedded twice.",
         )
+    _union(
+        names,
+        [{(c.dataset, c.domain): c.sample for c in result.cells} for result in evaluations],
+        operator.eq,
+        "of {} one has all images, or another part of them",
+    )
     datasets = _union(
         names,
         [{each.name: each for each in result.datasets} for result in evaluations],
@@ -50,9 +57,9 @@ def merge(results: Mapping[str, Evaluation]) -> Evaluation:
     )
     heads = _union(
         names,
-        [{(h.facts.recipe.backbone, h.dataset, h.name, h.domains): h for h in result.heads} for result in evaluations],
-        lambda old, new: old.sha256 == new.sha256,
-        "the head {} is another",
+        [_heads(result) for result in evaluations],
+        lambda old, new: [each.sha256 for each in old] == [each.sha256 for each in new],
+        "{} was fitted in both, in different ways",
     )
     prompts = _union(
         names,
@@ -75,10 +82,19 @@ def merge(results: Mapping[str, Evaluation]) -> Evaluation:
         prompts={str(name): each for name, each in prompts.items()},
         cells=tuple(cells.values()),
         unreadable=tuple(dict.fromkeys(image for result in evaluations for image in result.unreadable)),
-        heads=tuple(heads.values()),
+        heads=tuple(head for each in heads.values() for head in each),
         patterns=tuple({(p.dataset, p.domain, p.columns): p for r in evaluations for p in r.patterns}.values()),
         near_ties=tuple({(t.dataset, t.domain, t.column): t for r in evaluations for t in r.near_ties}.values()),
     )
+
+
+def _heads(evaluation: Evaluation) -> dict[tuple[str, str, str], list[UsedHead]]:
+    """The heads of a row of its table: one, or of several folds and seeds one each."""
+    found: dict[tuple[str, str, str], list[UsedHead]] = {}
+    for each in evaluation.heads:
+        row = re.sub(r", seed \d+$", "", each.name)
+        found.setdefault((each.facts.recipe.backbone, each.dataset, row), []).append(each)
+    return found
 
 
 def _union(

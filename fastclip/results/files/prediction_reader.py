@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 
 from fastclip.errors import IntegrityError, UserError, printable
-from fastclip.results.answers import ColumnAnswers, DomainAnswers
+from fastclip.results.answers import NO_ANSWER, ColumnAnswers, DomainAnswers
 from fastclip.results.cells import Column, PredictionFile
-from fastclip.results.files.predictions import ORDER, RowDigest, join, numbers
+from fastclip.results.files.predictions import DIGEST, ORDER, SCHEMA, RowDigest, join, numbers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,19 +46,27 @@ def read_predictions(path: Path, expected: PredictionFile | None = None) -> Pred
     domains: dict[tuple[str, str], _Growing] = {}
     try:
         with pq.ParquetFile(path) as file:
-            facts = json.loads((file.schema_arrow.metadata or {}).get(b"fastclip", b"{}"))
             if missing := [name for name in ORDER if name not in file.schema_arrow.names]:
                 raise UserError(
                     f"{path} has no column {missing[0]}: it is no file of predictions, or one of before.",
                     fix="fastclip eval … --predictions FILE writes it anew.",
                 )
+            metadata = file.metadata.metadata or {}
+            facts = json.loads(metadata[b"fastclip"])
+            if facts["schema"] != SCHEMA:
+                raise ValueError(f"it is a {facts['schema']}, and this version of fastclip reads {SCHEMA}")
             for number in range(file.num_row_groups):
                 table = file.read_row_group(number, columns=list(ORDER)).combine_chunks()
                 state.update(table)
                 for place, columns in _by_place(table).items():
                     domains.setdefault(place, _Growing()).add(columns)
+        if not expected and metadata[DIGEST.encode()].decode() != state.hexdigest():
+            raise ValueError("the digest of its rows is another than it says")
         answers = {place: each.answers(*place) for place, each in domains.items()}
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        fingerprints, manifests = dict(facts["fingerprints"]), dict(facts["manifests"])
+    except (
+        pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError
+    ) as error:  # fmt: skip
         reason = printable(str(error).splitlines()[0]) if str(error) else type(error).__name__
         raise IntegrityError(
             f"{path} is torn, or no file of predictions: {reason}.", fix="Write it again, by the command that made it."
@@ -70,7 +78,7 @@ def read_predictions(path: Path, expected: PredictionFile | None = None) -> Pred
             f"with {expected.rows:,} rows, {expected.sha256[:12]}.",
             fix="--predictions FILE with those of this result, or leave it out",
         )
-    return PredictionRows(found, answers, facts.get("fingerprints", {}), facts.get("manifests", {}))
+    return PredictionRows(found, answers, fingerprints, manifests)
 
 
 def _by_place(table: pa.Table) -> dict[tuple[str, str], dict[Column, pa.Table]]:
@@ -119,8 +127,23 @@ class _Growing:
             column: ColumnAnswers(*(np.concatenate(each) for each in zip(*found, strict=True)))
             for column, found in self._answers.items()
         }
+        _check(_whole(images, "label"), columns.values(), images.column("key"))
         texts = [_Texts(images.column(name).chunk(0)) for name in ("key", "path", "sha256")]
         return DomainAnswers(dataset, domain, _whole(images, "label"), columns, *texts)
+
+
+def _check(labels: np.ndarray, columns: Iterable[ColumnAnswers], keys: pa.ChunkedArray) -> None:
+    """Raise `ValueError` for answers that no head gives, or an image that stands twice."""
+    if len(keys.unique()) != len(keys):
+        raise ValueError("an image stands twice")
+    for each in columns:
+        answered = each.classified
+        if (labels < 0).any() or (each.rank < NO_ANSWER).any() or (each.predicted < NO_ANSWER).any():
+            raise ValueError("a class or a rank is impossible")
+        if ((each.predicted != NO_ANSWER) != answered).any() or ((each.predicted == labels) != each.right).any():
+            raise ValueError("a rank and a predicted class contradict each other")
+        if not (each.margin[answered] >= 0).all():
+            raise ValueError("a margin is negative, or no number")
 
 
 class _Texts(Sequence[str]):

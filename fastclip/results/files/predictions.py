@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SCHEMA = "fastclip.predictions/1"
 PREDICTIONS = "predictions.parquet"
+DIGEST = "fastclip.sha256"
+"""The entry of the file's metadata that holds the digest of its rows."""
 
 TEXTS = ("dataset", "domain", "key", "path", "sha256", "backbone", "prompts", "head")
 NUMBERS = {"label": np.int32, "predicted": np.int32, "rank": np.int32, "margin": np.float32}
@@ -47,6 +49,7 @@ def write_predictions(path: Path, answers: Iterable[ShardAnswers], evaluation: E
                 digested = pool.submit(state.update, table)
                 writer.write_table(table, row_group_size=table.num_rows)
                 digested.result()
+            writer.add_key_value_metadata({DIGEST: state.hexdigest()})
 
     replace_file(path, write)
     return PredictionFile(file=PREDICTIONS, sha256=state.hexdigest(), rows=state.rows)

@@ -2,17 +2,19 @@
 
 Equal work gives equal bytes: no time, host, path or speed is in it. What follows from the counts (accuracies,
 intervals, averages, pairs) is written for readers of other programs, and worked out anew by our own. Within version 1
-fields are only added.
+fields are only added. The last one, `digest`, is the SHA-256 of all others in canonical JSON: no count can be changed
+without being noticed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from fractions import Fraction
 from typing import Any
 
+from fastclip.files import canonical_json, digest
 from fastclip.results.averages import averages
 from fastclip.results.cells import Cell, DatasetFacts, Evaluation
 from fastclip.results.comparing.columns import heads_beside_zero_shot
@@ -24,9 +26,14 @@ RESULT = "result.json"
 
 def to_json(evaluation: Evaluation, **more: Any) -> bytes:
     """The result file of an evaluation; `more` are further entries, such as `published`."""
-    return (
-        json.dumps({**to_document(evaluation), **more}, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-    )
+    document = {**to_document(evaluation), **more}
+    document["digest"] = result_digest(document)
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def result_digest(document: Mapping[str, Any]) -> str:
+    """The digest of everything else in a result. Raises `ValueError` for what no result holds, such as NaN."""
+    return digest(canonical_json({name: value for name, value in document.items() if name != "digest"}))
 
 
 def to_document(evaluation: Evaluation) -> dict[str, Any]:
@@ -51,6 +58,7 @@ def to_document(evaluation: Evaluation) -> dict[str, Any]:
             {
                 "dataset": each.dataset,
                 **each.column._asdict(),
+                "domains": list(each.domains),
                 "macro": _number(each.macro),
                 "micro": _number(each.micro),
                 "worst": _number(each.worst),

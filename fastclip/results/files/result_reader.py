@@ -25,17 +25,16 @@ from fastclip.results.cells import (
     UsedPrompts,
     UsedRecipe,
 )
-from fastclip.results.files.result import RESULT, SCHEMA
+from fastclip.results.files.result import RESULT, SCHEMA, result_digest
 from fastclip.store.recipes import parse_recipe
 
 
 def read_result(path: Path) -> Evaluation:
     """The result in a file, or in the folder of a run. Raises `UserError` or `IntegrityError` for anything else."""
     file = path / RESULT if path.is_dir() else path
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"There is no result {file}.", fix="fastclip eval writes one and says where.") from None
+    if not file.is_file():
+        raise UserError(f"There is no result {file}.", fix="fastclip eval writes one and says where.")
+    data = file.read_bytes()
     return parse_result(data, str(file))
 
 
@@ -43,8 +42,6 @@ def parse_result(data: bytes, name: str) -> Evaluation:
     """The evaluation in a result file's bytes. Raises `UserError` or `IntegrityError`, which call it `name`."""
     try:
         document = json.loads(data)
-        if b"\\ud" in data.lower():
-            json.dumps(document, ensure_ascii=False).encode()  # half a letter, which no format can write
     except (ValueError, RecursionError) as error:
         raise IntegrityError(
             f"{name} is torn, or no JSON: {error}.", fix="Write it again, by the command that made it."
@@ -60,6 +57,8 @@ def parse_result(data: bytes, name: str) -> Evaluation:
             fix="Install the version of fastclip that wrote it, or give a result.",
         )
     try:
+        if schema and document["digest"] != result_digest(document):
+            raise ValueError("its digest does not match its contents")
         evaluation = _parse(document)
         _check(evaluation)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
@@ -180,7 +179,7 @@ def _check(evaluation: Evaluation) -> None:
     if evaluation.unreadable_policy not in POLICIES:
         raise ValueError(f"there is no policy {evaluation.unreadable_policy!r}")
     domains = {each.name: each.fingerprints for each in evaluation.datasets}
-    seen = set()
+    seen: dict[tuple[str, str, Column], Cell] = {}
     for cell in evaluation.cells:
         place = f"{cell.dataset}/{cell.domain}, {cell.backbone}, {cell.column.way}"
         counts = (cell.images, cell.classified, cell.top1, cell.top5, cell.unreadable, cell.shards, cell.missing_shards)
@@ -194,9 +193,23 @@ def _check(evaluation: Evaluation) -> None:
             raise ValueError(f"the prompt set {cell.prompts!r} is not described")
         if (cell.dataset, cell.domain, cell.column) in seen:
             raise ValueError(f"{place} stands twice")
-        seen.add((cell.dataset, cell.domain, cell.column))
+        seen[cell.dataset, cell.domain, cell.column] = cell
     for each in evaluation.patterns:
         if any((each.dataset, each.domain, column) not in seen for column in each.columns):
             raise ValueError(f"patterns of {each.dataset}/{each.domain} name a cell that is not there")
         if any(len(bits) != len(each.columns) or set(bits) - {"0", "1"} for bits in each.counts):
             raise ValueError(f"patterns of {each.dataset}/{each.domain} are no bits")
+        if any(not _fits(seen[each.dataset, each.domain, column], each, evaluation) for column in each.columns):
+            raise ValueError(f"patterns of {each.dataset}/{each.domain} count otherwise than its cells")
+    for near in evaluation.near_ties:
+        of_it = seen.get((near.dataset, near.domain, near.column))
+        if not of_it or near.could_lose > of_it.top1 or near.could_gain > of_it.classified - of_it.top1:
+            raise ValueError(f"near ties of {near.dataset}/{near.domain} do not fit its cells")
+
+
+def _fits(cell: Cell, patterns: Patterns, evaluation: Evaluation) -> bool:
+    """Whether patterns can be about the images of a cell: all of them, or those that every column classified."""
+    images, right = patterns.images, patterns.right(cell.column)
+    if evaluation.unreadable_policy == "wrong":
+        return (images, right) == (cell.images, cell.top1)
+    return images <= cell.classified and right <= cell.top1 <= right + cell.classified - images
