@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from drawn_results import TRANSFERLEARNING, evaluation, with_cell, with_facts
+from helpers import Program
 from rich.console import Console
 
 from fastclip.errors import UserError
 from fastclip.models.backbones import OPENAI_BACKBONES
 from fastclip.report.against import reasons, verdict_line, verdict_parts
+from fastclip.report.csv_file import csv_file
 from fastclip.results.answers import ColumnAnswers, DomainAnswers
 from fastclip.results.cells import Column, Evaluation, UsedPrompts
 from fastclip.results.files.result import to_json
@@ -299,6 +301,18 @@ def test_a_result_is_compared_with_another_by_its_counts(tmp_path: Path):
     assert (cell.candidates, cell.difference, cell.published) == ((1000, 1000), 3, Fraction(1000, 1670))
     text = text_of(found)
     assert "+3" in text and "Averages of" not in text, "no average was printed, so none can be as printed"
+
+
+@pytest.mark.parametrize("policy", ["stop", "exclude", "wrong"])
+def test_a_result_is_the_same_as_its_own_csv_and_grim_finds_it_possible(policy: str, fastclip: Program):
+    result = evaluation(("officehome", "terraincognita"), ("RN50", "tiny"), right=lambda *_: 1234)
+    result = with_cell(result, ART, "RN50", unreadable=4, classified=2423, top1=1763)
+    result = replace(with_cell(result, ART, "tiny", prompts="-1"), unreadable_policy=policy)
+    path = fastclip.folder / "own.csv"
+    path.write_bytes(csv_file(result).encode())
+    found = against(result, find_table(str(path)))
+    assert verdicts(found) == {SAME: len(result.cells) - (policy == "stop")}
+    assert fastclip.here("grim", "own.csv").code == 0
 
 
 OTHERS = {
