@@ -22,6 +22,8 @@ from fastclip.report.csv_file import csv_file
 from fastclip.results.answers import ColumnAnswers, DomainAnswers
 from fastclip.results.cells import Column, Evaluation, UsedPrompts
 from fastclip.results.files.result import to_json
+from fastclip.results.published.against import against
+from fastclip.results.published.document import against_document
 from fastclip.results.published.embedded import published_table
 from fastclip.results.published.files import find_table, table_of_result
 from fastclip.results.published.verdicts import (
@@ -30,8 +32,6 @@ from fastclip.results.published.verdicts import (
     NOT_COMPARABLE,
     SAME,
     Against,
-    against,
-    against_document,
 )
 
 TABLE = published_table()

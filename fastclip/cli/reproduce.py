@@ -66,8 +66,8 @@ def reproduce(
     from fastclip.cli.console import err, out
     from fastclip.cli.evaluate import embed_and_score, end
     from fastclip.report.against import verdict_parts
+    from fastclip.results.published.against import against
     from fastclip.results.published.embedded import published_table
-    from fastclip.results.published.verdicts import against
 
     if require not in (None, *REQUIREMENTS):
         raise UserError(f"--require does not know {require!r}.", fix=f"--require {' | '.join(REQUIREMENTS)}")

@@ -66,7 +66,7 @@ class PublishedTable:
     averages: Mapping[tuple[str, str], PublishedAverage] = field(default_factory=dict)
     """By dataset and backbone."""
     datasets: Mapping[str, PublishedDataset] = field(default_factory=dict)
-    """What the numbers are of, where it is known: without it, nobody can say whether a result is comparable."""
+    """The images and prompts of the numbers, where they are known; without them only a table's own columns are checked."""
     result: Evaluation | None = None
     """The result that the numbers are of, if they are of one."""
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
