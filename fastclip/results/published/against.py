@@ -46,6 +46,7 @@ def against(
         commit=table.commit,
         cells=cells,
         averages=tuple(_averages(evaluation, cells, table)),
+        called=table.called,
         notes=(*(note for name in datasets for note in table.notes.get(name, ())), *notes, *_tie_notes(cells)),
     )
 

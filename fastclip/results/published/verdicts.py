@@ -71,6 +71,8 @@ class Against:
     averages: tuple[AverageVerdict, ...]
     notes: tuple[str, ...] = ()
     """Sentences that a reader of the table has to know."""
+    called: str = "the published table"
+    """By readers."""
 
     def count(self, verdict: str) -> int:
         """How many cells have a verdict."""
