@@ -317,6 +317,8 @@ def test_a_result_is_compared_with_another_by_its_counts(tmp_path: Path):
     assert "table" not in text and "yours" not in text
     page = render_page(mine, answers=None, against=found, families=[], style=TableStyle(), shards=None).decode()
     assert page.count("Against the other result") == 2 and "Against the published table" not in page
+    section = page[page.index('id="published"') :].partition("</section>")[0]
+    assert ">other<" in section and ">this<" in section and "printed" not in section and "yours" not in section
 
 
 @pytest.mark.parametrize("policy", ["stop", "exclude", "wrong"])
