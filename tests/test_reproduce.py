@@ -180,6 +180,23 @@ def test_an_archive_that_is_not_here_is_fetched_once_and_proved(lab: Program, mo
 
 
 @pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("RN101=nothere.pt", "there is no weights file nothere.pt"),
+        ("RN50=RN50.pt", "names RN50, which is not evaluated"),
+    ],
+)
+def test_given_weights_that_are_wrong_are_refused_before_others_are_fetched(
+    lab: Program, monkeypatch: pytest.MonkeyPatch, weights: str, message: str
+):
+    monkeypatch.setattr(archives, "fetch", lambda *_: pytest.fail("gigabytes for nothing"))
+    with serving() as start:
+        monkeypatch.setattr(archives, "ADDRESS", start().url())
+        outcome = lab.here("reproduce", "letters", "-b", "ViT-B/32", "-b", "RN101", "--weights", weights)
+    assert outcome.code == 2 and message in outcome.err and outcome.err.count("\n") == 2
+
+
+@pytest.mark.parametrize(
     ("target", "change", "message"),
     [
         ("letters/day", "", "letters has no domain 'day'"),

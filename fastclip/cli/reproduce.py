@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,7 @@ import typer
 from fastclip.cli.options import PLACE, SHOW, Predictions, Results, Store, Unreadable, Workers, takes
 from fastclip.cli.published_options import as_published, published_options
 from fastclip.cli.results import DEFAULT, find_places
-from fastclip.errors import FastclipError, IntegrityError, UserError, printable
+from fastclip.errors import FastclipError, IncompleteError, IntegrityError, UserError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,10 +97,15 @@ def _with_archives(options: EvalOptions) -> EvalOptions:
     They are fetched if need be: what `eval` would download instead holds the same tensors, but no digest says so.
     Raises `UserError` for one that cannot be had.
     """
+    from fastclip.evaluate.setup import resolve
     from fastclip.models.archives import openai_archive
     from fastclip.models.backbones import OPENAI_BACKBONES, known_backbone
 
     given = {backbone.name for name in options.weights if (backbone := known_backbone(name))}
+    if options.weights:
+        some = tuple(name for name in options.backbones if name in given)
+        with suppress(IncompleteError):  # a file that is not there is an error before others are fetched
+            resolve(replace(options, backbones=some or options.backbones), only_stored=True)
     archives = {}
     for name in options.backbones:
         if name in given or options.recipes or _is_stored(options, name):
