@@ -6,6 +6,7 @@ from decimal import ROUND_HALF_DOWN, ROUND_HALF_UP, Decimal
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import Program
 
@@ -39,12 +40,35 @@ def test_candidates_are_all_counts_that_are_printed_so(images: int, decimals: in
         assert found == ((min(expected), max(expected)) if expected else None), value
 
 
+@pytest.mark.parametrize("images", [3, 204, 1670, 2427, 16_384])
+def test_digits_of_a_float_stand_for_the_count_that_they_are_of(images: int):
+    for right in range(images + 1):
+        double, single = right / images, np.float32(right) / np.float32(images)
+        for text, percent in ((repr(double), False), (str(single), False), (repr(double * 100), True),
+                              (str(single * np.float32(100)), True), (f"{double:.17f}", False)):  # fmt: skip
+            printed = parse_printed(text, percent=percent)
+            least, greatest = candidates(printed, images) or (0, -1)
+            assert least <= right <= greatest, text
+            assert least == greatest or printed.decimals < 6, text
+
+
+def test_a_number_of_right_answers_beside_an_accuracy_must_be_printed_so(fastclip: Program):
+    rows = "d,a,b,4,2,0.5\nd,c,b,4,3,0.5\n"
+    (fastclip.folder / "t.csv").write_text(f"dataset,domain,backbone,images,right,accuracy\n{rows}")
+    with pytest.raises(UserError, match=r"line 3: 0\.5 is not 3 of 4 images"):
+        find_table(str(fastclip.folder / "t.csv"))
+    outcome = fastclip.here("grim", "t.csv")
+    assert outcome.code == 5 and "2 numbers: 1 impossible, 1 with exactly one count." in outcome.out
+
+
 def test_a_number_whose_digits_were_cut_has_other_counts():
     cut = parse_printed("0.6666", percent=False)
     assert candidates(cut, 3) is None and candidates_if_cut(cut, 3) == (2, 2)
 
 
-@pytest.mark.parametrize("text", ["72,68", "72.3 ± 0.4", "nan", "1e-3", "", "-1", "101", "1/3", "٣"])
+@pytest.mark.parametrize(
+    "text", ["72,68", "72.3 ± 0.4", "nan", "1e3", "e-3", ".e-3", "1.5e", "", ".", "-1", "101", "1/3", "٣"]
+)
 def test_what_is_no_accuracy_is_refused(text: str):
     with pytest.raises(ValueError, match=r"is no number|is more than"):
         parse_printed(text, percent=True)
@@ -107,6 +131,7 @@ def test_grim_prints_counts_and_ends_with_5_for_an_impossible_number(fastclip: P
     (fastclip.folder / "wide.csv").write_text("backbone,Art,Real World,avg\nRN50,0.7268,0.8272,0.7770\n")
     good = fastclip.here("grim", "wide.csv", "--dataset", "officehome")
     assert good.code == 0 and "1,764" in good.out and "3,604" in good.out
+    assert good.out.startswith("wide.csv: right answers behind each accuracy\n")
     assert "2 numbers: 0 impossible, 2 with exactly one count." in good.out, "an average is no share of images"
     (fastclip.folder / "long.csv").write_text(
         "method,images,accuracy\nours,2427,72.69\ntheirs,3,66.66\nall,20000,5.5\n"
@@ -115,6 +140,7 @@ def test_grim_prints_counts_and_ends_with_5_for_an_impossible_number(fastclip: P
     assert bad.code == 5 and bad.out.count("impossible") == 4
     assert fastclip.here("grim", "long.csv", "--images", "3") == bad, "a line knows better than an option"
     rows = [line.split() for line in bad.out.splitlines()]
+    assert ["method", "printed", "images", "right", "answers"] in rows, "a column has the name that it has in the file"
     assert ["ours", "72.69", "2,427", "impossible"] in rows and ["all", "5.5", "20,000", "1,090", "to", "1,110"] in rows
     assert "1 of the impossible ones is possible if digits were cut" in bad.out
     assert "1 is of so many images that every number is possible" in bad.out

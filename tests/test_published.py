@@ -12,14 +12,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 from drawn_results import TRANSFERLEARNING, evaluation, with_cell, with_facts
+from helpers import Program
 from rich.console import Console
+from rich.text import Text
 
 from fastclip.errors import UserError
 from fastclip.models.backbones import OPENAI_BACKBONES
 from fastclip.report.against import reasons, verdict_line, verdict_parts
+from fastclip.report.csv_file import csv_file
+from fastclip.report.document import make_document
+from fastclip.report.html.page import render_page
+from fastclip.report.latex import latex
+from fastclip.report.markdown import markdown
+from fastclip.report.numbers import TableStyle
+from fastclip.report.verdict_grids import verdict_grids
 from fastclip.results.answers import ColumnAnswers, DomainAnswers
 from fastclip.results.cells import Column, Evaluation, UsedPrompts
 from fastclip.results.files.result import to_json
+from fastclip.results.published.against import against
+from fastclip.results.published.document import against_document
 from fastclip.results.published.embedded import published_table
 from fastclip.results.published.files import find_table, table_of_result
 from fastclip.results.published.verdicts import (
@@ -28,8 +39,6 @@ from fastclip.results.published.verdicts import (
     NOT_COMPARABLE,
     SAME,
     Against,
-    against,
-    against_document,
 )
 
 TABLE = published_table()
@@ -253,8 +262,12 @@ def test_office_31s_average_is_reported_as_printed_and_corrected():
     for each in found.averages:
         assert each.printed and each.of_cells and each.yours and each.yours_as_printed
         assert abs(each.yours_as_printed - each.printed) < 1e-4 and abs(each.yours - each.of_cells) < 1e-4
-    text = text_of(found)
-    assert "as printed" in text and "corrected" in text and "leaves dslr out" in " ".join(text.split())
+    document = make_document(evaluation(("office31",)), TableStyle(), "", found)
+    for text in (text_of(found), markdown(document), latex(document)):
+        assert "leaves dslr out" in " ".join(text.split())
+        cells = [line.replace("|", " ").replace("&", " ").split() for line in text.splitlines()]
+        assert any("printed" in row and "corrected" in row for row in cells)
+        assert any(row[:5] == ["RN50", "69.08", "69.07", "70.82", "70.82"] for row in cells), "both averages"
 
 
 def test_averages_need_all_domains_and_other_tables_print_theirs_right():
@@ -278,14 +291,14 @@ def test_other_cells_have_no_verdict_and_are_counted():
     found = against(replace(result, cells=(*result.cells, fitted)), TABLE)
     assert len(found.cells) == 4
     assert found.notes[0] == (
-        "Not in the table: 8 cells of EVA02, 1 cell of fitted heads, 4 cells with the prompts photo."
+        "Not in the published table: 8 cells of EVA02, 1 cell of fitted heads, 4 cells with the prompts photo."
     )
 
 
 def test_a_result_without_a_published_cell_says_so():
     found = against(evaluation(("pacs",), ("EVA02",), right=lambda *_: 1000), TABLE)
     assert found.cells == () and verdict_line(found).startswith("No cell of this result is in jindongwang")
-    assert "Not in the table: 4 cells of EVA02." in text_of(found)
+    assert "Not in the published table: 4 cells of EVA02." in text_of(found)
 
 
 def test_a_result_is_compared_with_another_by_its_counts(tmp_path: Path):
@@ -299,6 +312,46 @@ def test_a_result_is_compared_with_another_by_its_counts(tmp_path: Path):
     assert (cell.candidates, cell.difference, cell.published) == ((1000, 1000), 3, Fraction(1000, 1670))
     text = text_of(found)
     assert "+3" in text and "Averages of" not in text, "no average was printed, so none can be as printed"
+    assert "pacs, transferlearning: right answers against the other result" in text
+    assert ["backbone", "other", "this"] in [line.split() for line in text.splitlines()]
+    assert "table" not in text and "yours" not in text
+    page = render_page(mine, answers=None, against=found, families=[], style=TableStyle(), shards=None).decode()
+    assert page.count("Against the other result") == 2 and "Against the published table" not in page
+    section = page[page.index('id="published"') :].partition("</section>")[0]
+    assert ">other<" in section and ">this<" in section and "printed" not in section and "yours" not in section
+
+
+@pytest.mark.parametrize("policy", ["stop", "exclude", "wrong"])
+def test_a_result_is_the_same_as_its_own_csv_and_grim_finds_it_possible(policy: str, fastclip: Program):
+    result = evaluation(("officehome", "terraincognita"), ("RN50", "tiny"), right=lambda *_: 1234)
+    result = with_cell(result, ART, "RN50", unreadable=4, classified=2423, top1=1763)
+    result = replace(with_cell(result, ART, "tiny", prompts="-1"), unreadable_policy=policy)
+    path = fastclip.folder / "own.csv"
+    path.write_bytes(csv_file(result).encode())
+    found = against(result, find_table(str(path)))
+    assert verdicts(found) == {SAME: len(result.cells) - (policy == "stop")}
+    assert fastclip.here("grim", "own.csv").code == 0
+
+
+def test_the_prompt_set_that_is_compared_is_named():
+    prompts = {**TRANSFERLEARNING, "photo": ("a photo of a {}.",)}
+    result = evaluation(("pacs",), ("RN50",), prompts=prompts)
+    found = against(result, TABLE)
+    assert "pacs, transferlearning: right answers against the published table" in text_of(found)
+    both = against(result, table_of_result(with_cell(result, "pacs/photo", "RN50", top1=1), "other"))
+    names = [row[0] for grid in verdict_grids(both) for row in grid.rows]
+    assert names == ["RN50, transferlearning", "RN50, photo"] * 2
+    alike = replace(result.cells[1], missing_shards=1)
+    torn = against(replace(result, cells=(result.cells[0], alike, *result.cells[2:])), TABLE)
+    assert [where for where, _ in reasons(torn.cells)] == ["pacs/cartoon"]
+    of_one = [replace(each, missing_shards=int(each is result.cells[6])) for each in result.cells]
+    torn = against(replace(result, cells=tuple(of_one)), table_of_result(result, "other"))
+    assert [where for where, _ in reasons(torn.cells)] == ["pacs/photo RN50, photo"]
+
+
+def test_the_verdict_stands_out_on_a_terminal():
+    blank, line, *_ = verdict_parts(against(evaluation(("pacs",), ("RN50",)), TABLE))
+    assert blank == "" and isinstance(line, Text) and (line.style, line.plain[:7]) == ("bold", "4 cells")
 
 
 OTHERS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -11,10 +12,8 @@ from drawn_store import RECIPE, draw_dataset, fill
 from helpers import Program, Sharded
 from servers import file_route, serving
 
-from fastclip.cli import reproduce as reproduce_module
 from fastclip.data.shards.reader import read_index
 from fastclip.data.shards.targets import find_targets
-from fastclip.errors import IntegrityError, UserError
 from fastclip.files import digest, digest_file
 from fastclip.models import archives, weights
 from fastclip.models.backbones import OPENAI_BACKBONES
@@ -137,8 +136,6 @@ def test_given_weights_that_are_not_openais_are_refused_before_any_work(lab: Pro
     outcome = lab.here("reproduce", "-b", "RN50", "--store", "other", "--weights", f"RN50-quickgelu={file}")
     assert outcome.code == 2 and outcome.err.count("\n") == 2 and outcome.out == ""
     assert f"RN50: its weights are {digest_file(file)[:12]}, not those of OpenAI's RN50.pt" in outcome.err
-    outcome = lab.here("reproduce", "-b", "RN50", "--random-weights")
-    assert outcome.code == 2 and "its weights are random ones" in outcome.err
 
 
 def test_openais_archives_are_taken_from_their_own_cache_unless_all_is_stored(lab: Program, tmp_path: Path):
@@ -146,53 +143,101 @@ def test_openais_archives_are_taken_from_their_own_cache_unless_all_is_stored(la
     folder.mkdir(parents=True)
     for name in ("RN50.pt", "ViT-B-32.pt"):
         (folder / name).write_bytes(b"x")
-    places = {"shards": tmp_path / "shards", "store": tmp_path / "embeddings", "targets": ("letters",)}
-    options = reproduce_module._with_archives(_options("RN50", "ViT-B/32", **places))
-    assert options.weights == {"ViT-B/32": folder / "ViT-B-32.pt"}
-    given = _options("ViT-B/32", **places, weights={"ViT-B-32": tmp_path / "mine.pt"})
-    assert reproduce_module._with_archives(given).weights == {"ViT-B-32": tmp_path / "mine.pt"}
+    outcome = lab.here("reproduce", "letters", "-b", "RN50")
+    assert outcome.code == 0, "all is stored, so a damaged archive is not opened"
+    outcome = lab.here("reproduce", "letters", "-b", "RN50", "-b", "ViT-B/32")
+    assert outcome.code == 2 and f"{folder / 'ViT-B-32.pt'} is run with" in outcome.err, "it is none of OpenAI's"
+    mine = tmp_path / "mine.pt"
+    mine.write_bytes(b"y")
+    outcome = lab.here("reproduce", "letters", "-b", "ViT-B/32", "--weights", f"ViT-B-32={mine}")
+    assert outcome.code == 2 and f"{mine} is run with" in outcome.err
 
 
-def test_an_archive_that_is_not_here_is_fetched_once_and_proved(
-    lab: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_archive_that_is_not_here_is_fetched_once_and_proved(lab: Program, monkeypatch: pytest.MonkeyPatch):
     data = b"an archive" * 1000
     small = replace(OPENAI_BACKBONES["ViT-B/32"], archive_sha256=digest(data))
     monkeypatch.setitem(OPENAI_BACKBONES, "ViT-B/32", small)
-    options = _options("ViT-B/32", shards=lab.folder / "shards", store=tmp_path / "empty", targets=("letters",))
+    command = ("reproduce", "letters", "-b", "ViT-B/32", "--store", "empty")
+    archive = archives.archive_folder() / "ViT-B-32.pt"
     with serving() as start:
         server = start()
         monkeypatch.setattr(archives, "ADDRESS", server.url())
         server.routes[f"/{digest(data)}/ViT-B-32.pt"] = file_route(data)
         for _ in range(2):
-            found = reproduce_module._with_archives(options).weights["ViT-B/32"]
-            assert found.read_bytes() == data and found.parent == archives.archive_folder()
+            outcome = lab.here(*command)
+            assert outcome.code == 2 and f"{archive} is run with" in outcome.err, (
+                "the drawn archive is none of OpenAI's"
+            )
+            assert archive.read_bytes() == data
         assert len(server.requests_for("ViT-B-32.pt")) == 1
-        found.unlink()
+        archive.unlink()
         server.routes[f"/{digest(data)}/ViT-B-32.pt"] = file_route(data[:-1] + b"?")
-        with pytest.raises(IntegrityError):
-            reproduce_module._with_archives(options)
-        assert not found.exists()
+        assert lab.here(*command).code == 5 and not archive.exists()
         monkeypatch.setenv("WORLD_SIZE", "2")
         monkeypatch.setenv("RANK", "0")
-        with pytest.raises(UserError, match="archive of ViT-B") as raised:
-            reproduce_module._with_archives(options)
-        assert "without a launcher" in raised.value.fix
+        outcome = lab.here(*command)
+        assert outcome.code == 2 and "archive of ViT-B/32" in outcome.err and "without a launcher" in outcome.err
 
 
-def _options(*backbones: str, **changes: object):
-    from fastclip.evaluate.options import EvalOptions
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("RN101=nothere.pt", "there is no weights file nothere.pt"),
+        ("RN50=RN50.pt", "names RN50, which is not evaluated"),
+    ],
+)
+def test_given_weights_that_are_wrong_are_refused_before_others_are_fetched(
+    lab: Program, monkeypatch: pytest.MonkeyPatch, weights: str, message: str
+):
+    monkeypatch.setattr(archives, "fetch", lambda *_: pytest.fail("gigabytes for nothing"))
+    with serving() as start:
+        monkeypatch.setattr(archives, "ADDRESS", start().url())
+        outcome = lab.here("reproduce", "letters", "-b", "ViT-B/32", "-b", "RN101", "--weights", weights)
+    assert outcome.code == 2 and message in outcome.err and outcome.err.count("\n") == 2
 
-    return EvalOptions(backbones=backbones, **changes)  # type: ignore[arg-type]
+
+@pytest.mark.parametrize(
+    ("target", "change", "message"),
+    [
+        ("letters/day", "", "letters has no domain 'day'"),
+        ("letters", "no shards", "letters"),
+        ("letters", "torn", "manifest.json"),
+    ],
+)
+def test_targets_that_cannot_be_evaluated_are_refused_before_an_archive_is_fetched(
+    lab: Program, monkeypatch: pytest.MonkeyPatch, target: str, change: str, message: str
+):
+    monkeypatch.setattr(archives, "fetch", lambda *_: pytest.fail("gigabytes for nothing"))
+    manifest = lab.folder / "shards" / "letters" / "manifest.json"
+    if change:
+        manifest.unlink() if change == "no shards" else manifest.write_text("{")
+    with serving() as start:
+        monkeypatch.setattr(archives, "ADDRESS", start().url())
+        outcome = lab.here("reproduce", target, "-b", "ViT-B/32")
+    assert outcome.code in (2, 5) and message in outcome.err and outcome.err.count("\n") == 2, outcome.err
+    assert ".pt" not in outcome.err
 
 
 def test_without_names_the_published_datasets_that_are_sharded_and_all_nine_are_asked(lab: Program, tmp_path: Path):
     draw_dataset(tmp_path / "more", "zoo")
     outcome = lab.here("shard", "zoo", "--source", tmp_path / "more" / "zoo")
     assert outcome.code == 0, outcome.err
-    options = reproduce_module._published(_options(shards=tmp_path / "shards"), embedded.published_table())
-    assert options.targets == ("letters",) and options.backbones == tuple(OPENAI_BACKBONES)
-    assert options.prompts == ("transferlearning",)
+    sharded = Sharded("letters", lab.folder / "source", lab.folder / "shards")
+    for name in OPENAI_BACKBONES:
+        fill(sharded, lab.folder / "nine", of=of_openai(name))
+    outcome = lab.here("reproduce", "--store", "nine", "--json", "found.json")
+    assert outcome.code == 0 and "27 cells: " in outcome.out and "zoo" not in outcome.out
+    found = read_result(lab.folder / "found.json")
+    assert list(dict.fromkeys(each.backbone for each in found.cells)) == list(OPENAI_BACKBONES)
+    assert list(found.prompts) == ["transferlearning"]
+
+
+def test_the_json_file_is_the_kept_result_with_the_verdicts(lab: Program):
+    assert lab.here("reproduce", "-b", "RN50", "--json", "found.json").code == 0
+    document = json.loads((lab.folder / "found.json").read_text())
+    (run,) = (lab.folder / "results").iterdir()
+    assert document.pop("published")["verdicts"] == {"same": 3, "near ties": 0, "differs": 0, "not comparable": 0}
+    assert document == json.loads((run / "result.json").read_text())
 
 
 def test_unreadable_images_await_a_decision_after_the_verdicts(lab: Program):
@@ -232,6 +277,7 @@ def test_images_that_are_not_the_published_ones_are_told_before_the_work(lab: Pr
         (["zoo"], "The published table has no zoo"),
         (["--require", "equal"], "--require does not know 'equal'"),
         (["--shards", "nowhere"], "nowhere holds none of the published datasets"),
+        (["--random-weights"], "No such option: --random-weights"),
     ],
 )
 def test_a_mistake_is_two_lines(lab: Program, words: list[str], message: str):

@@ -46,23 +46,24 @@ def command(
 
     An accuracy is right answers divided by images, so not every number is one.
 
-    A column images or dataset says for each line what the option says for all.
+    A column `images` or `dataset` may give it row by row.
 
     Ends with 5 if a number is impossible.
     """
     from fastclip.cli.console import out
+    from fastclip.report.style import titled
     from fastclip.results.published.csv_file import read_printed
-    from fastclip.results.published.printed import candidates, candidates_if_cut
+    from fastclip.results.published.printed import candidates_if_cut
 
     if images and dataset:
         raise UserError("--images and --dataset both say how many images there are.", fix="Leave out one of them.")
     rows = read_printed(table, percent)
     tried = []
     for row in rows:
-        number = row.images or images or _of_card(row, dataset, table)
-        tried.append(Tried(row, number, candidates(row.printed, number), candidates_if_cut(row.printed, number)))
+        number = row.counted or images or _of_card(row, dataset, table)
+        tried.append(Tried(row, number, row.candidates(number), candidates_if_cut(row.printed, number)))
     console = out()
-    console.print(_table(tried))
+    console.print(titled(f"{table.name}: right answers behind each accuracy", _table(tried)))
     for line in _lines(tried):
         console.print(printable(line))
     if not all(each.counts for each in tried):
@@ -108,7 +109,8 @@ def _table(tried: Sequence[Tried]) -> Table:
 
     names = [name for name in ("dataset", "backbone", "prompts", "domain")
              if any(each.row.names.get(name) for each in tried)]  # fmt: skip
-    table = plain_table(*names, "printed", "images", "right answers", left=len(names))
+    headers = [tried[0].row.label if name == "backbone" else name for name in names]
+    table = plain_table(*headers, "printed", "images", "right answers", left=len(names))
     for each in tried:
         cells = [each.row.names.get(name, "") for name in names]
         table.add_row(*cells, each.row.text, f"{each.images:,}", _counts(each.counts))

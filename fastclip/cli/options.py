@@ -100,15 +100,16 @@ Unreadable = Annotated[
 
 def takes_eval_options(command: Callable[..., None]) -> Callable[..., None]:
     """Let `command(options, …)` be given `eval_options` on the command line, as if it took each of them itself."""
-    return _takes(eval_options, command)
+    return takes(eval_options, command)
 
 
 def takes_stored_options(command: Callable[..., None]) -> Callable[..., None]:
     """Let `command(options, …)` be given `stored_options` on the command line, as if it took each of them itself."""
-    return _takes(stored_options, command)
+    return takes(stored_options, command)
 
 
-def _takes(make_options: Callable[..., EvalOptions], command: Callable[..., None]) -> Callable[..., None]:
+def takes(make_options: Callable[..., EvalOptions], command: Callable[..., None]) -> Callable[..., None]:
+    """Let `command(options, …)` be given those of `make_options` on the command line, as if it took them itself."""
     shared, own = inspect.signature(make_options).parameters, inspect.signature(command).parameters
     hints = get_type_hints(make_options, localns={"EvalOptions": Any}, include_extras=True)
     hints |= get_type_hints(command, localns={"EvalOptions": Any}, include_extras=True)

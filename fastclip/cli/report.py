@@ -174,7 +174,7 @@ def _json(inputs: Inputs, found: Any) -> str:
     if warning := random_warning(inputs.merged):
         more["warning"] = warning.strip(" —")
     if found:
-        from fastclip.results.published.verdicts import against_document
+        from fastclip.results.published.document import against_document
 
         more["published"] = against_document(found)
     return to_json(inputs.merged, **more).decode()

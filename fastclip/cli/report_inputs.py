@@ -78,8 +78,8 @@ def _answers(kept: Sequence[Kept]) -> PredictionRows | None:
 
 def against(inputs: Inputs, name: str, epsilon: float | None) -> Any:
     """The verdicts against the published table, or against that in a file."""
+    from fastclip.results.published.against import against
     from fastclip.results.published.files import find_table
-    from fastclip.results.published.verdicts import against
 
     answers = inputs.answers.domains if inputs.answers else None
     return against(inputs.merged, find_table(name), epsilon=epsilon, answers=answers)

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastclip.cli.options import (
-    PLACE,
-    SHOW,
-    Json,
-    Predictions,
-    Results,
-    Store,
-    Unreadable,
-    Workers,
-    takes_eval_options,
-)
+from fastclip.cli.options import PLACE, SHOW, Predictions, Results, Store, Unreadable, Workers, takes
+from fastclip.cli.published_options import as_published, published_options
 from fastclip.cli.results import DEFAULT, find_places
-from fastclip.errors import FastclipError, IntegrityError, UserError, printable
+from fastclip.errors import FastclipError, IncompleteError, IntegrityError, UserError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,59 +43,52 @@ def reproduce(
     unreadable: Unreadable = "stop",
     require: Annotated[
         str | None,
-        typer.Option(metavar="VERDICT", help="End with 5 unless every cell is same, or at least near-ties.", **SHOW),
+        typer.Option(
+            metavar="same|near-ties", help="End with 5 unless every cell is same, or at least within near ties.", **SHOW
+        ),
     ] = None,
     results: Results = DEFAULT,
-    json: Json = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the result with its verdicts to this file too.", **SHOW),
+    ] = None,
     predictions: Predictions = None,
 ) -> None:
     """Evaluate as the published table did, and compare right answers with it.
 
     The table is jindongwang/transferlearning's: zero-shot, eight datasets.
 
-    OpenAI's nine backbones, unless -b names some, with their own archives.
+    OpenAI's own archives are read from ~/.cache/clip, and downloaded if they are not there.
     """
     from fastclip.cli.console import err, out
     from fastclip.cli.evaluate import embed_and_score, end
     from fastclip.report.against import verdict_parts
+    from fastclip.results.published.against import against
+    from fastclip.results.published.document import against_document
     from fastclip.results.published.embedded import published_table
-    from fastclip.results.published.verdicts import against
 
     if require not in (None, *REQUIREMENTS):
         raise UserError(f"--require does not know {require!r}.", fix=f"--require {' | '.join(REQUIREMENTS)}")
     table, messages = published_table(), err()
     options = replace(options, workers=workers, store=store, share=share, unreadable=unreadable)
-    options = _with_archives(_published(options, table))
-    places = find_places("eval", messages, results, json, predictions)
-    evaluation = embed_and_score(
-        options, places, messages, dry_run=dry_run, check=lambda setup: _check(setup, table, messages)
+    options = as_published(options, table)
+    places = replace(
+        find_places("eval", messages, results, json, predictions),
+        more=lambda evaluation: {"published": against_document(against(evaluation, table))},
     )
+    _check_targets(options, table, messages)  # before gigabytes of archives are fetched
+    evaluation = embed_and_score(_with_archives(options), places, messages, dry_run=dry_run, check=_check_weights)
     if not evaluation:
         return
     found = against(evaluation, table)
-    for part in ("", *verdict_parts(found)):
+    for part in verdict_parts(found):
         out().print(part)
     end(evaluation)
     if require:
         _demand(found, require)
 
 
-command = takes_eval_options(reproduce)
-
-
-def _published(options: EvalOptions, table: PublishedTable) -> EvalOptions:
-    """The options with the published datasets, backbones and prompts. Raises `UserError` for others."""
-    from fastclip.models.backbones import OPENAI_BACKBONES, known_backbone
-
-    names = []
-    for name in options.backbones or OPENAI_BACKBONES:
-        backbone = known_backbone(name)
-        if backbone is None or backbone.name not in OPENAI_BACKBONES:
-            raise UserError(
-                f"The published table has no {printable(name)}.", fix=f"Choose from {', '.join(OPENAI_BACKBONES)}."
-            )
-        names.append(backbone.name)
-    return replace(options, targets=_targets(options, table), backbones=tuple(names), prompts=("transferlearning",))
+command = takes(published_options, reproduce)
 
 
 def _with_archives(options: EvalOptions) -> EvalOptions:
@@ -112,13 +97,18 @@ def _with_archives(options: EvalOptions) -> EvalOptions:
     They are fetched if need be: what `eval` would download instead holds the same tensors, but no digest says so.
     Raises `UserError` for one that cannot be had.
     """
+    from fastclip.evaluate.setup import resolve
     from fastclip.models.archives import openai_archive
     from fastclip.models.backbones import OPENAI_BACKBONES, known_backbone
 
     given = {backbone.name for name in options.weights if (backbone := known_backbone(name))}
+    if options.weights:
+        some = tuple(name for name in options.backbones if name in given)
+        with suppress(IncompleteError):  # a file that is not there is an error before others are fetched
+            resolve(replace(options, backbones=some or options.backbones), only_stored=True)
     archives = {}
     for name in options.backbones:
-        if name in given or options.random_weights or options.recipes or _is_stored(options, name):
+        if name in given or options.recipes or _is_stored(options, name):
             continue
         backbone = OPENAI_BACKBONES[name]
         archives[name] = openai_archive(backbone) or _fetched(backbone, options)
@@ -162,47 +152,35 @@ def _is_stored(options: EvalOptions, name: str) -> bool:
     return not any(any(why_not_weights(recipe, name)) for recipe in setup.recipes.values())
 
 
-def _targets(options: EvalOptions, table: PublishedTable) -> tuple[str, ...]:
-    """The targets that are asked for, or all sharded datasets of the table. Raises `UserError` for others."""
-    from fastclip.data.shards.manifest import list_datasets
-    from fastclip.storage.folders import open_folder
+def _check_targets(options: EvalOptions, table: PublishedTable, messages: Console) -> None:
+    """Raise an error for targets that cannot be evaluated; say which images are not the published ones."""
+    from fastclip.data.shards.targets import find_targets
+    from fastclip.embed.processes import find_process
+    from fastclip.text.prompts import check_names
 
-    for target in options.targets:
-        if target.partition("/")[0] not in table.datasets:
-            raise UserError(
-                f"The published table has no {printable(target)}.", fix=f"Choose from {', '.join(table.datasets)}."
-            )
-    if options.targets:
-        return options.targets
-    found = tuple(name for name in list_datasets(open_folder(options.shards)) if name in table.datasets)
-    if not found:
-        raise UserError(
-            f"{options.shards} holds none of the published datasets ({', '.join(table.datasets)}).",
-            fix="fastclip download NAME, then fastclip shard NAME --source DIR",
-        )
-    return found
+    targets = find_targets(options.shards, options.targets)
+    for name, manifest in ((each.name, each.manifest) for each in targets):
+        check_names(name, manifest.classes, manifest.names, f"{options.shards}/{name}.toml")
+        known = table.datasets[name]
+        is_published = manifest.variant is not None and known.variant in (None, manifest.variant)
+        if not is_published and find_process(os.environ, options.share).reports:
+            wanted = f"the variant {known.variant}" if known.variant else "any known variant"
+            line = f"{name}: these images are not {wanted} of {known.title}: there will be no verdict on them."
+            messages.print(printable(line), soft_wrap=True)
 
 
-def _check(setup: Setup, table: PublishedTable, messages: Console) -> None:
-    """Raise `UserError` for weights that nothing could be said of; say which images are not the published ones."""
+def _check_weights(setup: Setup) -> None:
+    """Raise `UserError` for weights that no published number is of."""
     from fastclip.models.backbones import OPENAI_BACKBONES
     from fastclip.results.published.comparable import why_not_weights
 
     for (_, name), recipe in setup.recipes.items():
-        if recipe.random_weights or any(why_not_weights(recipe, name)):
-            archive = OPENAI_BACKBONES[name].archive
-            weights = "random ones" if recipe.random_weights else recipe.weights[:12]
+        if any(why_not_weights(recipe, name)):
             raise UserError(
-                f"{name}: its weights are {weights}, not those of OpenAI's {archive}, so that no number would be "
-                "comparable.",
+                f"{name}: its weights are {recipe.weights[:12]}, not those of OpenAI's "
+                f"{OPENAI_BACKBONES[name].archive}, so that no number would be comparable.",
                 fix=f"--weights {name}=FILE with that archive, or fastclip eval, which gives no verdicts",
             )
-    for target in setup.targets if setup.process.reports else ():
-        known, manifest = table.datasets[target.name], target.manifest
-        if manifest.variant is None or (known.variant and manifest.variant != known.variant):
-            wanted = f"the variant {known.variant}" if known.variant else "any known variant"
-            line = f"{target.name}: these images are not {wanted} of {known.title}: there will be no verdict on them."
-            messages.print(printable(line), soft_wrap=True)
 
 
 def _demand(found: Against, require: str) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastclip.errors import UserError
 from fastclip.files import check_place, write_whole
@@ -33,6 +33,8 @@ class Places:
     json: Path | None
     predictions: Path | None
     started: float
+    more: Callable[[Evaluation], Mapping[str, Any]] = lambda evaluation: {}
+    """Further entries of the file `json`."""
 
     def keep(self, evaluation: Evaluation, answers: Sequence[ShardAnswers], messages: Console) -> None:
         """Write the files of a run. One that is not complete is in no folder: the next run will be."""
@@ -50,7 +52,7 @@ class Places:
         if self.predictions:
             write_predictions(self.predictions, answers, evaluation)
         if self.json:
-            write_whole(self.json, to_json(evaluation))
+            write_whole(self.json, to_json(evaluation, **self.more(evaluation)))
 
     def place_of(self, evaluation: Evaluation) -> Path:
         """The folder in which a run is kept."""

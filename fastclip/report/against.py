@@ -1,49 +1,46 @@
-"""A result against a published table on a terminal: the verdict in one line, tables of differences, reasons, notes."""
+"""A result against a published table: the verdict in one line, reasons and notes, and all of it on a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from fastclip.errors import printable
-from fastclip.report.style import plain_table
-from fastclip.report.tables import percent
-from fastclip.results.cells import Column
-from fastclip.results.published.verdicts import (
-    DIFFERS,
-    NEAR_TIES,
-    NOT_COMPARABLE,
-    SAME,
-    Against,
-    AverageVerdict,
-    CellVerdict,
-)
+from fastclip.report.style import plain_table, titled
+from fastclip.report.verdict_grids import plain_averages, verdict_grids
+from fastclip.results.published.verdicts import DIFFERS, NEAR_TIES, NOT_COMPARABLE, SAME, Against, CellVerdict
 
 MOST_PLACES = 3
 """Cells that are named one by one where they make no whole backbone, domain or dataset."""
 
-ROUNDING = Fraction(1, 10_000)
-"""A printed average is that far from the mean of printed cells if nothing but rounding is between them."""
+
+def verdict_parts(found: Against) -> Iterator[str | Text | Group]:
+    """All that there is to print on a terminal, in order; texts are for a console that breaks lines."""
+    line, *notes = verdict_notes(found)
+    yield ""
+    yield Text(printable(line), style="bold")
+    yield ""
+    for grid in verdict_grids(found):
+        table = plain_table(*grid.headers)
+        for row in grid.rows:
+            table.add_row(*row)
+        yield titled(grid.title, table)
+    yield from map(printable, notes)
 
 
-def verdict_parts(found: Against) -> Iterator[str | Group]:
-    """All that there is to print, in order; texts are for a console that breaks lines."""
-    yield printable(verdict_line(found))
-    for dataset in dict.fromkeys(each.dataset for each in found.cells):
-        cells = [each for each in found.cells if each.dataset == dataset]
-        if any(each.verdict != NOT_COMPARABLE for each in cells):
-            yield Group(Text(printable(f"{dataset}: right answers, more or fewer than in the table"), style="bold"),
-                        _differences(cells))  # fmt: skip
-    if found.count(NOT_COMPARABLE) < len(found.cells):
-        yield "= same count, ≈ within near ties, + and − images more and fewer, ? not comparable."
-    yield from _averages(found)
-    for where, reason in reasons(found.cells):
-        yield printable(f"Not comparable, {where}: {reason}.")
-    yield from map(printable, found.notes)
+def verdict_notes(found: Against) -> tuple[str, ...]:
+    """The verdict in one line, the signs of the grids, plain averages, why cells are not comparable, and notes."""
+    signs = "= same count, ≈ within near ties, + and − images more and fewer, ? not comparable."
+    plain = plain_averages(found)
+    return (
+        verdict_line(found),
+        *([signs] if verdict_grids(found) else []),
+        *([f"Averages of {', '.join(plain)}: as printed, within 0.01."] if plain else []),
+        *(f"Not comparable, {where}: {reason}." for where, reason in reasons(found.cells)),
+        *found.notes,
+    )
 
 
 def verdict_line(found: Against) -> str:
@@ -68,70 +65,6 @@ def reasons(cells: Sequence[CellVerdict]) -> list[tuple[str, str]]:
         for reason in cell.reasons:
             groups.setdefault(reason, []).append(cell)
     return [(_where(group, cells), reason) for reason, group in groups.items()]
-
-
-def difference(cell: CellVerdict) -> str:
-    """`=`, `≈ +2`, `−3`, or `?`."""
-    if cell.difference is None:
-        return "?"
-    sign = "+" if cell.difference > 0 else "−"
-    number = f"{sign}{abs(cell.difference):,}"
-    return {SAME: "=", NEAR_TIES: f"≈ {number}"}.get(cell.verdict, number)
-
-
-def _differences(cells: Sequence[CellVerdict]) -> Table:
-    domains = list(dict.fromkeys(each.domain for each in cells))
-    table = plain_table("backbone", *domains)
-    ways = list(dict.fromkeys(each.column.way for each in cells))
-    for way in ways:
-        if len(ways) > 1:
-            table.add_section()
-            table.add_row(f"prompts: {way}", style="dim")
-        for column in dict.fromkeys(each.column for each in cells if each.column.way == way):
-            row = {each.domain: difference(each) for each in cells if each.column == column}
-            table.add_row(column.backbone, *(row.get(domain, "") for domain in domains))
-    return table
-
-
-def _averages(found: Against) -> Iterator[str | Group]:
-    """Tables of the averages that say more than their cells do: where a cell differs, or the printed one is odd."""
-    same = {(each.dataset, each.column) for each in found.averages} - {
-        (each.dataset, each.column) for each in found.cells if each.verdict != SAME
-    }
-    plain: list[str] = []
-    for dataset in dict.fromkeys(each.dataset for each in found.averages):
-        rows = [each for each in found.averages if each.dataset == dataset and each.yours is not None]
-        odd = any(map(_is_odd, rows))
-        shown = [each for each in rows if odd or (dataset, each.column) not in same]
-        if shown:
-            yield Group(Text(printable(f"{dataset}: averages, %"), style="bold"), _average_table(shown, odd))
-        elif rows and all(each.printed is not None for each in rows):
-            plain.append(dataset)
-    if plain:
-        yield printable(f"Averages of {', '.join(plain)}: as printed, within 0.01.")
-
-
-def _is_odd(average: AverageVerdict) -> bool:
-    """Whether the printed average is not that of the printed cells."""
-    if average.printed is None or average.of_cells is None:
-        return False
-    return abs(average.printed - average.of_cells) > ROUNDING
-
-
-def _average_table(averages: Sequence[AverageVerdict], odd: bool) -> Table:
-    """With the corrected average beside the printed one where that is odd: the mean of the printed cells."""
-    table = plain_table("backbone", *(("as printed", "yours", "corrected", "yours") if odd else ("table", "yours")))
-    several = len({each.column.way for each in averages}) > 1
-    for each in averages:
-        name = _name(each.column, several)
-        printed = each.of_cells if each.printed is None else each.printed
-        numbers = (printed, each.yours_as_printed, each.of_cells, each.yours) if odd else (printed, each.yours)
-        table.add_row(name, *map(percent, numbers))
-    return table
-
-
-def _name(column: Column, several: bool) -> str:
-    return f"{column.backbone}, {column.way}" if several else column.backbone
 
 
 def _where(some: Sequence[CellVerdict], cells: Sequence[CellVerdict]) -> str:
@@ -159,4 +92,11 @@ def _of_dataset(some: Sequence[CellVerdict], cells: Sequence[CellVerdict]) -> li
         return [f"{name} {backbone}" for backbone in backbones]
     if len(some) == sum(each.domain in domains for each in whole):
         return [f"{name}/{domain}" for domain in domains]
-    return [f"{name}/{each.domain} {each.column.backbone}" for each in some]
+    return list(dict.fromkeys(_of_cell(each, some, whole) for each in some))
+
+
+def _of_cell(cell: CellVerdict, some: Sequence[CellVerdict], whole: Sequence[CellVerdict]) -> str:
+    """The cell's place, with its prompt set unless all prompt sets at that place are among `some`."""
+    beside = [each for each in whole if (each.domain, each.column.backbone) == (cell.domain, cell.column.backbone)]
+    way = "" if all(each in some for each in beside) else f", {cell.column.way}"
+    return f"{cell.dataset}/{cell.domain} {cell.column.backbone}{way}"

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fastclip.files import digest
+from fastclip.report.against import verdict_notes
 from fastclip.report.head_notes import labels_notes
 from fastclip.report.tables import BEST, MICRO, NO_NUMBER, TIED, Table, TableStyle, accuracy_tables
 from fastclip.report.terminal import footnotes, random_warning
-from fastclip.report.verdict_grids import Grid, verdict_grids, verdict_notes
+from fastclip.report.verdict_grids import Grid, verdict_grids
 from fastclip.results.cells import Evaluation
 from fastclip.results.files.result import to_json
 from fastclip.results.published.verdicts import Against

@@ -92,7 +92,7 @@ class Page:
         sections = [
             ("verdict", "Verdict", True),
             ("tables", "Accuracy", True),
-            ("published", "Against the published table", self.against is not None),
+            ("published", f"Against {self.against.called if self.against else ''}", self.against is not None),
             ("domains", "Accuracy per domain", any(each.panels for each in self.accuracies)),
             ("pairs", "Paired comparisons", bool(self.families)),
             ("prompts", "Prompt sets", bool(self.prompts)),

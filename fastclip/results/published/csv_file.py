@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from fastclip.data.catalogue import same_name
 from fastclip.errors import UserError, printable
 from fastclip.results.cells import ZERO_SHOT
-from fastclip.results.published.printed import Printed, parse_printed
+from fastclip.results.published.printed import Printed, candidates, parse_printed
 
 NAMES = ("dataset", "domain", "backbone", "prompts", "head", "images")
 AVERAGES = ("avg", "average", "mean", "averageofdomains")
@@ -26,9 +27,22 @@ class PrintedRow:
     line: int
     names: Mapping[str, str]
     """Any of `dataset`, `domain`, `backbone`, `prompts`, `head`; the name of a row is its backbone's."""
+    label: str
+    """The file's name for the column of backbones."""
     text: str
     printed: Printed
     images: int | None
+    counted: int | None
+    """Images that the accuracy is a share of, where others are left out; else `images`."""
+    right: int | None
+    """Right answers, where the file has them beside the accuracy."""
+
+    def candidates(self, images: int) -> tuple[int, int] | None:
+        """The least and the greatest number of right answers of `images` that is printed so, and is not denied."""
+        found = candidates(self.printed, images)
+        if self.right is None or found is None:
+            return found
+        return (self.right, self.right) if found[0] <= self.right <= found[1] else None
 
 
 def read_printed(path: Path, percent: bool | None = None) -> list[PrintedRow]:
@@ -52,14 +66,25 @@ def read_printed(path: Path, percent: bool | None = None) -> list[PrintedRow]:
     for line, row, place in found:
         names = _names(header, plain, label, row, place)
         try:
-            images = _images(row[plain.index("images")]) if "images" in plain else None
+            images, counted, right = (_number(name, plain, row, place) for name in ("images", "counted", "right"))
             printed = parse_printed(row[place], percent=percent)
         except ValueError as error:
             raise UserError(
                 f"{path}, line {line}: {printable(str(error))}.",
                 fix="Write images as 2427, and accuracies all as 72.68 or all as 0.7268.",
             ) from None
-        parsed.append(PrintedRow(line=line, names=names, text=row[place], printed=printed, images=images))
+        parsed.append(
+            PrintedRow(
+                line=line,
+                names=names,
+                label=header[label] or "row" if label is not None else "backbone",
+                text=row[place],
+                printed=printed,
+                images=images,
+                counted=counted or images,
+                right=right,
+            )
+        )
     return parsed
 
 
@@ -84,9 +109,13 @@ def _names(
     return names
 
 
-def _images(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise ValueError(f"{text!r} is no number of images")
+def _number(name: str, plain: Sequence[str], row: Sequence[str], place: int) -> int | None:
+    """The number in the column `name`. Only beside a single accuracy can there be one of counted or right answers."""
+    if name not in plain or (name != "images" and plain[place] != "accuracy"):
+        return None
+    text = row[plain.index(name)]
+    if not re.fullmatch("[0-9]{1,12}", text) or (name != "right" and not int(text)):
+        raise ValueError(f"{text!r} is no number of {'right answers' if name == 'right' else 'images'}")
     return int(text)
 
 
@@ -97,7 +126,7 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         first = text.partition("\n")[0]
         delimiter = max(",;\t", key=first.count)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
+        rows = [(reader.line_num, [_text(cell) for cell in row]) for row in reader if any(map(str.strip, row))]
     except FileNotFoundError:
         raise UserError(f"There is no table {path}.", fix=LOOKS) from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -112,6 +141,11 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
                 fix="Quote cells that hold the delimiter, and give every line as many cells as the first.",
             )
     return header, rows[1:]
+
+
+def _text(cell: str) -> str:
+    """The text of a cell, without the sign that keeps spreadsheets from taking it for a formula."""
+    return re.sub("^'(?=[-=+@])", "", cell.strip())
 
 
 def _is_nothing(row: Sequence[str], place: int, plain: Sequence[str]) -> bool:

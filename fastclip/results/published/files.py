@@ -52,7 +52,7 @@ def table_of_result(result: Evaluation, name: str) -> PublishedTable:
 
 
 def read_table(path: Path) -> PublishedTable:
-    """The table in a CSV file with the columns dataset, domain, backbone, accuracy and perhaps prompts and images."""
+    """The table in a CSV file with the columns dataset, domain, backbone, accuracy, perhaps prompts, images, right."""
     cells: dict[tuple[str, str, str, str], PublishedCell] = {}
     for row in read_printed(path):
         cell = _cell(path, row)
@@ -73,6 +73,11 @@ def _cell(path: Path, row: PrintedRow) -> PublishedCell:
                 f"{path}, line {row.line}: the accuracy has no {name}.",
                 fix="A table to compare with has the columns dataset,domain,backbone,accuracy.",
             )
+    if row.right is not None and row.counted and not row.candidates(row.counted):
+        raise UserError(
+            f"{path}, line {row.line}: {printable(row.text)} is not {row.right:,} of {row.counted:,} images.",
+            fix=f"fastclip grim {path} shows every such line.",
+        )
     dataset, domain, backbone = (row.names[name] for name in ("dataset", "domain", "backbone"))
     card = find_card(dataset) if dataset.isprintable() and "/" not in dataset else None
     known = known_backbone(backbone)
@@ -82,5 +87,6 @@ def _cell(path: Path, row: PrintedRow) -> PublishedCell:
         backbone=known.name if known else backbone,
         prompts=row.names.get("prompts", ""),
         printed=row.printed,
+        right=row.right if row.counted else None,
         images=row.images,
     )

@@ -36,7 +36,7 @@ def choose(evaluation: Evaluation, table: PublishedTable) -> tuple[list[Pair], l
     for cell in surplus:
         leave_out(f"with the prompts {cell.prompts}")
     notes = [f"{_cells(number)} {what}" for what, number in others.items()]
-    return chosen, [f"Not in the table: {', '.join(notes)}."] if notes else []
+    return chosen, [f"Not in {table.called}: {', '.join(notes)}."] if notes else []
 
 
 def _missing(cell: Cell, table: PublishedTable) -> str:

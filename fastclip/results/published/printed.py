@@ -7,6 +7,12 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+PRINT = re.compile(r"(?=\.?[0-9])[0-9]{0,3}(\.(?P<after>[0-9]{0,20}))?(e-(?P<exponent>[0-9]{1,2}))?")
+"""The exponent is one that a program writes for less than 0.0001."""
+
+MOST_DECIMALS = 6
+"""Digits that are believed. Those beyond are of a binary float: single precision errs by up to 6e-8."""
+
 
 @dataclass(frozen=True)
 class Printed:
@@ -24,10 +30,10 @@ class Printed:
 def parse_printed(text: str, *, percent: bool) -> Printed:
     """The accuracy in `0.7268`, or in `72.68` percent. Raises `ValueError` for anything else."""
     digits = text.strip().removesuffix("%").rstrip()
-    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{0,20})?|\.[0-9]{1,20}", digits):
+    if not (found := PRINT.fullmatch(digits)):
         raise ValueError(f"{text.strip()!r} is no number such as {'72.68' if percent else '0.7268'}")
-    decimals = len(digits.partition(".")[2]) + 2 * percent
-    value = Fraction("0" + digits.rstrip(".")) / (100 if percent else 1)
+    decimals = min(len(found["after"] or "") + int(found["exponent"] or 0) + 2 * percent, MOST_DECIMALS)
+    value = Fraction("0" + digits.replace(".e", "e").rstrip(".")) / (100 if percent else 1)
     if value > 1:
         raise ValueError(f"{text.strip()!r} is more than {'100%' if percent else '1'}")
     return Printed(value, decimals)

@@ -66,8 +66,13 @@ class PublishedTable:
     averages: Mapping[tuple[str, str], PublishedAverage] = field(default_factory=dict)
     """By dataset and backbone."""
     datasets: Mapping[str, PublishedDataset] = field(default_factory=dict)
-    """What the numbers are of, where it is known: without it, nobody can say whether a result is comparable."""
+    """The images and prompts of the numbers, where they are known; else only a table's own columns are checked."""
     result: Evaluation | None = None
     """The result that the numbers are of, if they are of one."""
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Dataset → sentences that a reader has to know."""
+
+    @property
+    def called(self) -> str:
+        """`the published table` for the one that comes with fastclip; else `the other result` or `the table`."""
+        return "the published table" if self.datasets else "the other result" if self.result else "the table"
