@@ -517,3 +517,11 @@ def test_names_of_strangers_are_printed_without_control_characters():
     names = {"\x1b[2Jdog": "dog", **{k: v for k, v in result.datasets[0].names.items() if k != "dog"}}
     text = text_of(against(with_facts(result, names=names), TABLE))
     assert "\x1b" not in text and "\\x1b[2Jdog" in text
+
+
+def test_a_part_of_the_images_is_not_compared_with_a_csv(tmp_path: Path):
+    (tmp_path / "paper.csv").write_text("dataset,domain,backbone,accuracy\nofficehome,Art,RN50,72.68\n")
+    whole = evaluation(("officehome",), ("RN50",))
+    part = replace(whole, cells=tuple(replace(each, sample="the half held out by hash") for each in whole.cells))
+    (cell,) = against(part, find_table(str(tmp_path / "paper.csv"))).cells
+    assert cell.verdict == NOT_COMPARABLE and cell.reasons == ("only the images of the half held out by hash",)

@@ -14,6 +14,8 @@ from fastclip.text.prompts import PromptSet
 def why_not(evaluation: Evaluation, cell: Cell, published: PublishedCell, table: PublishedTable) -> tuple[str, ...]:
     """The reasons, a phrase each; none if the two are comparable."""
     found = [*_of_run(evaluation, cell)]
+    if cell.sample and not table.result:
+        found.append(f"only the images of {cell.sample}")
     if known := table.datasets.get(cell.dataset):
         found += _of_images(evaluation.dataset(cell.dataset), cell, known)
         if cell.unreadable and evaluation.unreadable_policy != "stop":
@@ -60,8 +62,8 @@ def _of_run(evaluation: Evaluation, cell: Cell) -> Iterator[str]:
 
 def _of_images(facts: DatasetFacts, cell: Cell, known: PublishedDataset) -> Iterator[str]:
     if cell.sample:
-        yield f"only the images of {cell.sample}"
-    elif facts.protocol != "full":
+        return  # has been said
+    if facts.protocol != "full":
         yield f"only the images of the protocol {facts.protocol}"
     elif facts.variant is None:
         yield f"its images are no known variant of {known.title}"
