@@ -31,7 +31,7 @@ from fastclip.report.html.page import FOLDER, render_page
 from fastclip.report.html.plots import LEVELS, heat_picture, make_axis
 from fastclip.report.html.shown import shown_answers
 from fastclip.report.html.wrong import wrong_lists
-from fastclip.report.tables import TableStyle, percent
+from fastclip.report.numbers import TableStyle, percent
 from fastclip.results.answers import NO_ANSWER
 from fastclip.results.cells import Column, UnreadableImage, UsedPrompts
 from fastclip.results.files.merging import merge

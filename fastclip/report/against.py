@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fastclip.errors import printable
+from fastclip.report.numbers import percent
 from fastclip.report.style import plain_table
-from fastclip.report.tables import percent
 from fastclip.results.cells import Column
 from fastclip.results.published.verdicts import (
     DIFFERS,

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fastclip.errors import printable
+from fastclip.report.numbers import NO_NUMBER, percent
 from fastclip.report.style import plain_table
-from fastclip.report.tables import NO_NUMBER, percent
 from fastclip.results.cells import Column
 from fastclip.results.comparing.columns import NOUNS
 from fastclip.results.comparing.families import Comparison, Family

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from fastclip.files import digest
 from fastclip.report.head_notes import labels_notes
-from fastclip.report.tables import BEST, MICRO, NO_NUMBER, TIED, Table, TableStyle, accuracy_tables
+from fastclip.report.numbers import BEST, MICRO, NO_NUMBER, TIED, Table, TableStyle
+from fastclip.report.tables import accuracy_tables
 from fastclip.report.terminal import footnotes, random_warning
 from fastclip.report.verdict_grids import Grid, verdict_grids, verdict_notes
 from fastclip.results.cells import Evaluation

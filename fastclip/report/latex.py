@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from fastclip.errors import printable
 from fastclip.report.document import Document
-from fastclip.report.tables import BEST, NO_NUMBER, RANDOM, SECOND, TIED, Number, Table, TableStyle, interval_text
+from fastclip.report.numbers import BEST, NO_NUMBER, RANDOM, SECOND, TIED, Number, Table, TableStyle, interval_text
 from fastclip.report.verdict_grids import Grid
 
 MARKED = {BEST: r"\textbf{%s}", TIED: r"\textbf{%s}", SECOND: r"\underline{%s}"}

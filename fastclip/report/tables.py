@@ -10,33 +10,19 @@ from statistics import stdev
 
 from fastclip.report.marks import marked, ties
 from fastclip.report.numbers import (
-    AVERAGES,
-    BEST,
     MACRO,
-    MARKS,
-    MICRO,
     NO_NUMBER,
-    RANDOM,
-    SECOND,
-    TIED,
     UNMARKED,
     Number,
     Row,
     Section,
     Table,
     TableStyle,
-    interval_text,
     percent,
-    way,
 )
 from fastclip.report.transfers import by_transfer, is_adapted
 from fastclip.results.cells import ZERO_SHOT, Cell, Column, Evaluation, mean
 from fastclip.results.statistics import mean_interval, wilson
-
-__all__ = [
-    "AVERAGES", "BEST", "MACRO", "MARKS", "MICRO", "NO_NUMBER", "RANDOM", "SECOND", "TIED", "UNMARKED", "Number", "Row",
-    "Section", "Table", "TableStyle", "accuracy_tables", "interval_text", "percent", "way",
-]  # fmt: skip
 
 
 def accuracy_tables(evaluation: Evaluation, style: TableStyle = UNMARKED) -> list[Table]:

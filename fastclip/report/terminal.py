@@ -10,8 +10,7 @@ from rich.text import Text
 
 from fastclip.errors import printable
 from fastclip.models.weights import describe_weights
-from fastclip.report.style import plain_table, titled
-from fastclip.report.tables import (
+from fastclip.report.numbers import (
     BEST,
     MACRO,
     MICRO,
@@ -24,10 +23,11 @@ from fastclip.report.tables import (
     Section,
     Table,
     TableStyle,
-    accuracy_tables,
     interval_text,
     way,
 )
+from fastclip.report.style import plain_table, titled
+from fastclip.report.tables import accuracy_tables
 from fastclip.results.cells import Evaluation
 
 STYLES = {BEST: "bold", TIED: "bold", SECOND: "underline"}

@@ -9,7 +9,7 @@ from fractions import Fraction
 from fastclip.report.comparisons import HEADERS, p_text
 from fastclip.report.html.plots import Panel, Value, make_axis, make_panel
 from fastclip.report.html.words import called, points, points_interval
-from fastclip.report.tables import NO_NUMBER, percent
+from fastclip.report.numbers import NO_NUMBER, percent
 from fastclip.results.averages import averages
 from fastclip.results.cells import ZERO_SHOT, Evaluation
 from fastclip.results.comparing.families import Comparison, Family

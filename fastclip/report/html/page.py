@@ -34,7 +34,7 @@ from fastclip.report.html.plots import MOST_DRAWN_CLASSES, Panel, Value, heat_pi
 from fastclip.report.html.shown import shown_answers
 from fastclip.report.html.verdict import Verdict, make_verdict
 from fastclip.report.html.words import called, full_name, listed, plural, ratio
-from fastclip.report.tables import BEST, TIED, Row, Table, TableStyle, interval_text, percent
+from fastclip.report.numbers import BEST, TIED, Row, Table, TableStyle, interval_text, percent
 from fastclip.results.cells import Evaluation
 from fastclip.results.comparing.families import Family
 from fastclip.results.files.prediction_reader import PredictionRows

@@ -9,7 +9,7 @@ from fastclip.files import digest
 from fastclip.report.against import verdict_line
 from fastclip.report.document import Document
 from fastclip.report.html.words import called, listed, plural
-from fastclip.report.tables import MACRO, interval_text
+from fastclip.report.numbers import MACRO, interval_text
 from fastclip.results.cells import Evaluation
 from fastclip.results.comparing.caveats import image_lines
 from fastclip.results.comparing.families import Family

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from fastclip.report.tables import NO_NUMBER, percent, way
+from fastclip.report.numbers import NO_NUMBER, percent, way
 from fastclip.results.cells import ZERO_SHOT, Column
 from fastclip.results.statistics import Interval
 
