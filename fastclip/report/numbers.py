@@ -146,9 +146,12 @@ def percent(value: Fraction | None, decimals: int = 2) -> str:
     return f"{sign}{digits[: len(digits) - decimals]}.{digits[len(digits) - decimals :]}" if decimals else sign + digits
 
 
+def interval_ends(interval: Interval, decimals: int) -> tuple[str, str]:
+    """Both ends in percent."""
+    low, high = (percent(Fraction(max(0.0, min(1.0, end))), decimals) for end in (interval.low, interval.high))
+    return low, high
+
+
 def interval_text(interval: Interval | None, decimals: int) -> str:
     """`[82.10, 87.01]`; nothing for None."""
-    if interval is None:
-        return ""
-    low, high = (percent(Fraction(max(0.0, min(1.0, end))), decimals) for end in (interval.low, interval.high))
-    return f"[{low}, {high}]"
+    return f"[{', '.join(interval_ends(interval, decimals))}]" if interval else ""
