@@ -273,7 +273,8 @@ def test_several_datasets_are_told_apart_and_share_the_pictures(shapes: Sharded,
     anchors = ("tables", "classes", "confusions", "wrong")
     titles = {anchor: [each.text for each in page.one("section", id=anchor).all("h3")] for anchor in anchors}
     assert titles["classes"] == titles["confusions"] == ["shapes", "fruit"]
-    assert titles["tables"] == [f"{name}, zero-shot, photo: accuracy, %" for name in ("shapes", "fruit")]
+    subjects = ("2 datasets", "shapes", "fruit")
+    assert titles["tables"] == [f"Top-1 accuracy (%) on {each}, zero-shot, prompt set photo" for each in subjects]
     assert titles["wrong"][0] == "shapes" and "fruit" in titles["wrong"]
     assert 10 <= len(page.all("img")) <= 15, "half of the pictures are for the other dataset, which is not there"
     assert "There are no shards of fruit" in page.one("section", id="wrong").text

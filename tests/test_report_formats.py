@@ -321,6 +321,25 @@ def test_a_terminal_shows_hostile_names_without_control_characters():
         assert printable(name) in capture.get()
 
 
+NINE = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
+
+
+@pytest.mark.parametrize(
+    ("paper", "domains", "intervals"),
+    [("twocolumn", "abc", False), ("onecolumn", "abcd", True), ("twocolumn", "abcdefgh", False)],
+)
+def test_tables_fit_the_columns_of_a_paper(paper: str, domains: str, intervals: bool, compiled, tmp_path: Path):
+    counts = {(f"place {d}", name, "photo"): (1234, 2345) for name in NINE for d in domains}
+    (tmp_path / "float.tex").write_text(latex(document(drawn_result(counts), intervals=intervals), as_float=True))
+    body = r"\input{float}"
+    if len(domains) < 5:  # a float takes both columns where a tabular would not fit one
+        (tmp_path / "bare.tex").write_text(latex(document(drawn_result(counts), intervals=intervals)))
+        body += r"Before.\input{bare}After.\input{bare}"
+    text, log = compiled(body, paper=paper)
+    assert "Overfull" not in log and "\n!" not in log
+    assert "Top-1 accuracy (%) on letters, zero-shot, prompt set photo." in " ".join(text.split())
+
+
 PDF = [shutil.which(name) for name in ("pdflatex", "pdftotext")]
 
 
@@ -330,8 +349,9 @@ def compiled(tmp_path: Path):
     if not all(PDF):
         pytest.skip("pdflatex or pdftotext is not installed")
 
-    def run(body: str, preamble: str = "") -> tuple[str, str]:
-        head = r"\documentclass{article}\usepackage{booktabs}\usepackage[paperwidth=500cm,paperheight=300cm]{geometry}"
+    def run(body: str, preamble: str = "", paper: str = "") -> tuple[str, str]:
+        size = "" if paper else r"\usepackage[paperwidth=500cm,paperheight=300cm]{geometry}"
+        head = rf"\documentclass[{paper}]{{article}}\usepackage{{booktabs}}{size}"
         whole = rf"{head}{preamble}\begin{{document}}{body}\end{{document}}"
         (tmp_path / "it.tex").write_text(whole, "utf-8")
         command = [PDF[0], "-interaction=nonstopmode", "-no-shell-escape", "it.tex"]

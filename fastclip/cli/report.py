@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -107,7 +107,7 @@ def command(
     console, messages = out(), err()
     if not results:
         return _print_runs(console)
-    look = {"decimals": decimals, "mark": mark, "average": average, "intervals": intervals or None}
+    look: dict[str, Any] = {"decimals": decimals, "mark": mark, "average": average, "intervals": intervals or None}
     style = replace(TableStyle(), **{name: value for name, value in look.items() if value is not None})
     formats = {"markdown": markdown, "latex": latex, "macros": macros, "csv": csv, "json": json, "html": html}
     files = {name: path for name, path in formats.items() if path}

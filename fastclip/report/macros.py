@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from fastclip.errors import printable
 from fastclip.report.document import Document
 from fastclip.report.latex import escape
-from fastclip.report.numbers import MACRO, MICRO, RANDOM, Row, Table, interval_ends, way
+from fastclip.report.numbers import MACRO, MICRO, RANDOM, Table, interval_ends, way
 
 COMMAND = r"""\providecommand*\fastclip[1]{%
   \ifcsname fastclip@#1\endcsname\csname fastclip@#1\endcsname
   \else\textbf{??}\errmessage{fastclip: no number is called '#1'. Its file lists all names}\fi}"""
 
 AVERAGES = {MACRO: "average", MICRO: "micro"}
+ACROSS = "avg"
+"""In the place of dataset and domain: the average over the datasets."""
 
 
 def macros(document: Document) -> str:
@@ -39,17 +41,17 @@ def _values(table: Table, decimals: int) -> Iterator[tuple[str, str]]:
     several = len({way(row.column) for row in table.rows}) > 1
     for row in table.rows:
         for header, number in zip(table.headers, row.numbers, strict=True):
-            names = [table.dataset, *([table.sample] if table.sample else []), AVERAGES.get(header, header)]
-            names += [row.column.backbone, *([_way(row)] if several else [])]
+            place = [table.dataset, table.sample, AVERAGES.get(header, header)]
+            if not table.dataset:  # the tables of the datasets have its other columns
+                place = [ACROSS, table.sample] if header == MACRO else []
+            names = [*filter(None, place), row.column.backbone, *([row.column.way] if several else [])]
+            if not place:
+                continue
             name = "/".join(map(plain, names))
             yield name, escape(number.text) if row.comparable else rf"\textbf{{{RANDOM}}}"
             low, high = interval_ends(number.interval, decimals) if number.interval and row.comparable else (None, None)
             more = {"right": number.right, "images": number.images, "low": low, "high": high}
             yield from ((f"{name}/{what}", str(value)) for what, value in more.items() if value is not None)
-
-
-def _way(row: Row) -> str:
-    return row.column.prompts or row.column.head
 
 
 def plain(name: str) -> str:

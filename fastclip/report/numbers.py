@@ -61,7 +61,7 @@ class Number:
     right: int | None = None
     """Of a cell; None for an average, and for several seeds."""
     images: int | None = None
-    """That `right` is counted of; None for an average."""
+    """That `right` is counted of, or that an average of a dataset beside others is about; None for other averages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +102,14 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """The table of one dataset."""
+    """The table of one dataset, or of several with a column each."""
 
     dataset: str
+    """Empty for several."""
+    subject: str
+    """The dataset's title; of several datasets, their number."""
     headers: tuple[str, ...]
-    """Domains, and the averages where there are several."""
+    """Domains, or the titles of datasets, and the averages where there are several."""
     sections: tuple[Section, ...]
     sample: str = ""
     """Which of the images it is about; empty for all."""
@@ -119,12 +122,14 @@ class Table:
     @property
     def title(self) -> str:
         """The dataset, and all that the rows have in common: the backbone, or the prompt set or head."""
-        rows = self.rows
-        common = list(dict.fromkeys(row.column.backbone for row in rows))
-        if len(common) > 1 and len(self.sections) == 1:
-            common = [way(rows[0].column)]
-        sample = f", on {self.sample}" if self.sample else ""
-        return f"{self.dataset}{f', {common[0]}' if len(common) == 1 else ''}: accuracy, %{sample}"
+        column = self.rows[0].column
+        parts = [f"Top-1 accuracy (%) on {self.subject}"]
+        if all(row.column.backbone == column.backbone for row in self.rows):
+            parts.append(column.backbone)
+        elif len(self.sections) == 1:
+            zero_shot = f"{ZERO_SHOT}, prompt set {column.prompts}"
+            parts.append(zero_shot if column.head == ZERO_SHOT else column.head)
+        return ", ".join(parts + [f"on {self.sample}"] * bool(self.sample))
 
 
 def way(column: Column) -> str:

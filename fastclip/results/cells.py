@@ -244,6 +244,11 @@ class Evaluation:
         """Whether unreadable images keep a cell from having a number."""
         return self.unreadable_policy == "stop" and any(cell.unreadable for cell in self.cells)
 
+    def random_backbones(self, dataset: str | None = None) -> list[str]:
+        """The backbones whose weights were drawn, so that no number of theirs means anything; of all datasets."""
+        wanted = [each for each in self.recipes if dataset in (None, each.dataset) and each.recipe.random_weights]
+        return list(dict.fromkeys(each.backbone for each in wanted))
+
     def dataset(self, name: str) -> DatasetFacts:
         """The facts of the dataset called `name`."""
         return next(each for each in self.datasets if each.name == name)

@@ -207,7 +207,7 @@ def _accuracies(table: Table, decimals: int) -> Accuracies:
     domains = [
         number
         for number, name in enumerate(table.headers)
-        if any(row.numbers[number].images is not None for row in rows)
+        if table.dataset and any(row.numbers[number].images is not None for row in rows)
     ]
     first = table.sections[0] if table.sections else None
     drawn = rows if len(rows) <= MOST_ROWS or first is None else list(first.rows[:MOST_DOTS])

@@ -96,13 +96,14 @@ def _best(document: Document) -> Iterator[Best]:
     """The best comparable row of each table, by the macro average, or else by the last number."""
     for table in document.tables:
         place = table.headers.index(MACRO) if MACRO in table.headers else len(table.headers) - 1
+        over = f"average over {'domains' if table.dataset else 'datasets'}"
         rows = [row for row in table.rows if row.comparable]
         numbered = [row for row in rows if row.numbers[place].value is not None]
         if len(rows) > 1 and numbered:
             best = max(numbered, key=lambda row: row.numbers[place].value or 0)
             yield Best(
-                dataset=f"{table.dataset}{f', {table.sample}' if table.sample else ''}",
-                what="average over domains" if table.headers[place] == MACRO else table.headers[place],
+                dataset=f"{table.dataset or table.subject}{f', {table.sample}' if table.sample else ''}",
+                what=over if table.headers[place] == MACRO else table.headers[place],
                 row=called([row.column for row in rows])[best.column],
                 number=best.numbers[place].text,
                 interval=interval_text(best.numbers[place].interval, document.style.decimals),
@@ -110,9 +111,8 @@ def _best(document: Document) -> Iterator[Best]:
 
 
 def _notes(evaluation: Evaluation) -> Iterator[str]:
-    random = dict.fromkeys(used.backbone for used in evaluation.recipes if used.recipe.random_weights)
-    if random:
-        yield f"{listed(list(random))}: random weights, whose numbers mean nothing and are never marked."
+    if random := evaluation.random_backbones():
+        yield f"{listed(random)}: random weights, whose numbers mean nothing and are never marked."
     for each in evaluation.datasets:
         if each.protocol != "full":
             yield f"{each.name}: only the images of the protocol {each.protocol}, not comparable with other protocols."
