@@ -12,7 +12,6 @@ from rich.text import Text
 from fastclip.errors import printable
 from fastclip.report.numbers import percent
 from fastclip.report.style import plain_table
-from fastclip.results.cells import Column
 from fastclip.results.published.verdicts import (
     DIFFERS,
     NEAR_TIES,
@@ -123,15 +122,11 @@ def _average_table(averages: Sequence[AverageVerdict], odd: bool) -> Table:
     table = plain_table("backbone", *(("as printed", "yours", "corrected", "yours") if odd else ("table", "yours")))
     several = len({each.column.way for each in averages}) > 1
     for each in averages:
-        name = _name(each.column, several)
+        name = each.column.full_name if several else each.column.backbone
         printed = each.of_cells if each.printed is None else each.printed
         numbers = (printed, each.yours_as_printed, each.of_cells, each.yours) if odd else (printed, each.yours)
         table.add_row(name, *map(percent, numbers))
     return table
-
-
-def _name(column: Column, several: bool) -> str:
-    return f"{column.backbone}, {column.way}" if several else column.backbone
 
 
 def _where(some: Sequence[CellVerdict], cells: Sequence[CellVerdict]) -> str:

@@ -29,7 +29,7 @@ def verdict_grids(found: Against) -> tuple[Grid, ...]:
         rows = []
         for column in dict.fromkeys(each.column for each in cells):
             row = {each.domain: difference(each) for each in cells if each.column == column}
-            name = f"{column.backbone}, {column.way}" if several else column.backbone
+            name = column.full_name if several else column.backbone
             rows.append((name, *(row.get(domain, "") for domain in domains)))
         title = f"{dataset}: right answers, more or fewer than in the table"
         grids.append(Grid(title=title, headers=("backbone", *domains), rows=tuple(rows)))

@@ -29,6 +29,11 @@ class Column(NamedTuple):
     """Empty for a head that was fitted."""
 
     @property
+    def full_name(self) -> str:
+        """`RN50, photo`: the backbone and its prompt set or head."""
+        return f"{self.backbone}, {self.way}" if self.way else self.backbone
+
+    @property
     def way(self) -> str:
         """The column without its backbone: the prompt set of zero-shot, or the head's name."""
         return self.prompts if self.head == ZERO_SHOT else self.head

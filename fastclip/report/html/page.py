@@ -33,7 +33,7 @@ from fastclip.report.html.method import DEFINITIONS, Method, make_method
 from fastclip.report.html.plots import MOST_DRAWN_CLASSES, Panel, Value, heat_picture, make_axis, make_heat, make_panel
 from fastclip.report.html.shown import shown_answers
 from fastclip.report.html.verdict import Verdict, make_verdict
-from fastclip.report.html.words import called, full_name, listed, plural, ratio
+from fastclip.report.html.words import called, listed, plural, ratio
 from fastclip.report.numbers import BEST, TIED, Row, Table, TableStyle, interval_text, percent
 from fastclip.results.cells import Evaluation
 from fastclip.results.comparing.families import Family
@@ -161,7 +161,6 @@ def _render(page: Page, data: str) -> bytes:
     environment.globals.update(
         called=called,
         definitions=DEFINITIONS,
-        full_name=full_name,
         heat_picture=heat_picture,
         interval=interval_text,
         make_heat=make_heat,
@@ -175,9 +174,9 @@ def _render(page: Page, data: str) -> bytes:
         f"default-src 'none'; img-src data:; style-src '{_source(style)}'; script-src '{_source(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    # These three are ours: two files of this folder, and JSON without a `<`.
-    ours = {"css": Markup(style), "script": Markup(script), "data": Markup(data)}
-    text = environment.get_template("page.html.j2").render(page=page, policy=policy, **ours)
+    # Not escaped: two files of this folder, and JSON without a `<`.
+    trusted = {"css": Markup(style), "script": Markup(script), "data": Markup(data)}
+    text = environment.get_template("page.html.j2").render(page=page, policy=policy, **trusted)
     return text.encode()
 
 

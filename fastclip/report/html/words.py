@@ -36,11 +36,6 @@ def called(columns: Sequence[Column]) -> dict[Column, str]:
     return {each: f"{each.backbone}, {name}" for each, name in ways.items()}
 
 
-def full_name(column: Column) -> str:
-    """`RN50, photo`: a backbone and its prompt set or head."""
-    return f"{column.backbone}, {column.way}" if column.way else column.backbone
-
-
 def points(value: float | None, decimals: int) -> str:
     """`+1.25`: a difference of accuracies in points of percent. Zero has no sign."""
     if value is None:
