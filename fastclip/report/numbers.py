@@ -121,15 +121,11 @@ class Table:
 
     @property
     def title(self) -> str:
-        """The dataset, and all that the rows have in common: the backbone, or the prompt set or head."""
-        column = self.rows[0].column
-        parts = [f"Top-1 accuracy (%) on {self.subject}"]
-        if all(row.column.backbone == column.backbone for row in self.rows):
-            parts.append(column.backbone)
-        elif len(self.sections) == 1:
-            zero_shot = f"{ZERO_SHOT}, prompt set {column.prompts}"
-            parts.append(zero_shot if column.head == ZERO_SHOT else column.head)
-        return ", ".join(parts + [f"on {self.sample}"] * bool(self.sample))
+        """The dataset, and all that the rows have in common: a backbone, a head, a prompt set."""
+        names = [list(dict.fromkeys(each)) for each in zip(*(row.column for row in self.rows), strict=True)]
+        backbone, head, prompts = (each[0] if len(each) == 1 else "" for each in names)
+        common = [backbone, head, prompts and f"prompt set {prompts}", self.sample and f"on {self.sample}"]
+        return ", ".join([f"Top-1 accuracy (%) on {self.subject}", *filter(None, common)])
 
 
 def way(column: Column) -> str:
