@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from fastclip.errors import printable
 from fastclip.report.document import Document
 from fastclip.report.latex import escape
-from fastclip.report.numbers import MACRO, MICRO, RANDOM, Table, interval_ends, way
+from fastclip.report.numbers import MACRO, MICRO, RANDOM, Table, interval_ends
 
 COMMAND = r"""\providecommand*\fastclip[1]{%
   \ifcsname fastclip@#1\endcsname\csname fastclip@#1\endcsname
@@ -38,7 +38,7 @@ def macros(document: Document) -> str:
 
 
 def _values(table: Table, decimals: int) -> Iterator[tuple[str, str]]:
-    several = len({way(row.column) for row in table.rows}) > 1
+    several = len({row.column.full_way for row in table.rows}) > 1
     for row in table.rows:
         for header, number in zip(table.headers, row.numbers, strict=True):
             place = [table.dataset, table.sample, AVERAGES.get(header, header)]

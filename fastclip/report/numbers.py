@@ -90,7 +90,7 @@ class Section:
         """The name of one of its rows: its backbone, its prompt set, or its head."""
         if self.by_backbone:
             return row.column.backbone
-        return row.column.prompts if self.heading == "prompts" else way(row.column)
+        return row.column.prompts if self.heading == "prompts" else row.column.full_way
 
     @property
     def heading(self) -> str:
@@ -126,11 +126,6 @@ class Table:
         backbone, head, prompts = (each[0] if len(each) == 1 else "" for each in names)
         common = [backbone, head, prompts and f"prompt set {prompts}", self.sample and f"on {self.sample}"]
         return ", ".join([f"Top-1 accuracy (%) on {self.subject}", *filter(None, common)])
-
-
-def way(column: Column) -> str:
-    """`zero-shot, photo`, or the name of a fitted head."""
-    return f"{ZERO_SHOT}, {column.prompts}" if column.head == ZERO_SHOT else column.head
 
 
 def scaled(value: Fraction, decimals: int) -> int:

@@ -24,7 +24,6 @@ from fastclip.report.numbers import (
     Table,
     TableStyle,
     interval_text,
-    way,
 )
 from fastclip.report.style import plain_table, titled
 from fastclip.report.tables import accuracy_tables
@@ -70,7 +69,7 @@ def by_backbone(table: Table) -> rich.table.Table:
     for backbone in dict.fromkeys(row.column.backbone for row in table.rows):
         drawn.add_section()
         for number, row in enumerate(each for each in table.rows if each.column.backbone == backbone):
-            names = (backbone if not number else "", way(row.column))
+            names = (backbone if not number else "", row.column.full_way)
             drawn.add_row(*(Text(printable(name)) for name in names), *map(_number, row.numbers))
     return drawn
 

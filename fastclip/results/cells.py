@@ -34,6 +34,11 @@ class Column(NamedTuple):
         return f"{self.backbone}, {self.way}" if self.way else self.backbone
 
     @property
+    def full_way(self) -> str:
+        """`zero-shot, photo`, or the name of a fitted head: for a place where both kinds stand."""
+        return f"{ZERO_SHOT}, {self.prompts}" if self.head == ZERO_SHOT else self.head
+
+    @property
     def way(self) -> str:
         """The column without its backbone: the prompt set of zero-shot, or the head's name."""
         return self.prompts if self.head == ZERO_SHOT else self.head
