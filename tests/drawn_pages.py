@@ -24,9 +24,9 @@ from fastclip.results.cells import (
     UsedPrompts,
     UsedRecipe,
 )
-from fastclip.results.comparing.families import AllAtOnce, Comparison, Family, Rank
+from fastclip.results.comparing.columns import compare
+from fastclip.results.comparing.families import Family
 from fastclip.results.files.prediction_reader import PredictionRows
-from fastclip.results.pairs import find_pair
 from fastclip.results.patterns import count_patterns, near_ties
 from fastclip.results.published.verdicts import (
     DIFFERS,
@@ -37,13 +37,12 @@ from fastclip.results.published.verdicts import (
     AverageVerdict,
     CellVerdict,
 )
-from fastclip.results.statistics import holm, mcnemar, newcombe
 
 BACKBONES = ("RN50", "ViT-B/32", "ViT-L/14")
 Drawn = tuple[Evaluation, PredictionRows]
 
 
-def drawn_result(
+def drawn_input(
     images: int = 600,
     *,
     classes: int = 12,
@@ -150,30 +149,9 @@ def _cell(answers: DomainAnswers, column: Column, own: ColumnAnswers) -> Cell:
 
 
 def drawn_family(evaluation: Evaluation, name: str = "all against the first") -> Family:
-    """All columns against the first, corrected by Holm."""
-    columns = list(dict.fromkeys(cell.column for cell in evaluation.cells))
-    places = dict.fromkeys((cell.dataset, cell.domain) for cell in evaluation.cells)
-    pairs = [find_pair(evaluation, *place, column, columns[0]) for place in places for column in columns[1:]]
-    found = [pair for pair in pairs if pair]
-    tests = [mcnemar(pair.only_a, pair.only_b) for pair in found]
-    adjusted = holm([test.exact for test in tests])
-    comparisons = tuple(
-        Comparison(
-            pair=pair,
-            difference=(pair.only_a - pair.only_b) / pair.images,
-            interval=newcombe(pair.both, pair.only_a, pair.only_b, pair.neither),
-            p_exact=test.exact,
-            p_mid=test.mid,
-            p_adjusted=p,
-        )
-        for pair, test, p in zip(found, tests, adjusted, strict=True)
-    )
-    at_once = tuple(AllAtOnce(dataset=dataset, domain=domain, columns=len(columns), q=12.5, degrees=2, p=0.002)
-                    for dataset, domain in places)  # fmt: skip
-    ranks = tuple(Rank(dataset=evaluation.datasets[0].name, column=column, best=0.25, low=1, high=number)
-                  for number, column in enumerate(columns, 1))  # fmt: skip
-    return Family(name=name, reference=columns[0], correction="holm", tests=comparisons, at_once=at_once, ranks=ranks,
-                  notes=(f"a note of {name}",))  # fmt: skip
+    """The backbones of the first prompt set against the first of them, under a name of its own."""
+    family = compare(evaluation, "backbones", to=evaluation.cells[0].backbone)[0]
+    return replace(family, name=name, notes=(f"a note of {name}",))
 
 
 def drawn_against(evaluation: Evaluation, source: str = "a table", reason: str = "other templates") -> Against:

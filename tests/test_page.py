@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn_pages import Drawn, drawn_against, drawn_family, drawn_result, result_of_shards
+from drawn_pages import Drawn, drawn_against, drawn_family, drawn_input, result_of_shards
 from helpers import REPOSITORY, Sharded, recipe, shard, write
 from html_pages import Element, parse
 from PIL import Image
@@ -31,9 +31,10 @@ from fastclip.report.html.page import FOLDER, render_page
 from fastclip.report.html.plots import LEVELS, heat_picture, make_axis
 from fastclip.report.html.shown import shown_answers
 from fastclip.report.html.wrong import wrong_lists
-from fastclip.report.tables import TableStyle, percent
+from fastclip.report.numbers import TableStyle, percent
 from fastclip.results.answers import NO_ANSWER
 from fastclip.results.cells import Column, UnreadableImage, UsedPrompts
+from fastclip.results.comparing.columns import compare
 from fastclip.results.files.merging import merge
 from fastclip.results.files.result import to_json
 from fastclip.results.files.result_reader import parse_result
@@ -81,7 +82,7 @@ def rows_of(page: bytes, anchor: str, number: int = 0) -> list[list[str]]:
 
 
 def test_sections_stand_in_order_and_the_contents_lead_to_each():
-    page = parse(full_page(drawn_result(prompts=("photo", "plain"))))
+    page = parse(full_page(drawn_input(prompts=("photo", "plain"))))
     anchors = [each.attributes["id"] for each in page.all("section")]
     assert anchors == ["verdict", "tables", "published", "domains", "pairs", "prompts", "classes", "confusions",
                        "wrong", "unreadable", "method", "data"]  # fmt: skip
@@ -89,7 +90,7 @@ def test_sections_stand_in_order_and_the_contents_lead_to_each():
 
 
 def test_what_there_is_no_data_for_is_not_there_and_its_command_is_named():
-    evaluation, _ = drawn_result()
+    evaluation, _ = drawn_input()
     page = parse(page_of((evaluation, None)))  # type: ignore[arg-type]
     anchors = [each.attributes["id"] for each in page.all("section")]
     assert anchors == ["verdict", "tables", "domains", "method", "data"]
@@ -105,8 +106,8 @@ def test_what_there_is_no_data_for_is_not_there_and_its_command_is_named():
 
 def test_equal_input_gives_equal_bytes_in_every_process():
     code = (
-        "import hashlib; from test_page import full_page; from drawn_pages import drawn_result; "
-        "print(hashlib.sha256(full_page(drawn_result(120))).hexdigest())"
+        "import hashlib; from test_page import full_page; from drawn_pages import drawn_input; "
+        "print(hashlib.sha256(full_page(drawn_input(120))).hexdigest())"
     )
     path = f"{REPOSITORY}:{REPOSITORY / 'tests'}"
     found = [
@@ -119,7 +120,7 @@ def test_equal_input_gives_equal_bytes_in_every_process():
         for seed in ("1", "2")
     ]
     digests = [each.communicate()[0].strip() for each in found]
-    assert digests == [hashlib.sha256(full_page(drawn_result(120))).hexdigest()] * 2
+    assert digests == [hashlib.sha256(full_page(drawn_input(120))).hexdigest()] * 2
 
 
 def test_a_page_needs_no_torch():
@@ -132,7 +133,7 @@ def test_a_page_needs_no_torch():
 
 
 def test_the_table_holds_the_results_numbers_with_marks_and_intervals():
-    evaluation, answers = drawn_result()
+    evaluation, answers = drawn_input()
     table = section(page_of((evaluation, answers)), "tables").one("table")
     cells = {(cell.backbone, cell.domain): cell for cell in evaluation.cells}
     backbones = list(dict.fromkeys(backbone for backbone, _ in cells))
@@ -154,7 +155,7 @@ def test_the_table_holds_the_results_numbers_with_marks_and_intervals():
 
 
 def test_the_verdict_counts_images_and_cells_and_names_the_digest_of_the_result():
-    evaluation, answers = drawn_result(1234)
+    evaluation, answers = drawn_input(1234)
     text = section(page_of((evaluation, answers)), "verdict").text
     assert "Complete: every image was classified." in text
     assert "1,234 images of 1 dataset (2 domains); 3 backbones × 1 prompt set: 6 cells." in text
@@ -164,7 +165,7 @@ def test_the_verdict_counts_images_and_cells_and_names_the_digest_of_the_result(
 
 @pytest.mark.parametrize("policy", ["stop", "wrong", "exclude"])
 def test_the_verdict_says_what_unreadable_images_mean(policy: str):
-    evaluation, answers = drawn_result()
+    evaluation, answers = drawn_input()
     broken = tuple(
         UnreadableImage(dataset="letters", domain="art", path=f"c/{n}.jpg", reason="cut") for n in range(250)
     )
@@ -184,7 +185,7 @@ def test_the_verdict_says_what_unreadable_images_mean(policy: str):
 
 
 def test_an_incomplete_result_says_so_first():
-    evaluation, answers = drawn_result()
+    evaluation, answers = drawn_input()
     cells = tuple(
         replace(c, missing_shards=1, images=c.images + 9) if c.domain == "art" else c for c in evaluation.cells
     )
@@ -193,7 +194,7 @@ def test_an_incomplete_result_says_so_first():
 
 
 def test_random_weights_are_never_the_best_and_are_named():
-    evaluation, answers = drawn_result()
+    evaluation, answers = drawn_input()
     drawn = replace(recipe(), backbone="ViT-L/14", weights="random: seed 1")
     recipes = [replace(each, recipe=drawn) if each.backbone == "ViT-L/14" else each for each in evaluation.recipes]
     page = page_of((replace(evaluation, recipes=tuple(recipes)), answers))
@@ -203,7 +204,7 @@ def test_random_weights_are_never_the_best_and_are_named():
 
 
 def test_verdicts_against_a_published_table_say_by_how_many_images():
-    drawn = drawn_result()
+    drawn = drawn_input()
     page = page_of(drawn, against=drawn_against(drawn[0], reason="other templates"))
     matrix = rows_of(page, "published")
     words = ["✓ same", "near ties", "✗ differs by −3", "not comparable"]
@@ -222,7 +223,7 @@ def test_verdicts_against_a_published_table_say_by_how_many_images():
 
 
 def test_pairs_show_net_images_and_the_adjusted_p():
-    drawn = drawn_result()
+    drawn = drawn_input()
     family = drawn_family(drawn[0])
     rows = rows_of(page_of(drawn, families=(family,)), "pairs")
     assert len(rows) == len(family.tests) == 4
@@ -236,10 +237,37 @@ def test_pairs_show_net_images_and_the_adjusted_p():
         assert (low, high) == pytest.approx((test.interval.low * 100, test.interval.high * 100), abs=0.005)
 
 
+def test_a_family_says_how_many_of_its_tests_it_shows():
+    drawn = drawn_input()
+    (chosen,) = compare(drawn[0], "backbones")
+    shown = section(page_of(drawn, families=(chosen,)), "pairs")
+    assert shown.one("h3").text.endswith("6 tests, of all pairs")
+    assert shown.one("summary").text == "4 of the 6 tests against ViT-L/14, p corrected by Holm"
+    (given,) = compare(drawn[0], "backbones", to="RN50")
+    shown = section(page_of(drawn, families=(given,)), "pairs")
+    assert shown.one("summary").text == "4 tests against RN50, p corrected by Holm"
+    assert [each.text for each in shown.all("thead")[1].all("th")] == ["domain", "backbones", "Q", "degrees", "p"]
+
+
+def test_the_first_section_speaks_plainly():
+    """Of a result with one backbone, on a dataset whose images are too alike, by the average over images."""
+    evaluation, _ = drawn_input(dataset="office31", prompts=("photo", "plain"), backbones=("RN50",))
+    text = section(page_of((evaluation, None), style=TableStyle(average="micro")), "verdict").text  # type: ignore[arg-type]
+    assert "Paired tests: fastclip compare RESULT" in text and "--of" not in text
+    assert "Caveats Intervals are too narrow for office31: it has several photos" in text
+    assert "Best on office31 (average over images): p" in text
+
+
+def test_the_bound_of_near_ties_is_a_plain_number():
+    drawn = drawn_input()
+    assert "(margin below 0.001)" in section(page_of(drawn, against=drawn_against(drawn[0])), "published").text
+
+
 def test_prompt_sets_are_compared_by_average():
-    evaluation, answers = drawn_result(prompts=("photo", "plain"))
+    evaluation, answers = drawn_input(prompts=("photo", "plain"))
     page = page_of((evaluation, answers))
     rows = {row[0]: row[1:] for row in rows_of(page, "prompts")}
+    assert list(rows) == ["RN50", "ViT-B/32", "ViT-L/14"]
     for backbone, texts in rows.items():
         for prompts, text in zip(("photo", "plain"), texts, strict=True):
             cells = [c for c in evaluation.cells if (c.backbone, c.prompts) == (backbone, prompts)]
@@ -247,7 +275,7 @@ def test_prompt_sets_are_compared_by_average():
 
 
 def test_a_test_that_says_nothing_has_no_p_and_a_family_of_two_runs_has_no_reference():
-    drawn = drawn_result()
+    drawn = drawn_input()
     family = drawn_family(drawn[0])
     silent = tuple(replace(each, p_exact=None, p_mid=None, p_adjusted=None) for each in family.tests)
     page = page_of(drawn, families=(replace(family, tests=silent, reference=None, of="runs"),))
@@ -257,7 +285,7 @@ def test_a_test_that_says_nothing_has_no_p_and_a_family_of_two_runs_has_no_refer
 
 
 def test_only_the_first_family_of_a_kind_has_plots_and_a_page_has_no_end_of_them():
-    drawn = drawn_result()
+    drawn = drawn_input()
     family = drawn_family(drawn[0])
     others = [replace(family, name=f"family {number}") for number in range(MOST_FAMILIES + 2)]
     pairs = section(page_of(drawn, families=(family, replace(family, of="prompts"), *others)), "pairs")
@@ -273,7 +301,8 @@ def test_several_datasets_are_told_apart_and_share_the_pictures(shapes: Sharded,
     anchors = ("tables", "classes", "confusions", "wrong")
     titles = {anchor: [each.text for each in page.one("section", id=anchor).all("h3")] for anchor in anchors}
     assert titles["classes"] == titles["confusions"] == ["shapes", "fruit"]
-    assert titles["tables"] == [f"{name}, zero-shot, photo: accuracy, %" for name in ("shapes", "fruit")]
+    subjects = ("2 datasets", "shapes", "fruit")
+    assert titles["tables"] == [f"Top-1 accuracy (%) on {each}, zero-shot, prompt set photo" for each in subjects]
     assert titles["wrong"][0] == "shapes" and "fruit" in titles["wrong"]
     assert 10 <= len(page.all("img")) <= 15, "half of the pictures are for the other dataset, which is not there"
     assert "There are no shards of fruit" in page.one("section", id="wrong").text
@@ -301,7 +330,7 @@ BEST = Column("ViT-L/14", "zero-shot", "photo")
 
 
 def test_classes_and_confusions_are_those_of_a_plain_loop():
-    drawn = with_unreadable(drawn_result(1500, classes=30))
+    drawn = with_unreadable(drawn_input(1500, classes=30))
     counts = plain_counts(drawn, BEST)
     page = page_of(drawn)
     images = Counter[int]()
@@ -326,7 +355,7 @@ def test_classes_and_confusions_are_those_of_a_plain_loop():
 
 
 def test_wrong_images_are_those_of_a_plain_loop():
-    drawn = with_unreadable(drawn_result(400))
+    drawn = with_unreadable(drawn_input(400))
     page = section(page_of(drawn), "wrong")
     suspects, wrong = [], []
     for (_, domain), each in drawn[1].domains.items():
@@ -349,7 +378,7 @@ def test_wrong_images_are_those_of_a_plain_loop():
 
 
 def test_each_wrong_image_says_who_is_right():
-    drawn = drawn_result(400)
+    drawn = drawn_input(400)
     sample = section(page_of(drawn), "wrong").all("ul")[1].all("li")
     answers = {domain: each for (_, domain), each in drawn[1].domains.items()}
     for item in sample:
@@ -361,7 +390,7 @@ def test_each_wrong_image_says_who_is_right():
 
 def test_the_sample_is_drawn_by_the_digest_of_the_images_alone():
     def sample(seed_of_digest: str) -> Sequence[object]:
-        evaluation, answers = drawn_result(2000)
+        evaluation, answers = drawn_input(2000)
         facts = replace(evaluation.datasets[0], manifest_sha256=seed_of_digest)
         (shown,) = shown_answers(replace(evaluation, datasets=(facts,)), answers)
         return next(each.places for each in wrong_lists(shown, 0, with_pictures=False) if each.kind == "sample")
@@ -370,7 +399,7 @@ def test_the_sample_is_drawn_by_the_digest_of_the_images_alone():
 
 
 def test_the_data_block_is_the_result():
-    evaluation, answers = drawn_result(names=["</script><b>", *map(str, range(11))])
+    evaluation, answers = drawn_input(names=["</script><b>", *map(str, range(11))])
     page = page_of((evaluation, answers))
     block = parse(page).one("script", id="result").raw
     assert "<" not in block
@@ -378,7 +407,7 @@ def test_the_data_block_is_the_result():
 
 
 def test_a_result_too_long_for_the_page_says_what_is_left_out():
-    evaluation, answers = drawn_result(20 * 150, domains=[f"site {n}" for n in range(150)], prompts=list("abcdefgh"))
+    evaluation, answers = drawn_input(20 * 150, domains=[f"site {n}" for n in range(150)], prompts=list("abcdefgh"))
     assert len(to_json(evaluation)) > 2_000_000
     page = parse(page_of((evaluation, answers)))
     document = json.loads(page.one("script", id="result").raw)
@@ -391,7 +420,7 @@ def test_a_result_too_long_for_the_page_says_what_is_left_out():
 
 
 def test_dots_lie_where_their_numbers_are_on_an_axis_whose_range_is_stated():
-    evaluation, answers = drawn_result()
+    evaluation, answers = drawn_input()
     panel = section(page_of((evaluation, answers)), "domains").all("svg")[0]
     stated = re.search(r"from (\S+) to (\S+)", panel.one("title").text if len(panel.all("title")) == 1 else panel.text)
     assert stated
@@ -413,7 +442,7 @@ def test_an_axis_holds_its_values_and_has_few_round_marks(low: float, high: floa
 
 
 def test_a_matrix_of_many_classes_is_a_picture_of_a_pixel_a_cell():
-    drawn = drawn_result(3000, classes=41)
+    drawn = drawn_input(3000, classes=41)
     counts = plain_counts(drawn, BEST)
     image = section(page_of(drawn), "confusions").one("img")
     picture = Image.open(io.BytesIO(base64.b64decode(image.attributes["src"].partition(",")[2])))
@@ -428,7 +457,7 @@ def test_a_matrix_of_many_classes_is_a_picture_of_a_pixel_a_cell():
 
 
 def test_a_matrix_of_few_classes_is_drawn_and_says_k_of_n():
-    drawn = drawn_result(600, classes=12)
+    drawn = drawn_input(600, classes=12)
     counts = plain_counts(drawn, BEST)
     drawing = section(page_of(drawn), "confusions").one("svg")
     titles = {each.one("title").text for each in drawing.all("rect") if each.all("title")}
@@ -446,7 +475,7 @@ def test_a_picture_of_345_classes_is_small():
 
 def hostile_page() -> bytes:
     """A page on which every text from elsewhere is hostile."""
-    drawn = drawn_result(
+    drawn = drawn_input(
         300, names=HOSTILE, classes=len(HOSTILE), domains=HOSTILE[:4], backbones=HOSTILE[:5], prompts=HOSTILE[5:8]
     )
     evaluation, answers = drawn
@@ -522,7 +551,7 @@ TAGS = {
 }
 
 
-@pytest.mark.parametrize("make", [hostile_page, lambda: full_page(drawn_result(200, classes=50))])
+@pytest.mark.parametrize("make", [hostile_page, lambda: full_page(drawn_input(200, classes=50))])
 def test_nothing_on_a_page_can_run_or_load(make: Any):
     page = parse(make())
     everything = page.all()
@@ -550,7 +579,7 @@ def test_hostile_texts_are_shown_as_they_are_with_control_characters_as_numbers(
 
 
 def test_the_policy_allows_the_pages_own_style_and_script_and_nothing_else():
-    page = parse(page_of(drawn_result(50)))
+    page = parse(page_of(drawn_input(50)))
     policy = page.one("meta", **{"http-equiv": "Content-Security-Policy"}).attributes["content"]
     sources = [
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
@@ -575,21 +604,21 @@ def test_the_script_is_short_and_no_template_switches_escaping_off():
 
 def test_the_size_of_a_page_does_not_depend_on_the_number_of_predictions():
     sizes = [
-        len(full_page(drawn_result(rows // 6, classes=65, prompts=("photo", "plain"))))
+        len(full_page(drawn_input(rows // 6, classes=65, prompts=("photo", "plain"))))
         for rows in (1000, 100_000, 500_000)
     ]
     assert max(sizes) < 1.1 * min(sizes), sizes
 
 
 def test_many_classes_domains_and_rows_fit_on_a_page():
-    many = drawn_result(
+    many = drawn_input(
         8000, classes=345, domains=[f"site {n}" for n in range(200)], backbones=[f"B{n}" for n in range(9)]
     )
     assert len(full_page(many)) < 3_000_000
 
 
 def test_a_page_too_large_for_browsers_is_refused():
-    evaluation, answers = drawn_result(50)
+    evaluation, answers = drawn_input(50)
     evaluation = replace(evaluation, prompts={"photo": UsedPrompts(templates=("x" * 6_000_000,))})
     with pytest.raises(UserError, match=r"The page would have .* bytes") as caught:
         page_of((evaluation, answers))

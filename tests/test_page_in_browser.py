@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from drawn_pages import drawn_result, result_of_shards
+from drawn_pages import drawn_input, result_of_shards
 from helpers import Sharded
 from test_page import HOSTILE, full_page, hostile_page
 
@@ -74,8 +74,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory, shapes: Sharded) -> dict[str
     """Pages by name."""
     folder = tmp_path_factory.mktemp("pages")
     made = {
-        "full": full_page(drawn_result(prompts=("photo", "plain"))),
-        "many classes": full_page(drawn_result(2000, classes=60, domains=[f"site {n}" for n in range(30)])),
+        "full": full_page(drawn_input(prompts=("photo", "plain"))),
+        "many classes": full_page(drawn_input(2000, classes=60, domains=[f"site {n}" for n in range(30)])),
         "pictures": full_page(result_of_shards(shapes), shards=shapes.shards),
         "hostile": hostile_page(),
     }

@@ -188,6 +188,37 @@ def test_options_that_do_not_go_together_are_refused(fastclip: Program):
         two_lines(fastclip.here("report", name, *words), 2)
 
 
+@pytest.mark.parametrize(
+    ("option", "formats"),
+    [
+        ("--predictions nothere.parquet", ()),
+        ("--thumbnails 0", ("--latex",)),
+        ("--shards shards", ()),
+        ("--mark tied", ("--csv", "--macros")),
+        ("--mark best", ("--json",)),
+        ("--against published", ("--csv", "--macros")),
+        ("--decimals 2", ("--csv",)),
+        ("--average macro", ("--json",)),
+        ("--intervals", ("--macros",)),
+        ("--float", ("--markdown",)),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(option: str, formats: tuple[str, ...], fastclip: Program):
+    (name,) = put(fastclip.folder, it=drawn_result(COUNTS))
+    words = [word for each in formats for word in (each, each.strip("-"))]
+    refused = two_lines(fastclip.here("report", name, *option.split(), *words), 2)
+    assert f"{option.split()[0]} would change nothing here" in refused
+
+
+def test_marks_that_are_asked_for_are_shown_or_said_to_be_missing(fastclip: Program):
+    (name,) = put(fastclip.folder, it=drawn_result(COUNTS))
+    missing = "Nothing is marked here."
+    assert missing in fastclip.here("report", name, "--mark", "best").out, "no terminal"
+    for words in ((), ("--mark", "none")):
+        assert missing not in fastclip.here("report", name, *words).out
+    assert "**91.00**" in fastclip.here("report", name, "--mark", "best", "--markdown", "-").out
+
+
 def test_options_of_the_look_reach_the_formats(fastclip: Program):
     (name,) = put(fastclip.folder, it=drawn_result(COUNTS))
     words = ("--decimals", "1", "--average", "both", "--mark", "none", "--intervals", "--markdown", "-")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from drawn_tables import HOSTILE, drawn_result
+from helpers import REPOSITORY
 from rich.console import Console
 
 from fastclip.errors import printable
@@ -23,11 +24,13 @@ from fastclip.report.document import make_document
 from fastclip.report.latex import latex
 from fastclip.report.macros import macros
 from fastclip.report.markdown import markdown
-from fastclip.report.tables import BEST, SECOND, TIED, TableStyle, accuracy_tables, percent
+from fastclip.report.numbers import BEST, SECOND, TIED, TableStyle, percent
+from fastclip.report.tables import accuracy_tables
 from fastclip.report.terminal import interval_tables, tables
 from fastclip.results.cells import Evaluation, Patterns
 from fastclip.results.files.result import to_json
 from fastclip.results.files.result_reader import parse_result
+from fastclip.results.statistics import wilson
 
 COUNTS = {
     ("photo", "RN50", "photo"): (80, 100),
@@ -125,6 +128,10 @@ def test_macros_hold_every_number_and_count():
         for domain, number in zip(("photo", "sketch", "average"), numbers, strict=True):
             assert found[f"letters/{domain}/{name}"] == number
     assert (found["letters/sketch/RN50/right"], found["letters/sketch/RN50/images"]) == ("300", "401")
+    interval = wilson(300, 401)
+    ends = (found["letters/sketch/RN50/low"], found["letters/sketch/RN50/high"])
+    assert ends == (f"{interval.low * 100:.2f}", f"{interval.high * 100:.2f}")
+    assert "letters/average/RN50/low" in found and "letters/average/RN50/right" not in found
     several = macros(document(drawn_result({(*key[:2], way): value for key, value in COUNTS.items() for way in "ab"})))
     alike = macros(document(drawn_result({("a b", "RN50", "p"): (1, 4), ("a-b", "RN50", "p"): (3, 4)})))
     assert "letters/a-b/RN50\\endcsname{25.00}" in alike and "letters/a-b/RN50-2\\endcsname{75.00}" in alike
@@ -314,6 +321,25 @@ def test_a_terminal_shows_hostile_names_without_control_characters():
         assert printable(name) in capture.get()
 
 
+NINE = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
+
+
+@pytest.mark.parametrize(
+    ("paper", "domains", "intervals"),
+    [("twocolumn", "abc", False), ("onecolumn", "abcd", True), ("twocolumn", "abcdefgh", False)],
+)
+def test_tables_fit_the_columns_of_a_paper(paper: str, domains: str, intervals: bool, compiled, tmp_path: Path):
+    counts = {(f"place {d}", name, "photo"): (1234, 2345) for name in NINE for d in domains}
+    (tmp_path / "float.tex").write_text(latex(document(drawn_result(counts), intervals=intervals), as_float=True))
+    body = r"\input{float}"
+    if len(domains) < 5:  # a float takes both columns where a tabular would not fit one
+        (tmp_path / "bare.tex").write_text(latex(document(drawn_result(counts), intervals=intervals)))
+        body += r"Before.\input{bare}After.\input{bare}"
+    text, log = compiled(body, paper=paper)
+    assert "Overfull" not in log and "\n!" not in log
+    assert "Top-1 accuracy (%) on letters, zero-shot, prompt set photo." in " ".join(text.split())
+
+
 PDF = [shutil.which(name) for name in ("pdflatex", "pdftotext")]
 
 
@@ -323,8 +349,9 @@ def compiled(tmp_path: Path):
     if not all(PDF):
         pytest.skip("pdflatex or pdftotext is not installed")
 
-    def run(body: str, preamble: str = "") -> tuple[str, str]:
-        head = r"\documentclass{article}\usepackage{booktabs}\usepackage[paperwidth=500cm,paperheight=300cm]{geometry}"
+    def run(body: str, preamble: str = "", paper: str = "") -> tuple[str, str]:
+        size = "" if paper else r"\usepackage[paperwidth=500cm,paperheight=300cm]{geometry}"
+        head = rf"\documentclass[{paper}]{{article}}\usepackage{{booktabs}}{size}"
         whole = rf"{head}{preamble}\begin{{document}}{body}\end{{document}}"
         (tmp_path / "it.tex").write_text(whole, "utf-8")
         command = [PDF[0], "-interaction=nonstopmode", "-no-shell-escape", "it.tex"]
@@ -372,6 +399,14 @@ def test_macros_print_numbers_and_an_unknown_name_is_an_error(compiled, tmp_path
     )
     assert "\n!" not in log
     assert "On 74.56" in text and re.search(r"It is 77.41 of 100, and 3.00, 33.33\.", text)
+    ways = {("outline", backbone, way): (140, 204) for backbone in ("tiny", "ViT-B/32") for way in ("photo", "x")}
+    (tmp_path / "shapes.tex").write_text(macros(document(drawn_result(ways, dataset="shapes"))), "utf-8")
+    page = (REPOSITORY / "docs" / "paper.md").read_text("utf-8")
+    named = re.findall(r"`\\fastclip\{(.*?)\}`", page)
+    named += [f"{named[0]}/{end}" for end in re.findall("`…/([a-z]+)`", page)]
+    assert len(named) == 5
+    text, log = compiled(" ".join(rf"\fastclip{{{name}}}" for name in named), r"\input{shapes}")
+    assert "\n!" not in log and "68.63 140 204" in text, "the names of the documentation"
     text, log = compiled(r"It is \fastclip{letters/skecth/RN50}.", both)
     assert "! fastclip: no number is called 'letters/skecth/RN50'" in log and "??" in text
 

@@ -200,14 +200,16 @@ def _print_forecast(setup: Setup) -> None:
 def _print_results(setup: Setup, evaluation: Evaluation, failures: list[FastclipError], messages: Console) -> None:
     """The table, its footnotes, and the shards that were given up."""
     from fastclip.cli.console import out
+    from fastclip.report.document import average_notes
     from fastclip.report.head_notes import given_head_notes
     from fastclip.report.heads import head_tables
+    from fastclip.report.tables import accuracy_tables
     from fastclip.report.terminal import footnotes, tables
 
     console = out()
     for table in head_tables(evaluation) if evaluation.heads else tables(evaluation):
         console.print(table)
-    for line in given_head_notes(evaluation):
+    for line in [*average_notes(accuracy_tables(evaluation)), *given_head_notes(evaluation)]:
         console.print(line, style="dim")
     can_go_on = not evaluation.complete and not failures and _is_anything_left(setup)
     for line in footnotes(evaluation, can_go_on=can_go_on):

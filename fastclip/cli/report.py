@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,11 +18,26 @@ from fastclip.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fastclip.report.tables import TableStyle
+    from fastclip.report.numbers import TableStyle
+    from fastclip.results.published.verdicts import Against
 
 FILES = {"rich_help_panel": "Files; - is standard output"}
 LOOK = {"rich_help_panel": "How tables look"}
 PAGE = {"rich_help_panel": "The page"}
+
+READ_BY = {
+    "against": {"terminal", "markdown", "latex", "json", "html"},
+    "decimals": {"terminal", "markdown", "latex", "macros", "html"},
+    "average": {"terminal", "markdown", "latex", "macros", "html"},
+    "mark": {"terminal", "markdown", "latex", "html"},
+    "intervals": {"terminal", "markdown", "latex", "html"},
+    "float": {"latex"},
+    "predictions": {"html"},
+    "shards": {"html"},
+    "thumbnails": {"html"},
+}
+"""The formats in which an option shows."""
+NO_MARKS = "Nothing is marked here. --markdown - prints the marks of --mark as text."
 
 
 def command(
@@ -48,27 +64,31 @@ def command(
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="A row a cell, with its counts.", **FILES)] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="All results as one.", **FILES)] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="One page with plots and images.", **FILES)] = None,
-    decimals: Annotated[int, typer.Option(metavar="N", help="Of percentages.", **LOOK)] = 2,
+    decimals: Annotated[int | None, typer.Option(metavar="N", help="Of percentages. Default: 2.", **LOOK)] = None,
     mark: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="best|tied|none",
-            help="The best and the second of each column; or all that a test cannot tell from the best.",
+            help="The best and the second of each column (default); or all that a test cannot tell from the best.",
             **LOOK,
         ),
-    ] = "best",
+    ] = None,
     average: Annotated[
-        str, typer.Option(metavar="macro|micro|both", help="Average domains, or all images.", **LOOK)
-    ] = "macro",
+        str | None,
+        typer.Option(metavar="macro|micro|both", help="Average domains (default), or all images.", **LOOK),
+    ] = None,
     intervals: Annotated[bool, typer.Option("--intervals", help="Show 95% confidence intervals.", **LOOK)] = False,
     as_float: Annotated[bool, typer.Option("--float", help="LaTeX: a float with a caption.", **LOOK)] = False,
     predictions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Default: those beside the result.", **PAGE)
     ] = None,
     shards: Annotated[
-        str, typer.Option(metavar="DIR", help="Folder of all sharded datasets, for pictures.", **PAGE)
-    ] = "shards",
-    thumbnails: Annotated[int, typer.Option(metavar="N", min=0, help="Pictures at most.", **PAGE)] = 400,
+        str | None,
+        typer.Option(metavar="DIR", help="Folder of all sharded datasets, for pictures. Default: shards.", **PAGE),
+    ] = None,
+    thumbnails: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Pictures at most. Default: 400.", **PAGE)
+    ] = None,
     epsilon: Annotated[
         str | None,
         typer.Option(
@@ -82,62 +102,73 @@ def command(
     Reads files only: no model, no images. Several results become one table if they are about the same images.
     """
     from fastclip.cli.console import err, out
-    from fastclip.report.tables import TableStyle
+    from fastclip.report.numbers import TableStyle
 
     console, messages = out(), err()
     if not results:
         return _print_runs(console)
-    style = TableStyle(decimals=decimals, mark=mark, average=average, intervals=intervals)
+    look: dict[str, Any] = {"decimals": decimals, "mark": mark, "average": average, "intervals": intervals or None}
+    style = replace(TableStyle(), **{name: value for name, value in look.items() if value is not None})
     formats = {"markdown": markdown, "latex": latex, "macros": macros, "csv": csv, "json": json, "html": html}
     files = {name: path for name, path in formats.items() if path}
-    _check(files, as_float=as_float, epsilon=epsilon, against=against)
+    page = {"shards": shards, "thumbnails": thumbnails, "predictions": None if epsilon else predictions}
+    _check(files, look | page | {"against": against, "float": as_float or None}, epsilon)
     near = None if epsilon is None else find_epsilon(epsilon)
-    inputs = read_inputs(results, predictions, answers=html is not None or near is not None, patterns=mark == "tied")
+    inputs = read_inputs(
+        results, predictions, answers=html is not None or near is not None, patterns=style.mark == "tied"
+    )
     found = find_verdicts(inputs, against, near) if against else None
     if not files:
-        _print(inputs, style, found, console)
+        _print(inputs, style, found, console, marks_wanted=mark not in (None, "none"))
     for name, path in files.items():
         if name == "html":
-            data = _page(inputs, found, style, shards, thumbnails)
+            data = _page(inputs, found, style, shards or "shards", 400 if thumbnails is None else thumbnails)
         else:
             data = _render(name, inputs, style, found, as_float).encode()
         _write(path, data, messages)
     return None
 
 
-def _check(files: dict[str, Path], *, as_float: bool, epsilon: str | None, against: str | None) -> None:
-    """Raise `UserError` for options that do not go together, and for a file that cannot be written."""
+def _check(files: Mapping[str, Path], options: Mapping[str, object], epsilon: str | None) -> None:
+    """Raise `UserError` for options that do not go together, and for a file that cannot be written.
+
+    Of `options`, those of READ_BY, each is None if it is not given.
+    """
     from fastclip.files import check_place
 
     if sum(str(path) == "-" for path in files.values()) > 1:
         raise UserError("Two formats at once would be mixed on standard output.", fix="Give one of them a file.")
-    if as_float and "latex" not in files:
-        raise UserError("--float is for LaTeX.", fix="fastclip report RESULT --latex FILE --float")
-    if epsilon is not None and not against:
+    for name, formats in READ_BY.items():
+        if options[name] is not None and not formats & (files.keys() or {"terminal"}):
+            more = " or ".join(f"--{each} FILE" for each in sorted(formats - {"terminal"}))
+            raise UserError(f"--{name} would change nothing here.", fix=f"Leave it out, or add {more}.")
+    if epsilon is not None and options["against"] is None:
         raise UserError("--epsilon is for --against.", fix="fastclip report RESULT --against published --epsilon E")
     for path in files.values():
         if str(path) != "-":
             check_place(path)
 
 
-def _print(inputs: Inputs, style: TableStyle, found: Any, console: Console) -> None:
+def _print(inputs: Inputs, style: TableStyle, found: Against | None, console: Console, *, marks_wanted: bool) -> None:
     from fastclip.report.document import make_document
     from fastclip.report.heads import pair_tables
     from fastclip.report.terminal import interval_tables, tables
     from fastclip.report.transfers import is_adapted
 
     evaluation = inputs.evaluation
-    style = style if console.is_terminal else replace(style, mark="none")
-    adapted = is_adapted(evaluation)
-    if style.intervals:
-        shown = interval_tables(evaluation, style)
+    adapted = is_adapted(evaluation) and not style.intervals
+    without_marks = adapted or not console.is_terminal
+    style = replace(style, mark="none") if without_marks else style
+    if adapted:
+        shown = pair_tables(evaluation, style.decimals)
     else:
-        shown = pair_tables(evaluation) if adapted else tables(evaluation, style)
+        shown = (interval_tables if style.intervals else tables)(evaluation, style)
     for table in shown:
         console.print(table)
     document = make_document(evaluation, style, "")
-    signs = document.signs if style.intervals or not adapted else ()
-    for line in (*signs, *document.labels, *document.made):
+    signs = () if adapted else document.signs
+    unmarked = (NO_MARKS,) if marks_wanted and without_marks else ()
+    for line in (*unmarked, *signs, *document.labels, *document.made):
         console.print(line, style="dim")
     if found:
         from fastclip.report.against import verdict_parts
@@ -148,7 +179,7 @@ def _print(inputs: Inputs, style: TableStyle, found: Any, console: Console) -> N
     console.print(f"As a page: fastclip report {words} --html report.html", soft_wrap=True)
 
 
-def _render(name: str, inputs: Inputs, style: TableStyle, found: Any, as_float: bool) -> str:
+def _render(name: str, inputs: Inputs, style: TableStyle, found: Against | None, as_float: bool) -> str:
     """The text of a format."""
     from fastclip.report.csv_file import csv_file
     from fastclip.report.document import make_document
@@ -166,11 +197,11 @@ def _render(name: str, inputs: Inputs, style: TableStyle, found: Any, as_float: 
     return (markdown if name == "markdown" else macros)(document)
 
 
-def _json(inputs: Inputs, found: Any) -> str:
+def _json(inputs: Inputs, found: Against | None) -> str:
     from fastclip.report.terminal import random_warning
     from fastclip.results.files.result import to_json
 
-    more: dict[str, Any] = {}
+    more: dict[str, object] = {}
     if warning := random_warning(inputs.merged):
         more["warning"] = warning.strip(" —")
     if found:
@@ -180,10 +211,10 @@ def _json(inputs: Inputs, found: Any) -> str:
     return to_json(inputs.merged, **more).decode()
 
 
-def _page(inputs: Inputs, found: Any, style: TableStyle, shards: str, thumbnails: int) -> bytes:
-    from fastclip.report.html.page import render_page  # type: ignore[import-not-found]
+def _page(inputs: Inputs, found: Against | None, style: TableStyle, shards: str, thumbnails: int) -> bytes:
+    from fastclip.report.html.page import render_page
 
-    page: bytes = render_page(
+    return render_page(
         inputs.evaluation,
         answers=inputs.answers,
         against=found,
@@ -192,7 +223,6 @@ def _page(inputs: Inputs, found: Any, style: TableStyle, shards: str, thumbnails
         shards=shards,
         thumbnails=thumbnails,
     )
-    return page
 
 
 def _write(path: Path, data: bytes, messages: Console) -> None:

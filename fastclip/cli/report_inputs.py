@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastclip.errors import UserError, printable
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fastclip.results.comparing.columns import Family
     from fastclip.results.files.kept import Kept
     from fastclip.results.files.prediction_reader import PredictionRows
+    from fastclip.results.published.verdicts import Against
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ def _answers(kept: Sequence[Kept]) -> PredictionRows | None:
     )
 
 
-def against(inputs: Inputs, name: str, epsilon: float | None) -> Any:
+def against(inputs: Inputs, name: str, epsilon: float | None) -> Against:
     """The verdicts against the published table, or against that in a file."""
     from fastclip.results.published.against import against
     from fastclip.results.published.files import find_table

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fastclip.errors import printable
+from fastclip.report.numbers import NO_NUMBER, percent
 from fastclip.report.style import plain_table
-from fastclip.report.tables import NO_NUMBER, percent
 from fastclip.results.cells import Column
 from fastclip.results.comparing.columns import NOUNS
 from fastclip.results.comparing.families import Comparison, Family
@@ -81,12 +81,12 @@ def _ranks(family: Family, averages: Mapping[tuple[str, Column], Fraction | None
     for rank in family.ranks:
         ends = f"{rank.low}" if rank.low == rank.high else f"{rank.low} to {rank.high}"
         name = Text(printable(label(family.of, rank.column)))
-        table.add_row(name, percent(averages.get((rank.dataset, rank.column))), _share(rank.best), ends)
+        table.add_row(name, percent(averages.get((rank.dataset, rank.column))), share_text(rank.best), ends)
     title = f"Ranks of {len(family.ranks)} {NOUNS[family.of]} by their {number}{' over the domains' * several}"
     return Group(Text(title, style="bold"), table)
 
 
-def _share(value: float) -> str:
+def share_text(value: float) -> str:
     """A share of draws in percent, which is 0 or 100 only if it is none or all of them."""
     return f"{value:.0%}" if value in (0, 1) else f"{min(max(value, 0.001), 0.999):.1%}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from fastclip.report.tables import RANDOM
+from fastclip.report.numbers import RANDOM
 from fastclip.results.cells import Evaluation
 from fastclip.results.statistics import wilson
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from fastclip.files import digest
 from fastclip.report.against import verdict_notes
 from fastclip.report.head_notes import labels_notes
-from fastclip.report.tables import BEST, MICRO, NO_NUMBER, TIED, Table, TableStyle, accuracy_tables
+from fastclip.report.numbers import BEST, MACRO, MICRO, NO_NUMBER, TIED, Table, TableStyle
+from fastclip.report.tables import accuracy_tables
 from fastclip.report.terminal import footnotes, random_warning
 from fastclip.report.verdict_grids import Grid, verdict_grids
 from fastclip.results.cells import Evaluation
@@ -49,7 +50,7 @@ def make_document(evaluation: Evaluation, style: TableStyle, command: str, again
     return Document(
         tables=tables,
         style=style,
-        signs=tuple(_signs(tables, style)),
+        signs=tuple(signs_of(tables, style)),
         labels=tuple(_labels(evaluation)),
         made=tuple(footnotes(evaluation, can_go_on=False)),
         warning=random_warning(evaluation),
@@ -65,14 +66,24 @@ def _labels(evaluation: Evaluation) -> Iterator[str]:
             yield f"The prompt set {name} was chosen with labels: its rows are not zero-shot."
     if evaluation.heads:
         yield from labels_notes(evaluation)
-    if any(each.facts.images for each in evaluation.heads):
-        yield "Labels were used: rows of fitted heads are not zero-shot."
 
 
-def _signs(tables: Sequence[Table], style: TableStyle) -> Iterator[str]:
+def average_notes(tables: Sequence[Table]) -> Iterator[str]:
+    """The meaning of macro averages, where there are any."""
+    if any(table.dataset and MACRO in table.headers for table in tables):
+        yield "Averages are unweighted means over the domains."
+    if not all(table.dataset for table in tables):
+        yield (
+            "The number of a dataset among several is its average over its domains, and their average is unweighted "
+            "too: each dataset counts once, however many domains and images it has."
+        )
+
+
+def signs_of(tables: Sequence[Table], style: TableStyle) -> Iterator[str]:
+    """The meaning of the marks, averages and intervals of some tables, a sentence or two each."""
     numbers = [number for table in tables for row in table.rows for number in row.numbers]
     marks, several = {number.mark for number in numbers}, any(len(table.sections) > 1 for table in tables)
-    part = " of each part" if several else ""
+    part = " within each part" if several else ""
     if BEST in marks:
         yield f"Bold: the best of its column{part}; underlined: the second."
     if TIED in marks:
@@ -81,8 +92,7 @@ def _signs(tables: Sequence[Table], style: TableStyle) -> Iterator[str]:
         yield "Nothing is marked: the result does not say which images two rows have both right."
     if any("±" in number.text for number in numbers):
         yield "±: the sample standard deviation over the seeds."
-    if any(len(table.headers) > 1 for table in tables) and style.average != "micro":
-        yield "Averages are unweighted means over the domains."
+    yield from average_notes(tables)
     if any(MICRO in table.headers for table in tables):
         yield "Micro averages: all right answers divided by all images."
     if style.intervals and (interval := next((number.interval for number in numbers if number.interval), None)):

@@ -100,7 +100,7 @@ def _labels_line(heads: Sequence[UsedHead]) -> str:
     images = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
     sources = list(dict.fromkeys(_trained_on(each) for each in heads))
     of = sources[0] if len(sources) == 1 else f"{len(sources)} choices of domains"
-    return f"Heads were fitted with labels of {images} images ({of}). Zero-shot saw none."
+    return f"Heads were fitted with labels of {images} images ({of}), so that their rows are not zero-shot."
 
 
 def _trained_on(head: UsedHead) -> str:

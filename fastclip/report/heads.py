@@ -12,8 +12,9 @@ from rich.text import Text
 from fastclip.errors import printable
 from fastclip.report.comparisons import p_text
 from fastclip.report.head_notes import MOST_ROWS, settings_text
+from fastclip.report.numbers import NO_NUMBER, percent
 from fastclip.report.style import plain_table, titled
-from fastclip.report.tables import NO_NUMBER, accuracy_tables, percent
+from fastclip.report.tables import accuracy_tables
 from fastclip.report.terminal import by_backbone, random_warning, title_of
 from fastclip.report.transfers import method_of, source_of
 from fastclip.results.cells import ZERO_SHOT, Evaluation, UsedHead, mean
@@ -26,7 +27,7 @@ def head_tables(evaluation: Evaluation) -> Iterator[Group]:
         yield titled(title_of(table, evaluation), by_backbone(table))
 
 
-def pair_tables(evaluation: Evaluation) -> Iterator[Group]:
+def pair_tables(evaluation: Evaluation, decimals: int = 2) -> Iterator[Group]:
     """One table a backbone and dataset of targets: a row a source and target, a column zero-shot and each method.
 
     The mean over the rows is at the end.
@@ -39,11 +40,14 @@ def pair_tables(evaluation: Evaluation) -> Iterator[Group]:
             if (cell.backbone, cell.dataset) == (backbone, dataset)
         }
         title = f"{dataset}, {backbone}: accuracy on the target, %{random_warning(evaluation)}"
-        yield titled(title, _pair_table(heads, list(evaluation.prompts), accuracies))
+        yield titled(title, _pair_table(heads, list(evaluation.prompts), accuracies, decimals))
 
 
 def _pair_table(
-    heads: Sequence[UsedHead], prompts: Sequence[str], accuracies: Mapping[tuple[str, str, str], Fraction | None]
+    heads: Sequence[UsedHead],
+    prompts: Sequence[str],
+    accuracies: Mapping[tuple[str, str, str], Fraction | None],
+    decimals: int,
 ) -> Table:
     """`accuracies` are by domain, head and prompt set."""
     methods = list(dict.fromkeys(method_of(each) for each in heads))
@@ -54,10 +58,10 @@ def _pair_table(
         row = [accuracies.get((domain, ZERO_SHOT, name)) for name in prompts]
         row += [accuracies.get((domain, f"{method} from {source}", "")) for method in methods]
         rows.append(row)
-        table.add_row(Text(printable(f"{source} → {domain}")), *map(percent, row))
+        table.add_row(Text(printable(f"{source} → {domain}")), *(percent(each, decimals) for each in row))
     if len(rows) > 1:
         table.add_section()
-        table.add_row("average", *(percent(mean(column)) for column in zip(*rows, strict=True)), style="bold")
+        table.add_row("average", *(percent(mean(column), decimals) for column in zip(*rows, strict=True)), style="bold")
     return table
 
 

@@ -3,11 +3,11 @@ r"""Tables for LaTeX: a booktabs `tabular` each, and a `table` around it on dema
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from fastclip.errors import printable
-from fastclip.report.document import Document
-from fastclip.report.tables import BEST, NO_NUMBER, RANDOM, SECOND, TIED, Number, Table, TableStyle, interval_text
+from fastclip.report.document import Document, signs_of
+from fastclip.report.numbers import BEST, NO_NUMBER, RANDOM, SECOND, TIED, Number, Table, TableStyle, interval_text
 from fastclip.report.verdict_grids import Grid
 
 MARKED = {BEST: r"\textbf{%s}", TIED: r"\textbf{%s}", SECOND: r"\underline{%s}"}
@@ -40,6 +40,12 @@ ESCAPED = {
     "β": r"$\beta$",
 }
 
+COLUMN, LETTER = 229, 4.5
+"""Points: a column of article's pages of two, and about a letter of the tables. Wider floats span both columns."""
+
+SMALL = r"\fontsize{6}{7}\selectfont"
+"""The size of intervals."""
+
 LAST_LATIN = "\u024f"
 """The last letter that pdfLaTeX may print."""
 
@@ -48,10 +54,11 @@ def latex(document: Document, *, as_float: bool = False) -> str:
     """A tabular for each table with notes below it, or a float with notes in its caption."""
     body: list[str] = []
     for table in document.tables:
-        title, name = table.title + document.warning, f"{table.dataset} {table.sample}"
-        body += ["", *_placed(_tabular(table, document), title, name, document.notes, as_float)]
+        title, name = table.title + document.warning, f"{table.dataset or table.subject} {table.sample}"
+        notes = (*signs_of([table], document.style), *document.labels)
+        body += ["", *_placed(list(_tabular(table, document)), title, name, notes, as_float)]
     for grid in document.grids:
-        body += ["", *_placed(_grid(grid), grid.title, f"{grid.title.split(':')[0]} against", (), as_float)]
+        body += ["", *_placed(list(_grid(grid)), grid.title, f"{grid.title.split(':')[0]} against", (), as_float)]
     if document.verdicts:
         body += ["", _paragraph(document.verdicts)]
     head = [f"% {printable(document.origin)}", r"% It needs \usepackage{booktabs}."]
@@ -62,24 +69,34 @@ def latex(document: Document, *, as_float: bool = False) -> str:
 
 def _paragraph(notes: Sequence[str]) -> str:
     """Notes below a tabular."""
-    return rf"\par\smallskip{{\noindent\footnotesize {' '.join(map(escape, notes))}\par}}"
+    return rf"\par\smallskip{{\noindent\footnotesize {' '.join(map(escape, notes))}\par}}\medskip"
 
 
-def _placed(tabular: Iterable[str], title: str, name: str, notes: Sequence[str], as_float: bool) -> Iterator[str]:
+def _placed(tabular: Sequence[str], title: str, name: str, notes: Sequence[str], as_float: bool) -> Iterator[str]:
     """A tabular with its title and notes: in the caption of a float called `name`, or as a comment and below it."""
+    space = 3 if any(SMALL in line for line in tabular) else 4
+    tabular = [rf"{{\small\setlength{{\tabcolsep}}{{{space}pt}}%", *tabular, "}"]
     if not as_float:
         yield f"% {printable(title)}"
+        yield r"\par\medskip\noindent"
         yield from tabular
-        if notes:
-            yield _paragraph(notes)
+        yield _paragraph(notes) if notes else r"\par\medskip"
         return
-    yield r"\begin{table}"
+    float_ = "table*" if _points(tabular) > COLUMN else "table"
+    yield rf"\begin{{{float_}}}"
     yield r"  \centering"
     yield rf"  \caption{{{' '.join(map(escape, (f'{title}.', *notes)))}}}"
     yield rf"  \label{{tab:{re.sub('[^A-Za-z0-9]+', '-', name).strip('-')}}}"
     yield r"  \par\smallskip"
     yield from (f"  {line}" for line in tabular)
-    yield r"\end{table}"
+    yield rf"\end{{{float_}}}"
+
+
+def _points(tabular: Sequence[str]) -> float:
+    """About how wide a tabular is."""
+    rows = [re.sub(r"\\([a-zA-Z]+|.)|[{}]", "", line).split(" & ") for line in tabular if " & " in line]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return sum(8 + LETTER * width for width in widths)
 
 
 def _grid(grid: Grid) -> Iterator[str]:
@@ -114,7 +131,7 @@ def _tabular(table: Table, document: Document) -> Iterator[str]:
             row = _row([escape(section.name(each)), *map(_number, each.numbers)])
             if document.style.intervals and any(number.interval for number in each.numbers):
                 yield f"{row}[-3pt]"
-                yield _row(["", *_intervals(each.numbers, document.style)])
+                yield f"{_row(['', *_intervals(each.numbers, document.style)])}[1pt]"
             else:
                 yield row
     yield r"  \bottomrule"
@@ -134,4 +151,4 @@ def _number(number: Number) -> str:
 def _intervals(numbers: Sequence[Number], style: TableStyle) -> Iterator[str]:
     for number in numbers:
         text = interval_text(number.interval, style.decimals)
-        yield rf"{{\scriptsize {text}}}" if text else ""
+        yield rf"{{{SMALL} {text}}}" if text else ""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from fastclip.errors import printable
 from fastclip.report.document import Document
-from fastclip.report.tables import BEST, SECOND, TIED, Number, Table, TableStyle, interval_text
+from fastclip.report.numbers import BEST, SECOND, TIED, Number, Table, TableStyle, interval_text
 
 MARKED = {BEST: "**{}**", TIED: "**{}**", SECOND: "<ins>{}</ins>"}
 """GitHub has no other way to underline."""

@@ -61,7 +61,7 @@ class Number:
     right: int | None = None
     """Of a cell; None for an average, and for several seeds."""
     images: int | None = None
-    """That `right` is counted of; None for an average."""
+    """That `right` is counted of, or that an average of a dataset beside others is about; None for other averages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class Section:
         """The name of one of its rows: its backbone, its prompt set, or its head."""
         if self.by_backbone:
             return row.column.backbone
-        return row.column.prompts if self.heading == "prompts" else way(row.column)
+        return row.column.prompts if self.heading == "prompts" else row.column.full_way
 
     @property
     def heading(self) -> str:
@@ -102,11 +102,14 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """The table of one dataset."""
+    """The table of one dataset, or of several with a column each."""
 
     dataset: str
+    """Empty for several."""
+    subject: str
+    """The dataset's title; of several datasets, their number."""
     headers: tuple[str, ...]
-    """Domains, and the averages where there are several."""
+    """Domains, or the titles of datasets, and the averages where there are several."""
     sections: tuple[Section, ...]
     sample: str = ""
     """Which of the images it is about; empty for all."""
@@ -118,18 +121,11 @@ class Table:
 
     @property
     def title(self) -> str:
-        """The dataset, and all that the rows have in common: the backbone, or the prompt set or head."""
-        rows = self.rows
-        common = list(dict.fromkeys(row.column.backbone for row in rows))
-        if len(common) > 1 and len(self.sections) == 1:
-            common = [way(rows[0].column)]
-        sample = f", on {self.sample}" if self.sample else ""
-        return f"{self.dataset}{f', {common[0]}' if len(common) == 1 else ''}: accuracy, %{sample}"
-
-
-def way(column: Column) -> str:
-    """`zero-shot, photo`, or the name of a fitted head."""
-    return f"{ZERO_SHOT}, {column.prompts}" if column.head == ZERO_SHOT else column.head
+        """The dataset, and all that the rows have in common: a backbone, a head, a prompt set."""
+        names = [list(dict.fromkeys(each)) for each in zip(*(row.column for row in self.rows), strict=True)]
+        backbone, head, prompts = (each[0] if len(each) == 1 else "" for each in names)
+        common = [backbone, head, prompts and f"prompt set {prompts}", self.sample and f"on {self.sample}"]
+        return ", ".join([f"Top-1 accuracy (%) on {self.subject}", *filter(None, common)])
 
 
 def scaled(value: Fraction, decimals: int) -> int:
@@ -146,9 +142,12 @@ def percent(value: Fraction | None, decimals: int = 2) -> str:
     return f"{sign}{digits[: len(digits) - decimals]}.{digits[len(digits) - decimals :]}" if decimals else sign + digits
 
 
+def interval_ends(interval: Interval, decimals: int) -> tuple[str, str]:
+    """Both ends in percent."""
+    low, high = (percent(Fraction(max(0.0, min(1.0, end))), decimals) for end in (interval.low, interval.high))
+    return low, high
+
+
 def interval_text(interval: Interval | None, decimals: int) -> str:
     """`[82.10, 87.01]`; nothing for None."""
-    if interval is None:
-        return ""
-    low, high = (percent(Fraction(max(0.0, min(1.0, end))), decimals) for end in (interval.low, interval.high))
-    return f"[{low}, {high}]"
+    return f"[{', '.join(interval_ends(interval, decimals))}]" if interval else ""

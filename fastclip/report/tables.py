@@ -3,46 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from statistics import stdev
 
 from fastclip.report.marks import marked, ties
 from fastclip.report.numbers import (
-    AVERAGES,
-    BEST,
     MACRO,
-    MARKS,
-    MICRO,
     NO_NUMBER,
-    RANDOM,
-    SECOND,
-    TIED,
     UNMARKED,
     Number,
     Row,
     Section,
     Table,
     TableStyle,
-    interval_text,
     percent,
-    way,
 )
 from fastclip.report.transfers import by_transfer, is_adapted
 from fastclip.results.cells import ZERO_SHOT, Cell, Column, Evaluation, mean
-from fastclip.results.statistics import mean_interval, wilson
-
-__all__ = [
-    "AVERAGES", "BEST", "MACRO", "MARKS", "MICRO", "NO_NUMBER", "RANDOM", "SECOND", "TIED", "UNMARKED", "Number", "Row",
-    "Section", "Table", "TableStyle", "accuracy_tables", "interval_text", "percent", "way",
-]  # fmt: skip
+from fastclip.results.statistics import mean_interval, mean_of_intervals, wilson
 
 
 def accuracy_tables(evaluation: Evaluation, style: TableStyle = UNMARKED) -> list[Table]:
     """A table for each dataset and sample, in the order of the cells; domains in the order of the dataset's card.
 
-    Of adapted heads, the columns are sources and targets.
+    Of adapted heads, the columns are sources and targets. Before the tables of several datasets stands one with all.
     """
     adapted = is_adapted(evaluation)
     if adapted:
@@ -50,17 +36,15 @@ def accuracy_tables(evaluation: Evaluation, style: TableStyle = UNMARKED) -> lis
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in evaluation.cells:
         groups.setdefault((cell.dataset, cell.sample), []).append(cell)
-    return [_table(evaluation, *key, cells, style, adapted) for key, cells in groups.items()]
+    tables = [_table(evaluation, *key, cells, style, adapted) for key, cells in groups.items()]
+    return tables if adapted else [*_across(evaluation, groups, style), *tables]
 
 
 def _table(
     evaluation: Evaluation, dataset: str, sample: str, cells: Sequence[Cell], style: TableStyle, adapted: bool
 ) -> Table:
     domains = _in_order(dataset, list(dict.fromkeys(cell.domain for cell in cells)))
-    of_row: dict[Column, list[Cell]] = {}
-    for cell in cells:
-        of_row.setdefault(without_seed(cell.column), []).append(cell)
-    random = {each.backbone for each in evaluation.recipes if each.dataset == dataset and each.recipe.random_weights}
+    of_row, random = _by_row(cells), evaluation.random_backbones(dataset)
     rows = [
         Row(
             column=column,
@@ -75,12 +59,27 @@ def _table(
         # Columns of one target are about the same images, so no test takes their average for one of new images each.
         tied = ties(evaluation, dataset, of_row, of_averages=not adapted) if style.mark == "tied" else None
         sections = [replace(each, rows=marked(each.rows, domains, headers, style.decimals, tied)) for each in sections]
-    return Table(dataset=dataset, sample=sample, headers=headers, sections=tuple(sections))
+    subject = _title(evaluation, dataset)
+    return Table(dataset=dataset, subject=subject, sample=sample, headers=headers, sections=tuple(sections))
+
+
+def _by_row(cells: Sequence[Cell]) -> dict[Column, list[Cell]]:
+    of_row: dict[Column, list[Cell]] = {}
+    for cell in cells:
+        of_row.setdefault(without_seed(cell.column), []).append(cell)
+    return of_row
 
 
 def without_seed(column: Column) -> Column:
     """The column of all seeds of a head."""
     return column._replace(head=re.sub(r", seed \d+", "", column.head))
+
+
+def _title(evaluation: Evaluation, dataset: str) -> str:
+    """The title of a dataset; its name if it shares the title with another one."""
+    titles = {each.name: each.title for each in evaluation.datasets}
+    title = titles.get(dataset, dataset)
+    return title if list(titles.values()).count(title) == 1 else dataset
 
 
 def _in_order(dataset: str, domains: list[str]) -> list[str]:
@@ -124,6 +123,57 @@ def _number_of(cell: Cell | None, policy: str, style: TableStyle) -> Number:
     return Number(
         value=value, text=percent(value, style.decimals), interval=wilson(cell.top1, seen), right=cell.top1, images=seen
     )
+
+
+def _across(
+    evaluation: Evaluation, groups: Mapping[tuple[str, str], Sequence[Cell]], style: TableStyle
+) -> Iterator[Table]:
+    """A table for each sample of several datasets: the columns that were scored on more than one of them."""
+    for sample in dict.fromkeys(sample for _, sample in groups):
+        cells = {dataset: _by_row(found) for (dataset, of), found in groups.items() if of == sample}
+        columns = dict.fromkeys(column for each in cells.values() for column in each)
+        shared = [column for column in columns if sum(column in each for each in cells.values()) > 1]
+        if shared:
+            yield _joined(evaluation, sample, cells, shared, style)
+
+
+def _joined(
+    evaluation: Evaluation,
+    sample: str,
+    cells: Mapping[str, Mapping[Column, Sequence[Cell]]],
+    columns: Sequence[Column],
+    style: TableStyle,
+) -> Table:
+    names = {_title(evaluation, name): name for name in cells}
+    random = {backbone for name in cells for backbone in evaluation.random_backbones(name)}
+    rows = []
+    for column in columns:
+        numbers = [_whole(each, column, evaluation.unreadable_policy, style) for each in cells.values()]
+        value = mean([each.value for each in numbers])
+        known = [(float(each.value), each.interval) for each in numbers if each.value is not None and each.interval]
+        interval = mean_of_intervals(known) if len(known) == len(numbers) else None
+        average = Number(value=value, text=percent(value, style.decimals), interval=interval)
+        rows.append(Row(column=column, numbers=(*numbers, average), comparable=column.backbone not in random))
+    headers, sections = (*names, MACRO), _sections(rows)
+    if style.mark != "none":
+        of = {name: ties(evaluation, name, each) for name, each in cells.items()} if style.mark == "tied" else {}
+
+        def tied(asked: Sequence[Column], header: str) -> frozenset[Column]:
+            return of[names[header]](asked, "") if header else frozenset()  # no test is about several datasets
+
+        marks = tied if of else None
+        sections = [replace(e, rows=marked(e.rows, list(names), headers, style.decimals, marks)) for e in sections]
+    subject = f"{len(cells)} datasets"
+    return Table(dataset="", subject=subject, sample=sample, headers=headers, sections=tuple(sections))
+
+
+def _whole(of_row: Mapping[Column, Sequence[Cell]], column: Column, policy: str, style: TableStyle) -> Number:
+    """The macro average of a row over a dataset's domains, or its one accuracy; none if it lacks one of them."""
+    domains = list(dict.fromkeys(cell.domain for cells in of_row.values() for cell in cells))
+    numbers = _numbers(of_row.get(column, []), domains, policy, replace(style, average="macro"))
+    if not numbers:
+        return Number(value=None, text=NO_NUMBER)
+    return replace(numbers[-1], right=None, images=sum(each.images or 0 for each in numbers[: len(domains)]))
 
 
 def _average(name: str, numbers: Sequence[Number], style: TableStyle) -> Number:

@@ -10,8 +10,7 @@ from rich.text import Text
 
 from fastclip.errors import printable
 from fastclip.models.weights import describe_weights
-from fastclip.report.style import plain_table, titled
-from fastclip.report.tables import (
+from fastclip.report.numbers import (
     BEST,
     MACRO,
     MICRO,
@@ -24,10 +23,10 @@ from fastclip.report.tables import (
     Section,
     Table,
     TableStyle,
-    accuracy_tables,
     interval_text,
-    way,
 )
+from fastclip.report.style import plain_table, titled
+from fastclip.report.tables import accuracy_tables
 from fastclip.results.cells import Evaluation
 
 STYLES = {BEST: "bold", TIED: "bold", SECOND: "underline"}
@@ -48,7 +47,7 @@ def tables(evaluation: Evaluation, style: TableStyle = UNMARKED) -> Iterator[Gro
 def title_of(table: Table, evaluation: Evaluation) -> str:
     """The title of a table, which says so where weights were drawn."""
     sample = f", on {table.sample}" if table.sample else ""
-    return f"{table.dataset}: accuracy, %{sample}{random_warning(evaluation)}"
+    return f"{table.dataset or table.subject}: accuracy, %{sample}{random_warning(evaluation)}"
 
 
 def by_section(table: Table) -> rich.table.Table:
@@ -70,7 +69,7 @@ def by_backbone(table: Table) -> rich.table.Table:
     for backbone in dict.fromkeys(row.column.backbone for row in table.rows):
         drawn.add_section()
         for number, row in enumerate(each for each in table.rows if each.column.backbone == backbone):
-            names = (backbone if not number else "", way(row.column))
+            names = (backbone if not number else "", row.column.full_way)
             drawn.add_row(*(Text(printable(name)) for name in names), *map(_number, row.numbers))
     return drawn
 
@@ -79,14 +78,15 @@ def interval_tables(evaluation: Evaluation, style: TableStyle) -> Iterator[Group
     """One table a dataset: a row a number, with its confidence interval and its counts."""
     for table in accuracy_tables(evaluation, style):
         heading = table.sections[0].heading
-        drawn = plain_table(heading, "domain", "accuracy", "interval", "right", "images", left=2)
+        place = "domain" if table.dataset else "dataset"
+        drawn = plain_table(heading, place, "accuracy", "interval", "right", "images", left=2)
         for section in table.sections:
             if section.title:
                 drawn.add_section()
                 drawn.add_row(Text(printable(section.title), style="dim"))
             for row in section.rows:
-                for place, (header, number) in enumerate(zip(table.headers, row.numbers, strict=True)):
-                    name = printable(section.name(row)) if not place else ""
+                for column, (header, number) in enumerate(zip(table.headers, row.numbers, strict=True)):
+                    name = printable(section.name(row)) if not column else ""
                     counts = ["" if each is None else f"{each:,}" for each in (number.right, number.images)]
                     interval = interval_text(number.interval, style.decimals)
                     drawn.add_row(Text(name), HEADERS.get(header, header), _number(number), interval, *counts)
@@ -114,8 +114,7 @@ def _number(number: Number) -> Text:
 
 def random_warning(evaluation: Evaluation) -> str:
     """The end of a title where weights were drawn; empty otherwise."""
-    random = any(used.recipe.random_weights for used in evaluation.recipes)
-    return f" — {RANDOM}" if random else ""
+    return f" — {RANDOM}" if evaluation.random_backbones() else ""
 
 
 def _made(evaluation: Evaluation) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from fastclip.report.tables import percent
+from fastclip.report.numbers import percent
 from fastclip.results.cells import Column
 from fastclip.results.published.verdicts import NEAR_TIES, NOT_COMPARABLE, SAME, Against, AverageVerdict, CellVerdict
 

@@ -29,6 +29,16 @@ class Column(NamedTuple):
     """Empty for a head that was fitted."""
 
     @property
+    def full_name(self) -> str:
+        """`RN50, photo`: the backbone and its prompt set or head."""
+        return f"{self.backbone}, {self.way}" if self.way else self.backbone
+
+    @property
+    def full_way(self) -> str:
+        """`zero-shot, photo`, or the name of a fitted head: for a place where both kinds stand."""
+        return f"{ZERO_SHOT}, {self.prompts}" if self.head == ZERO_SHOT else self.head
+
+    @property
     def way(self) -> str:
         """The column without its backbone: the prompt set of zero-shot, or the head's name."""
         return self.prompts if self.head == ZERO_SHOT else self.head
@@ -243,6 +253,11 @@ class Evaluation:
     def undecided(self) -> bool:
         """Whether unreadable images keep a cell from having a number."""
         return self.unreadable_policy == "stop" and any(cell.unreadable for cell in self.cells)
+
+    def random_backbones(self, dataset: str | None = None) -> list[str]:
+        """The backbones whose weights were drawn, so that no number of theirs means anything; of all datasets."""
+        wanted = [each for each in self.recipes if dataset in (None, each.dataset) and each.recipe.random_weights]
+        return list(dict.fromkeys(each.backbone for each in wanted))
 
     def dataset(self, name: str) -> DatasetFacts:
         """The facts of the dataset called `name`."""

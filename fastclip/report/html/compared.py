@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
-from fastclip.report.comparisons import HEADERS, p_text
+from fastclip.report.comparisons import HEADERS, p_text, share_text
 from fastclip.report.html.plots import Panel, Value, make_axis, make_panel
-from fastclip.report.html.words import called, points, points_interval
-from fastclip.report.tables import NO_NUMBER, percent
+from fastclip.report.html.words import called, plural, points, points_interval
+from fastclip.report.numbers import NO_NUMBER, percent
 from fastclip.results.averages import averages
 from fastclip.results.cells import ZERO_SHOT, Evaluation
+from fastclip.results.comparing.columns import NOUNS
 from fastclip.results.comparing.families import Comparison, Family
 from fastclip.results.comparing.groups import label
 from fastclip.results.published.verdicts import SAME, Against, AverageVerdict, CellVerdict
@@ -72,7 +72,7 @@ class TestRow:
     interval: str
     p_exact: str
     p_adjusted: str
-    telling: bool
+    significant: bool
     """Whether the adjusted p-value is below the level."""
 
     @property
@@ -89,6 +89,10 @@ class FamilyView:
     reference: str
     what: str
     """By which its columns differ: `backbone`."""
+    nouns: str
+    """Several of them: `backbones`."""
+    counted: str
+    """`8 of the 12 tests`, where the others are not of the reference."""
     rows: tuple[TestRow, ...]
     panels: tuple[Panel, ...]
     ranks: tuple[tuple[str, str, str], ...]
@@ -108,19 +112,21 @@ def _view(family: Family, decimals: int, *, drawn: bool) -> FamilyView:
         family=family,
         reference=label(family.of, family.reference) if family.reference else "the other run",
         what=HEADERS[family.of],
+        nouns=NOUNS[family.of],
+        counted=_counted(family),
         rows=tuple(_row(test, family.of, decimals) for test in family.tests[:MOST_TESTS]),
         panels=tuple(_panels(family, decimals)) if drawn else (),
         ranks=tuple(
-            (label(family.of, rank.column), _share(rank.best),
+            (label(family.of, rank.column), share_text(rank.best).rstrip("%"),
              f"{rank.low}" if rank.low == rank.high else f"{rank.low}–{rank.high}")
             for rank in family.ranks
         ),
     )  # fmt: skip
 
 
-def _share(value: float) -> str:
-    """A share of draws in percent, which is 0 or 100 only if it is none or all of them."""
-    return percent(Fraction(value) if value in (0, 1) else Fraction(min(max(value, 0.001), 0.999)), 1)
+def _counted(family: Family) -> str:
+    tests = sum(each.p_exact is not None for each in family.tests)
+    return f"{tests:,} of the {tests + family.others:,} tests" if family.others else plural(tests, "test")
 
 
 def _row(test: Comparison, of: str, decimals: int) -> TestRow:
@@ -136,11 +142,11 @@ def _row(test: Comparison, of: str, decimals: int) -> TestRow:
         interval=points_interval(test.interval, decimals),
         p_exact=p_text(test.p_exact),
         p_adjusted=p_text(test.p_adjusted),
-        telling=_is_telling(test),
+        significant=_is_significant(test),
     )
 
 
-def _is_telling(test: Comparison) -> bool:
+def _is_significant(test: Comparison) -> bool:
     return test.p_adjusted is not None and test.p_adjusted <= 1 - LEVEL
 
 
@@ -152,7 +158,7 @@ def _panels(family: Family, decimals: int) -> Iterator[Panel]:
             text = f"{points(test.difference, decimals)} {points_interval(test.interval, decimals)}"
             low, high = test.interval.low * 100, test.interval.high * 100
             name = label(family.of, test.pair.a)
-            value = Value(name, test.difference * 100, low, high, text, _is_telling(test))
+            value = Value(name, test.difference * 100, low, high, text, _is_significant(test))
             places.setdefault((test.pair.dataset, test.pair.domain), []).append(value)
     drawn = {place: values[:MOST_DOTS] for place, values in list(places.items())[:MOST_PANELS]}
     if not drawn:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fastclip.models.weights import describe_weights
+from fastclip.report.head_notes import settings_text
 from fastclip.report.html.words import listed
 from fastclip.results.cells import Evaluation
 from fastclip.store.recipes import Recipe
@@ -62,7 +63,7 @@ class Method:
 
 
 def make_method(evaluation: Evaluation) -> Method:
-    """What has to be said of weights and heads. Equal recipes of several datasets are one row."""
+    """The weights and heads of a result. Equal recipes of several datasets are one row."""
     datasets: dict[tuple[str, str], list[str]] = {}
     recipes: dict[str, Recipe] = {}
     for used in evaluation.recipes:
@@ -88,10 +89,6 @@ def _heads(evaluation: Evaluation) -> Iterator[FittedHead]:
             tested=listed([f"{each.dataset}/{domain}" for domain in each.domains]) + transductive,
             trained=listed([f"{one.dataset}/{one.domain}" for one in facts.training]),
             images=facts.images,
-            settings=_settings(facts.settings),
+            settings=settings_text(each),
             sha256=each.sha256,
         )
-
-
-def _settings(settings: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in settings.items())

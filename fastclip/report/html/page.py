@@ -33,8 +33,8 @@ from fastclip.report.html.method import DEFINITIONS, Method, make_method
 from fastclip.report.html.plots import MOST_DRAWN_CLASSES, Panel, Value, heat_picture, make_axis, make_heat, make_panel
 from fastclip.report.html.shown import shown_answers
 from fastclip.report.html.verdict import Verdict, make_verdict
-from fastclip.report.html.words import called, full_name, listed, plural, ratio
-from fastclip.report.tables import BEST, TIED, Row, Table, TableStyle, interval_text, percent
+from fastclip.report.html.words import called, listed, plural, ratio
+from fastclip.report.numbers import BEST, TIED, Row, Table, TableStyle, interval_text, percent
 from fastclip.results.cells import Evaluation
 from fastclip.results.comparing.families import Family
 from fastclip.results.files.prediction_reader import PredictionRows
@@ -161,7 +161,6 @@ def _render(page: Page, data: str) -> bytes:
     environment.globals.update(
         called=called,
         definitions=DEFINITIONS,
-        full_name=full_name,
         heat_picture=heat_picture,
         interval=interval_text,
         make_heat=make_heat,
@@ -175,9 +174,9 @@ def _render(page: Page, data: str) -> bytes:
         f"default-src 'none'; img-src data:; style-src '{_source(style)}'; script-src '{_source(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    # These three are ours: two files of this folder, and JSON without a `<`.
-    ours = {"css": Markup(style), "script": Markup(script), "data": Markup(data)}
-    text = environment.get_template("page.html.j2").render(page=page, policy=policy, **ours)
+    # Not escaped: two files of this folder, and JSON without a `<`.
+    trusted = {"css": Markup(style), "script": Markup(script), "data": Markup(data)}
+    text = environment.get_template("page.html.j2").render(page=page, policy=policy, **trusted)
     return text.encode()
 
 
@@ -207,7 +206,7 @@ def _accuracies(table: Table, decimals: int) -> Accuracies:
     domains = [
         number
         for number, name in enumerate(table.headers)
-        if any(row.numbers[number].images is not None for row in rows)
+        if table.dataset and any(row.numbers[number].images is not None for row in rows)
     ]
     first = table.sections[0] if table.sections else None
     drawn = rows if len(rows) <= MOST_ROWS or first is None else list(first.rows[:MOST_DOTS])

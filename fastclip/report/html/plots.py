@@ -37,7 +37,7 @@ class Value:
     low: float
     high: float
     text: str
-    """What a reader of the drawing's description is told."""
+    """The drawing's description of it."""
     marked: bool = False
 
 

@@ -46,7 +46,7 @@ def shown_answers(evaluation: Evaluation, answers: PredictionRows) -> Iterator[S
         everywhere = [c for c in domains[0].columns if all(c in each.columns for each in domains)] if domains else []
         if not everywhere:
             continue
-        random = random_backbones(evaluation, dataset.name)
+        random = evaluation.random_backbones(dataset.name)
         comparable = [each for each in everywhere if each.backbone not in random] or everywhere
         column = _best(evaluation, dataset.name, comparable)
         recipes = {u.backbone: u.recipe for u in evaluation.recipes if u.dataset == dataset.name}
@@ -59,13 +59,6 @@ def _best(evaluation: Evaluation, dataset: str, columns: Sequence[Column]) -> Co
     """The column with the highest macro average; the first of equal ones, and of those without a number."""
     macros = {each.column: each.macro for each in averages(evaluation) if each.dataset == dataset}
     return max(columns, key=lambda column: -1 if (macro := macros.get(column)) is None else macro)
-
-
-def random_backbones(evaluation: Evaluation, dataset: str) -> frozenset[str]:
-    """The backbones whose weights were drawn, so that no number of theirs means anything."""
-    return frozenset(
-        used.backbone for used in evaluation.recipes if used.dataset == dataset and used.recipe.random_weights
-    )
 
 
 def confusion_counts(shown: Shown) -> Int64[np.ndarray, "classes classes"]:

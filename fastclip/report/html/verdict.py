@@ -9,7 +9,7 @@ from fastclip.files import digest
 from fastclip.report.against import verdict_line
 from fastclip.report.document import Document
 from fastclip.report.html.words import called, listed, plural
-from fastclip.report.tables import MACRO, interval_text
+from fastclip.report.numbers import MACRO, MICRO, interval_text
 from fastclip.results.cells import Evaluation
 from fastclip.results.comparing.caveats import image_lines
 from fastclip.results.comparing.families import Family
@@ -33,7 +33,7 @@ class Best:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a reader has to know first."""
+    """The first things to know of a result."""
 
     title: str
     complete: bool
@@ -44,9 +44,9 @@ class Verdict:
     """Empty if nothing is compared with a published table."""
     digest: str
     notes: tuple[str, ...]
-    """What may not be compared, and why, a sentence each."""
+    """Limits of comparison and their reasons, a sentence each."""
     commands: tuple[tuple[str, str], ...]
-    """What is not on this page → the command that adds it."""
+    """A part that the page lacks → the command that adds it."""
 
 
 def make_verdict(
@@ -96,13 +96,14 @@ def _best(document: Document) -> Iterator[Best]:
     """The best comparable row of each table, by the macro average, or else by the last number."""
     for table in document.tables:
         place = table.headers.index(MACRO) if MACRO in table.headers else len(table.headers) - 1
+        averages = {MACRO: f"average over {'domains' if table.dataset else 'datasets'}", MICRO: "average over images"}
         rows = [row for row in table.rows if row.comparable]
         numbered = [row for row in rows if row.numbers[place].value is not None]
         if len(rows) > 1 and numbered:
             best = max(numbered, key=lambda row: row.numbers[place].value or 0)
             yield Best(
-                dataset=f"{table.dataset}{f', {table.sample}' if table.sample else ''}",
-                what="average over domains" if table.headers[place] == MACRO else table.headers[place],
+                dataset=f"{table.dataset or table.subject}{f', {table.sample}' if table.sample else ''}",
+                what=averages.get(table.headers[place], table.headers[place]),
                 row=called([row.column for row in rows])[best.column],
                 number=best.numbers[place].text,
                 interval=interval_text(best.numbers[place].interval, document.style.decimals),
@@ -110,16 +111,16 @@ def _best(document: Document) -> Iterator[Best]:
 
 
 def _notes(evaluation: Evaluation) -> Iterator[str]:
-    random = dict.fromkeys(used.backbone for used in evaluation.recipes if used.recipe.random_weights)
-    if random:
-        yield f"{listed(list(random))}: random weights, whose numbers mean nothing and are never marked."
+    if random := evaluation.random_backbones():
+        yield f"{listed(random)}: random weights, whose numbers mean nothing and are never marked."
     for each in evaluation.datasets:
         if each.protocol != "full":
             yield f"{each.name}: only the images of the protocol {each.protocol}, not comparable with other protocols."
         elif each.has_variants and not each.variant:
             yield f"{each.name} is no known variant of {each.title}: not comparable with published numbers."
         domains = tuple(dict.fromkeys(cell.domain for cell in evaluation.cells if cell.dataset == each.name))
-        yield from (f"{each.name}: {line}" for line in image_lines(evaluation, each.name, domains))
+        for line in image_lines(evaluation, each.name, domains):
+            yield line if f"for {each.name}:" in line else f"{each.name}: {line}"
     samples = dict.fromkeys(cell.sample for cell in evaluation.cells if cell.sample)
     if samples:
         yield f"Some numbers are of a part of the images: {listed(list(samples))}."
@@ -136,4 +137,4 @@ def _commands(
     if against is None and any(each.name in published_table().datasets for each in evaluation.datasets):
         yield "A comparison with the published table", "fastclip report RESULT --against published --html PAGE"
     if not families and len({cell.column for cell in evaluation.cells}) > 1:
-        yield "Paired tests", "fastclip compare RESULT --of backbones --to NAME"
+        yield "Paired tests", "fastclip compare RESULT"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from fastclip.report.tables import NO_NUMBER, percent, way
+from fastclip.report.numbers import NO_NUMBER, percent
 from fastclip.results.cells import ZERO_SHOT, Column
 from fastclip.results.statistics import Interval
 
@@ -28,17 +28,12 @@ def listed(names: Sequence[str]) -> str:
 def called(columns: Sequence[Column]) -> dict[Column, str]:
     """Each column by as much of its name as tells it from the others."""
     fitted = any(each.head != ZERO_SHOT for each in columns)
-    ways = {each: way(each) if fitted else each.way for each in columns}
+    ways = {each: each.full_way if fitted else each.way for each in columns}
     if len(set(ways.values())) <= 1:
         return {each: each.backbone for each in columns}
     if len({each.backbone for each in columns}) == 1:
         return ways
     return {each: f"{each.backbone}, {name}" for each, name in ways.items()}
-
-
-def full_name(column: Column) -> str:
-    """`RN50, photo`: a backbone and its prompt set or head."""
-    return f"{column.backbone}, {column.way}" if column.way else column.backbone
 
 
 def points(value: float | None, decimals: int) -> str:

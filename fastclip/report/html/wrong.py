@@ -30,7 +30,7 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class WrongImage:
-    """What is said of one wrong image."""
+    """One wrong image, as the page tells of it."""
 
     domain: str
     key: str
@@ -129,7 +129,7 @@ def _joined(found: Sequence[tuple[np.ndarray, np.ndarray]]) -> _Rows:
 
 
 def _describe(shown: Shown, place: Place, sure: Sequence[Column]) -> WrongImage:
-    """What is said of an image; its margin is the smallest of the columns `sure`."""
+    """The image at a place; its margin is the smallest of the columns `sure`."""
     answers: DomainAnswers = shown.domains[place.domain]
     own, row = answers.columns[shown.column], place.row
     return WrongImage(

@@ -14,7 +14,7 @@ ALIKE = {
 
 def left_out(evaluation: Evaluation, dataset: str) -> dict[Column, str]:
     """The columns of a dataset that nothing is compared with, and why."""
-    random = {each.backbone for each in evaluation.recipes if each.dataset == dataset and each.recipe.random_weights}
+    random = evaluation.random_backbones(dataset)
     reasons = {}
     for cell in evaluation.cells:
         if cell.dataset == dataset and cell.backbone in random:

@@ -21,8 +21,10 @@ MORE = {
     "heads": "fastclip probe and fastclip adapt fit heads; --of backbones or prompts compares zero-shot",
 }
 FITTED = "Tests are about these heads as they were fitted, not about their methods on other training images."
-CHOSEN = "The best was chosen by these very numbers, so p is corrected over all pairs. --to NAME has fewer tests."
-UNKNOWN = "the results do not say which images two columns have right together."
+CHOSEN = (
+    "The best was chosen by these very numbers, so p is corrected over all pairs. fastclip compare --to NAME has fewer."
+)
+UNKNOWN = "the results do not say which images two of them have right together."
 NOUNS = {"backbones": "backbones", "prompts": "prompt sets", "heads": "heads", "runs": "columns"}
 
 
@@ -76,6 +78,7 @@ def _family(evaluation: Evaluation, group: Group, of: str, correction: str) -> F
         reference=group.reference,
         correction=correction,
         tests=tests,
+        others=len(others),
         at_once=tuple(_at_once(evaluation, dataset, domains, fair)),
         ranks=_ranks(evaluation, dataset, domains, fair),
         notes=(

@@ -67,6 +67,8 @@ class Family:
     correction: str
     """`holm`, `bh` or `none`."""
     tests: tuple[Comparison, ...]
+    others: int = 0
+    """Tests that p is corrected over too, of pairs without the reference: more than none where the numbers chose it."""
     at_once: tuple[AllAtOnce, ...]
     ranks: tuple[Rank, ...]
     notes: tuple[str, ...] = ()

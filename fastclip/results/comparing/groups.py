@@ -38,7 +38,7 @@ class Group:
 def label(of: str, column: Column) -> str:
     """The part of a column in which a group differs: its backbone, its prompt set, its head; of runs, all of it."""
     if of == "runs":
-        return f"{column.backbone}, {column.way}"
+        return column.full_name
     return {"backbones": column.backbone, "prompts": column.way, "heads": column.head}[of]
 
 

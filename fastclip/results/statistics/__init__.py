@@ -4,7 +4,7 @@
 """
 
 from fastclip.results.statistics.families import bh, holm
-from fastclip.results.statistics.intervals import LEVEL, Interval, mean_interval, newcombe, wilson
+from fastclip.results.statistics.intervals import LEVEL, Interval, mean_interval, mean_of_intervals, newcombe, wilson
 from fastclip.results.statistics.paired import PairTest, QTest, cochran, mcnemar
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "holm",
     "mcnemar",
     "mean_interval",
+    "mean_of_intervals",
     "newcombe",
     "wilson",
 ]

@@ -35,12 +35,15 @@ def mean_interval(counts: Sequence[tuple[int, int]], level: float = LEVEL) -> In
 
     The distances of Wilson's limits from the shares are squared and added.
     """
-    shares = [right / images for right, images in counts]
-    limits = [wilson(right, images, level) for right, images in counts]
-    mean = math.fsum(shares) / len(shares)
-    down = math.sqrt(math.fsum((p - each.low) ** 2 for p, each in zip(shares, limits, strict=True))) / len(shares)
-    up = math.sqrt(math.fsum((each.high - p) ** 2 for p, each in zip(shares, limits, strict=True))) / len(shares)
-    return Interval(low=mean - down, high=mean + up, method="MOVER of Wilson", level=level)
+    return mean_of_intervals([(right / images, wilson(right, images, level)) for right, images in counts])
+
+
+def mean_of_intervals(estimates: Sequence[tuple[float, Interval]]) -> Interval:
+    """The interval of the unweighted mean of independent estimates, each with its own one, by MOVER."""
+    mean = math.fsum(value for value, _ in estimates) / len(estimates)
+    down = math.sqrt(math.fsum((value - each.low) ** 2 for value, each in estimates)) / len(estimates)
+    up = math.sqrt(math.fsum((each.high - value) ** 2 for value, each in estimates)) / len(estimates)
+    return Interval(low=mean - down, high=mean + up, method="MOVER of Wilson", level=estimates[0][1].level)
 
 
 def newcombe(both: int, only_a: int, only_b: int, neither: int, level: float = LEVEL) -> Interval:
