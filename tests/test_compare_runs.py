@@ -149,9 +149,10 @@ def by_digest(path: Path) -> dict[tuple[str, str], bool]:
     return {(row["domain"], row["sha256"]): row["rank"] == 0 for row in pq.read_table(path).to_pylist()}
 
 
-def counted(first: Mapping[tuple[str, str], bool], second: Mapping[tuple[str, str], bool], domain: str) -> list[int]:
-    """The images of a domain that only the second, and only the first, has right."""
-    pairs = [(second[key], first[key]) for key in first if key[0] == domain]
+def counted(first: Mapping[tuple[str, str], bool], second: Mapping[tuple[str, str], bool], test: dict) -> list[int]:
+    """The images of a test's domain, or domains, that only the second, and only the first, has right."""
+    domains = test["over"] or [test["domain"]]
+    pairs = [(second[key], first[key]) for key in first if key[0] in domains]
     return [sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)]
 
 
@@ -164,10 +165,11 @@ def compared(folder: Path, *words: object) -> dict:
 
 def test_two_shardings_of_the_same_images_have_the_same_answers(letters: Path):
     family = compared(letters, "run-one", "run-two")
-    assert family["of"] == "runs" and len(family["tests"]) == 3
+    assert family["of"] == "runs" and len(family["tests"]) == 4
     assert [(each["only_a"], each["only_b"], each["images"], each["p_exact"]) for each in family["tests"]] == [
-        (0, 0, 36, 1.0)
-    ] * 3
+        *[(0, 0, 36, 1.0)] * 3,
+        (0, 0, 108, 1.0),
+    ]
     assert family["notes"][0] == "0 of 108 predicted classes differ."
     one, two = (pq.read_table(letters / run / "predictions.parquet") for run in ("run-one", "run-two"))
     assert one["rank"] != two["rank"] and one["key"] == two["key"], "the test could not tell rows from images"
@@ -179,7 +181,7 @@ def test_another_recipe_is_counted_image_by_image_whatever_the_shards(letters: P
     before, after = (by_digest(letters / run / "predictions.parquet") for run in (first, "run-noisy"))
     assert before != after
     for each in family["tests"]:
-        assert [each["only_a"], each["only_b"]] == counted(before, after, each["domain"])
+        assert [each["only_a"], each["only_b"]] == counted(before, after, each)
     assert family["notes"][1] == "tiny: precision bf16, not fp16."
     assert family["name"].startswith(f"run-noisy against {first}, tiny, transferlearning, the 3 domains of letters")
 
@@ -207,7 +209,7 @@ def test_heads_of_two_runs_are_compared_through_their_predictions(letters: Path)
         for row in pq.read_table(letters / run / "predictions.parquet").to_pylist():
             right.setdefault(row["head"], {})[row["domain"], row["sha256"]] = row["rank"] == 0
     for each in family["tests"]:
-        expected = counted(right["ridge"], right[each["a"]["head"]], each["domain"])
+        expected = counted(right["ridge"], right[each["a"]["head"]], each)
         assert [each["only_a"], each["only_b"]] == expected
     assert len(family["ranks"]) == len(right) == 3
 

@@ -110,6 +110,11 @@ def legend(families: Sequence[Family]) -> list[str]:
         f"points: the difference of the accuracies, with Newcombe's {LEVEL:.0%} interval, each by itself.",
         f"p: McNemar's exact test{corrected[first.correction]} the tests counted above a table; bold up to 0.05.",
     ]
+    if any(test.over for each in families for test in each.tests):
+        lines.append(
+            "average: the mean of the domains' points, tested by flipping a coin for each image that only one has "
+            "right; net, gained and lost are sums."
+        )
     if any(each.ranks for each in families):
         lines.append(
             "best in, rank: of 10,000 bootstrap draws of the images. Equal averages share a rank, so shares can add up "

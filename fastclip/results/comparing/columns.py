@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 from fastclip.errors import UserError
@@ -11,10 +10,18 @@ from fastclip.results.cells import Column, Evaluation, mean
 from fastclip.results.comparing.caveats import image_lines, is_chosen_on, left_out_lines
 from fastclip.results.comparing.families import AllAtOnce, Comparison, Family, Rank
 from fastclip.results.comparing.groups import OF, Accuracies, Group, accuracies, groups, label
+from fastclip.results.comparing.tests import (
+    CORRECTIONS,
+    compared,
+    corrected,
+    counted_tests,
+    over,
+    p_of_averages,
+    with_average,
+)
 from fastclip.results.pairs import Pair, discordant, find_pair, find_patterns, pairs_with_zero_shot
-from fastclip.results.statistics import LEVEL, bh, cochran, holm, mcnemar, newcombe
+from fastclip.results.statistics import LEVEL, cochran, holm
 
-CORRECTIONS: Mapping[str, Callable[[Sequence[float]], list[float]]] = {"holm": holm, "bh": bh, "none": list}
 MORE = {
     "backbones": "fastclip eval DATASET with several -b, or fastclip compare with several results",
     "prompts": "fastclip eval DATASET with several --prompts, or --of backbones",
@@ -59,14 +66,18 @@ def compare(
 
 def _family(evaluation: Evaluation, group: Group, of: str, correction: str) -> Family:
     dataset, domains = group.dataset, group.domains
-    pairs = _pairs(evaluation, group)
-    fair = {
+    testable = {
         column: scored
         for column, scored in group.columns.items()
         if not any(is_chosen_on(evaluation, column, dataset, domain) for domain in scored)
     }
+    known: list[Comparison] = []
+    missing = count = 0
+    for pairs in (_pairs(evaluation, group, column) for column in group.columns if column != group.reference):
+        found = [compared(each, _is_testable(evaluation, each)) for each in pairs if each]
+        known += with_average(found, domains)
+        missing, count = missing + pairs.count(None), count + len(pairs)
     others = _other_tests(evaluation, group) if group.chosen else []
-    known = [compared(each, _is_fair(evaluation, each)) for each in pairs if each]
     tests = corrected(known, correction, others)
     reference = label(of, group.reference) + ", the best of them" * group.chosen
     subject = f"{len(group.columns)} {NOUNS[of]}, each against {reference}, {group.common}"
@@ -76,12 +87,12 @@ def _family(evaluation: Evaluation, group: Group, of: str, correction: str) -> F
         reference=group.reference,
         correction=correction,
         tests=tests,
-        at_once=tuple(_at_once(evaluation, dataset, domains, fair)),
-        ranks=_ranks(evaluation, dataset, domains, fair),
+        at_once=tuple(_at_once(evaluation, dataset, domains, testable)),
+        ranks=_ranks(evaluation, dataset, domains, testable),
         notes=(
             *left_out_lines(evaluation, dataset),
-            *_chosen_lines(of, [each for each in group.columns if each not in fair]),
-            *([f"{pairs.count(None):,} of {len(pairs):,} tests are missing: {UNKNOWN}"] if None in pairs else []),
+            *_chosen_lines(of, [each for each in group.columns if each not in testable]),
+            *([f"{missing:,} of {count:,} tests are missing: {UNKNOWN}"] if missing else []),
             *([FITTED] if of == "heads" else []),
             *([CHOSEN] if others else []),
             *image_lines(evaluation, dataset, domains),
@@ -89,63 +100,40 @@ def _family(evaluation: Evaluation, group: Group, of: str, correction: str) -> F
     )
 
 
-def _pairs(evaluation: Evaluation, group: Group) -> list[Pair | None]:
-    """Every column beside the reference where both were scored; None where it is not known which images both have."""
+def _pairs(evaluation: Evaluation, group: Group, column: Column) -> list[Pair | None]:
+    """A column beside the reference where both were scored; None where it is not known which images both have."""
     return [
         find_pair(evaluation, group.dataset, domain, column, group.reference)
-        for column, scored in group.columns.items()
-        for domain in scored
-        if column != group.reference and domain in group.columns[group.reference]
+        for domain in group.columns[column]
+        if domain in group.columns[group.reference]
     ]
-
-
-def over(dataset: str, domains: Sequence[str]) -> str:
-    """The place that a family is about: `the 4 domains of pacs`."""
-    return f"the {len(domains)} domains of {dataset}" if len(domains) > 1 else f"{dataset}/{''.join(domains)}"
-
-
-def counted_tests(tests: Sequence[Comparison], others: Sequence[float] = ()) -> str:
-    """The size of a family: `32 tests`, or `144 tests, of all pairs`."""
-    count = sum(each.p_exact is not None for each in tests) + len(others)
-    return f"{count:,} test{'s' * (count != 1)}{', of all pairs' * bool(others)}"
-
-
-def compared(pair: Pair, fair: bool = True) -> Comparison:
-    """A pair with its difference, interval and tests, not yet corrected. Without tests if it is not `fair`."""
-    test = mcnemar(pair.only_a, pair.only_b) if fair else None
-    return Comparison(
-        pair=pair,
-        difference=(pair.only_a - pair.only_b) / pair.images if pair.images else None,
-        interval=newcombe(pair.both, pair.only_a, pair.only_b, pair.neither) if pair.images else None,
-        p_exact=test.exact if test else None,
-        p_mid=test.mid if test else None,
-        p_adjusted=test.exact if test else None,
-    )
-
-
-def corrected(tests: Sequence[Comparison], correction: str, others: Sequence[float] = ()) -> tuple[Comparison, ...]:
-    """The tests of one family, corrected together with the p-values of `others` that belong to it."""
-    ps = iter(CORRECTIONS[correction]([*(each.p_exact for each in tests if each.p_exact is not None), *others]))
-    return tuple(each if each.p_exact is None else replace(each, p_adjusted=next(ps)) for each in tests)
 
 
 def _other_tests(evaluation: Evaluation, group: Group) -> list[float]:
     """The p-values of all pairs without the reference; 1, which makes no other smaller, where one is not known."""
-    ps = []
-    for domain in group.domains:
-        here = [
+    testable = {
+        domain: [
             column
             for column, scored in group.columns.items()
             if domain in scored
             and column != group.reference
             and not is_chosen_on(evaluation, column, group.dataset, domain)
         ]
-        found = discordant(evaluation, group.dataset, domain, here)
-        ps += [mcnemar(*found[pair][:2]).exact if pair in found else 1.0 for pair in combinations(here, 2)]
+        for domain in group.domains
+    }
+    found = {domain: discordant(evaluation, group.dataset, domain, here) for domain, here in testable.items()}
+    questions = [(pair, [domain]) for domain, here in testable.items() for pair in combinations(here, 2)]
+    if len(testable) > 1:
+        whole = [column for column in group.columns if all(column in here for here in testable.values())]
+        questions += [(pair, list(testable)) for pair in combinations(whole, 2)]
+    ps = []
+    for pair, domains in questions:
+        counts = [found[domain].get(pair, (0, 0, 0)) for domain in domains]
+        ps.append(p_of_averages(counts) if all(images for *_, images in counts) else 1.0)
     return ps
 
 
-def _is_fair(evaluation: Evaluation, pair: Pair) -> bool:
+def _is_testable(evaluation: Evaluation, pair: Pair) -> bool:
     return not any(is_chosen_on(evaluation, each, pair.dataset, pair.domain) for each in (pair.a, pair.b))
 
 
@@ -192,7 +180,7 @@ def heads_beside_zero_shot(evaluation: Evaluation) -> dict[str, tuple[Comparison
     found = {}
     for (dataset, backbone), pairs in families.items():
         heads, domains = ({each.a.head for each in pairs}, list(dict.fromkeys(each.domain for each in pairs)))
-        tests = corrected([compared(each, _is_fair(evaluation, each)) for each in pairs], "holm")
+        tests = corrected([compared(each, _is_testable(evaluation, each)) for each in pairs], "holm")
         subject = f"{len(heads)} head{'s' * (len(heads) > 1)} against zero-shot, {backbone}"
         found[f"{subject}, {over(dataset, domains)}: {counted_tests(tests)}"] = tests
     return found
@@ -223,16 +211,8 @@ def tied_with_best(
     for pair in combinations(numbers, 2):
         counts = [each[pair] for each in found if pair in each and each[pair][2]]
         whole = len(counts) == len(found)
-        tests[pair] = _p_of_macro(counts) if whole else 1.0  # which makes no other p smaller
+        tests[pair] = p_of_averages(counts) if whole else 1.0  # which makes no other p smaller
         unknown |= set() if whole or best not in pair else set(pair)
     adjusted = zip(tests, holm(list(tests.values())), strict=True)
     tied = {column for pair, p in adjusted if best in pair and p > 1 - LEVEL for column in pair} - unknown
     return frozenset({*tied, *(each for each, number in numbers.items() if number == numbers[best])})
-
-
-def _p_of_macro(counts: Sequence[tuple[int, int, int]]) -> float:
-    if len(counts) == 1:
-        return mcnemar(*counts[0][:2]).exact
-    from fastclip.results.statistics.ranks import macro_test  # NumPy: a tenth of a second
-
-    return macro_test(counts)

@@ -11,17 +11,23 @@ from fastclip.results.statistics import Interval
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One pair of a family in one domain."""
+    """One pair of a family in one domain, or by its macro average over domains."""
 
     pair: Pair
-    """`b` is the reference."""
+    """`b` is the reference. Of an average, the domain is `average` and the images of all domains are added."""
+    over: tuple[str, ...] = ()
+    """The domains of an average; empty for one domain."""
     difference: float | None
     """The accuracy of `a` less that of `b`, a fraction of 1; None without images."""
     interval: Interval | None
-    """Of the difference: Newcombe's."""
+    """Of the difference: Newcombe's, or of an average MOVER of them."""
     p_exact: float | None
-    """None where one of the two was chosen by the labels of these images: no test says anything then."""
+    """McNemar's; of an average, `ranks.macro_test`'s.
+
+    None where one of the two was chosen by the labels of these images: no test says anything then.
+    """
     p_mid: float | None
+    """None for an average too."""
     p_adjusted: float | None
     """Corrected over the family."""
 

@@ -38,6 +38,7 @@ def _test(test: Comparison) -> dict[str, Any]:
         **asdict(pair),
         "a": pair.a._asdict(),
         "b": pair.b._asdict(),
+        "over": list(test.over),
         "difference": test.difference,
         "interval": asdict(test.interval) if test.interval else None,
         "p_exact": test.p_exact,

@@ -11,8 +11,8 @@ from fastclip.results.answers import ColumnAnswers
 from fastclip.results.cells import Column, Evaluation
 from fastclip.results.comparing.aligning import rows_in_order, take
 from fastclip.results.comparing.caveats import image_lines, left_out, left_out_lines
-from fastclip.results.comparing.columns import compared, corrected, counted_tests, over
 from fastclip.results.comparing.families import Comparison, Family
+from fastclip.results.comparing.tests import compared, corrected, counted_tests, over, with_average
 from fastclip.results.files.kept import Kept
 from fastclip.results.pairs import Pair
 
@@ -75,12 +75,14 @@ def _family(
     tests: list[Comparison] = []
     images = changed = 0
     for column, scored in columns:
+        own: list[Comparison] = []
         for domain in scored:
             before = first.rows.domains[dataset, domain].columns[column]
             after = take(second.rows.domains[dataset, domain].columns[column], rows[domain])
-            tests.append(compared(_pair(first.evaluation, dataset, domain, column, before, after)))
+            own.append(compared(_pair(first.evaluation, dataset, domain, column, before, after)))
             images += len(before.rank)
             changed += int((before.predicted != after.predicted).sum())
+        tests += with_average(own, domains)
     done = corrected(tests, correction)
     count = f"{len(columns)} columns" if len(columns) > 1 else f"{columns[0][0].backbone}, {columns[0][0].way}"
     return Family(

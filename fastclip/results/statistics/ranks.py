@@ -59,7 +59,11 @@ def macro_test(domains: Sequence[tuple[int, int, int]], flips: int = FLIPS) -> f
 
     Each domain is `(only_a, only_b, images)`. If the two columns are alike, every discordant image might as well have
     been the other column's, so a coin is flipped for each. p is the share of flips, and of what was seen, with so
-    large a difference.
+    large a difference: at least 1 / 20,001.
+
+    It assumes that images are independent, within a domain and between domains, and that the two are alike in every
+    domain. If they are alike on average only, and differ in domains, flips scatter more than samples do, so p is rather
+    too large.
     """
     random = _generator(domains)
     seen, drawn = 0.0, np.zeros(flips)

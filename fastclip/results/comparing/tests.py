@@ -1,0 +1,85 @@
+"""Paired tests of two columns, in one domain or by their averages, and the tests of a family corrected together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from fastclip.results.comparing.families import Comparison
+from fastclip.results.pairs import Pair
+from fastclip.results.statistics import bh, holm, mcnemar, mean_difference_interval, newcombe
+
+CORRECTIONS: Mapping[str, Callable[[Sequence[float]], list[float]]] = {"holm": holm, "bh": bh, "none": list}
+AVERAGE = "average"
+
+
+def compared(pair: Pair, testable: bool = True) -> Comparison:
+    """A pair with its difference, interval and tests, not yet corrected. Without tests if it is not `testable`."""
+    test = mcnemar(pair.only_a, pair.only_b) if testable else None
+    return Comparison(
+        pair=pair,
+        difference=(pair.only_a - pair.only_b) / pair.images if pair.images else None,
+        interval=newcombe(pair.both, pair.only_a, pair.only_b, pair.neither) if pair.images else None,
+        p_exact=test.exact if test else None,
+        p_mid=test.mid if test else None,
+        p_adjusted=test.exact if test else None,
+    )
+
+
+def with_average(tests: Sequence[Comparison], domains: Sequence[str]) -> list[Comparison]:
+    """The tests of one pair of columns, a domain each, and then that of their macro averages over `domains`.
+
+    There is none unless these are two or more and all are tested, or where one of them cannot be. The images of each
+    domain are others: of columns that share images, no average is one of independent domains.
+    """
+    whole = {each.pair.domain for each in tests if each.pair.images} == set(domains)
+    return [*tests, _averaged(tests)] if whole and len(domains) > 1 else list(tests)
+
+
+def _averaged(tests: Sequence[Comparison]) -> Comparison:
+    pairs = [each.pair for each in tests]
+    known = all(each.p_exact is not None for each in tests)
+    p = p_of_averages([(each.only_a, each.only_b, each.images) for each in pairs]) if known else None
+    return Comparison(
+        pair=replace(
+            pairs[0],
+            domain=AVERAGE,
+            only_a=sum(each.only_a for each in pairs),
+            only_b=sum(each.only_b for each in pairs),
+            both=sum(each.both for each in pairs),
+            images=sum(each.images for each in pairs),
+        ),
+        over=tuple(each.domain for each in pairs),
+        difference=math.fsum((each.only_a - each.only_b) / each.images for each in pairs) / len(pairs),
+        interval=mean_difference_interval([(each.both, each.only_a, each.only_b, each.neither) for each in pairs]),
+        p_exact=p,
+        p_mid=None,
+        p_adjusted=p,
+    )
+
+
+def p_of_averages(counts: Sequence[tuple[int, int, int]]) -> float:
+    """The p-value of two macro averages from `(only_a, only_b, images)` of each domain; of one, it is McNemar's."""
+    if len(counts) == 1:
+        return mcnemar(*counts[0][:2]).exact
+    from fastclip.results.statistics.ranks import macro_test  # NumPy: a tenth of a second
+
+    return macro_test(counts)
+
+
+def corrected(tests: Sequence[Comparison], correction: str, others: Sequence[float] = ()) -> tuple[Comparison, ...]:
+    """The tests of one family, corrected together with the p-values of `others` that belong to it."""
+    ps = iter(CORRECTIONS[correction]([*(each.p_exact for each in tests if each.p_exact is not None), *others]))
+    return tuple(each if each.p_exact is None else replace(each, p_adjusted=next(ps)) for each in tests)
+
+
+def counted_tests(tests: Sequence[Comparison], others: Sequence[float] = ()) -> str:
+    """The size of a family: `32 tests`, or `144 tests, of all pairs`."""
+    count = sum(each.p_exact is not None for each in tests) + len(others)
+    return f"{count:,} test{'s' * (count != 1)}{', of all pairs' * bool(others)}"
+
+
+def over(dataset: str, domains: Sequence[str]) -> str:
+    """The place that a family is about: `the 4 domains of pacs`."""
+    return f"the {len(domains)} domains of {dataset}" if len(domains) > 1 else f"{dataset}/{''.join(domains)}"
