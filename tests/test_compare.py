@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from drawn_answers import columns, draw, result, used
+from drawn_tables import drawn_result
 from helpers import Program, run
 from scipy.stats import binomtest
 from statsmodels.stats.contingency_tables import cochrans_q
@@ -19,7 +20,7 @@ from test_floors import in_a_new_process
 
 from fastclip.errors import UserError
 from fastclip.results.cells import Column, Evaluation, UsedPrompts
-from fastclip.results.comparing.columns import compare, tied_with_best
+from fastclip.results.comparing.columns import compare, heads_beside_zero_shot, tied_with_best
 from fastclip.results.comparing.families import Comparison, Family
 from fastclip.results.comparing.file import to_json
 from fastclip.results.files.result import to_json as result_to_json
@@ -45,7 +46,7 @@ def test_a_family_counts_every_pair_and_corrects_over_all_domains(correction: st
     found = columns()
     right = draw(found, DOMAINS)
     (family,) = compare(result(right), "backbones", to="RN50", correction=correction)
-    assert family.name == "3 backbones, each against RN50, prompts photo, the 3 domains of pacs: 8 tests"
+    assert family.name == "pacs (3 domains), prompts photo: 2 backbones against RN50; 8 tests"
     expected = [
         (column, domain, sum(a > b for a, b in zip(own[column], own[found[0]], strict=True)),
          sum(a < b for a, b in zip(own[column], own[found[0]], strict=True)))
@@ -69,8 +70,8 @@ def test_against_a_reference_that_the_numbers_chose_p_is_corrected_over_all_pair
     found = columns(NINE[:4])
     right = draw(found, DOMAINS)
     (family,) = compare(result(right), "backbones", correction=correction)
-    assert family.name.startswith("4 backbones, each against RN50x16, the best of them, ")
-    assert family.name.endswith(": 24 tests, of all pairs")
+    subject = "4 backbones against RN50x16, the best of them; 24 tests, all pairs"
+    assert family.name == f"pacs (3 domains), prompts photo: {subject}"
     ps = {
         (domain, a, b): binomtest(int((own[a] & ~own[b]).sum()), int((own[a] != own[b]).sum())).pvalue
         for domain, own in right.items()
@@ -168,6 +169,28 @@ def test_heads_are_compared_where_they_were_scored_and_ranked_where_all_were():
     assert [(each.domain, each.columns) for each in family.at_once] == [("photo", 3), ("sketch", 3)]
 
 
+def test_a_family_names_the_domains_that_it_tests_and_says_why_there_are_no_ranks():
+    zero_shot, ridge, knn = Column("RN50", "zero-shot", "photo"), Column("RN50", "ridge"), Column("RN50", "knn")
+    right = {domain: dict(own) for domain, own in draw([zero_shot, ridge, knn], DOMAINS).items()}
+    for domain in ("art", "photo"):
+        del right[domain][ridge], right[domain][knn]
+    (family,) = compare(result(right), "heads")
+    assert family.name == "pacs/sketch, RN50, prompts photo: 2 heads against zero-shot; 2 tests"
+    assert family.ranks == () and "No ranks: no two of them were scored on all 3 domains." in family.notes
+    (family,) = compare(replace(made := result(right), patterns=made.patterns[2:]), "heads")
+    assert family.name.startswith("pacs/sketch, ")
+
+
+def test_fitted_heads_in_a_result_are_a_family_of_the_same_name_as_compares():
+    heads = [Column("RN50", "zero-shot", "photo"), Column("RN50", "fitted")]
+    made = result(draw(heads, DOMAINS))
+    facts = drawn_result({(domain, "RN50", "fitted"): (1, 2) for domain in DOMAINS}, dataset="pacs").heads
+    (name,) = heads_beside_zero_shot(replace(made, heads=facts))
+    assert name == "pacs (3 domains), RN50, prompts photo: 1 head against zero-shot; 3 tests"
+    (family,) = compare(made, "heads")
+    assert family.name == name.replace("3 tests", "4 tests")  # it has the average, too
+
+
 def test_cochrans_q_is_statsmodels_and_two_columns_have_none():
     right = draw(columns(), DOMAINS)
     (family,) = compare(result(right), "backbones")
@@ -199,7 +222,7 @@ def test_prompts_that_labels_of_the_same_images_chose_get_no_p_no_q_and_no_rank(
     chosen = [each for each in family.tests if each.pair.a.prompts == "openai80"]
     assert len(chosen) == 4 and all(each.interval for each in chosen)
     assert {(each.p_exact, each.p_mid, each.p_adjusted) for each in chosen} == {(None, None, None)}
-    assert family.name.endswith(": 8 tests") and any("openai80: chosen by the labels" in each for each in family.notes)
+    assert family.name.endswith("; 8 tests") and any("openai80: chosen by the labels" in each for each in family.notes)
     assert {each.columns for each in family.at_once} == {3}
     assert found[1] not in [each.column for each in family.ranks]
     right = {
@@ -364,8 +387,8 @@ def test_nine_backbones_and_four_domains_fit_80_columns(tmp_path: Path):
     assert outcome.code == 0 and outcome.err == ""
     lines = outcome.out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert " ".join(lines[:2]).startswith("9 backbones, each against ViT-L/14@336px, the best of them, prompts")
-    assert "180 tests, of all pairs" in " ".join(lines[:3])
+    assert " ".join(lines[:2]).startswith("pacs (4 domains), prompts transferlearning: 9 backbones")
+    assert "180 tests, all pairs" in " ".join(lines[:3])
     rows = [
         line.split()
         for line in lines

@@ -82,7 +82,7 @@ def _ranks(family: Family, averages: Mapping[tuple[str, Column], Fraction | None
         ends = f"{rank.low}" if rank.low == rank.high else f"{rank.low} to {rank.high}"
         name = Text(printable(label(family.of, rank.column)))
         table.add_row(name, percent(averages.get((rank.dataset, rank.column))), _share(rank.best), ends)
-    title = f"Ranks of {len(family.ranks)} {NOUNS[family.of]} by their {number}{' over the domains' * several}"
+    title = f"Ranks of {len(family.ranks)} {NOUNS[family.of]}s by their {number}{' over the domains' * several}"
     return Group(Text(title, style="bold"), table)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 from fastclip.errors import UserError
-from fastclip.results.cells import Column, Evaluation, mean
+from fastclip.results.cells import ZERO_SHOT, Column, Evaluation, mean
 from fastclip.results.comparing.caveats import image_lines, is_chosen_on, left_out_lines
 from fastclip.results.comparing.families import AllAtOnce, Comparison, Family, Rank
 from fastclip.results.comparing.groups import OF, Accuracies, Group, accuracies, groups, label
@@ -14,8 +14,8 @@ from fastclip.results.comparing.tests import (
     CORRECTIONS,
     compared,
     corrected,
-    counted_tests,
-    over,
+    counted,
+    family_name,
     p_of_averages,
     with_average,
 )
@@ -30,7 +30,7 @@ MORE = {
 FITTED = "Tests are about these heads as they were fitted, not about their methods on other training images."
 CHOSEN = "The best was chosen by these very numbers, so p is corrected over all pairs. --to NAME has fewer tests."
 UNKNOWN = "the results do not say which images two columns have right together."
-NOUNS = {"backbones": "backbones", "prompts": "prompt sets", "heads": "heads", "runs": "columns"}
+NOUNS = {"backbones": "backbone", "prompts": "prompt set", "heads": "head", "runs": "column"}
 
 
 def compare(
@@ -53,7 +53,7 @@ def compare(
     found = list(groups(evaluation, of, to, prompts))
     if not found:
         without = [line for each in evaluation.datasets for line in left_out_lines(evaluation, each.name)]
-        problem = f"There are no two {NOUNS[of]} with numbers for the same images."
+        problem = f"There are no two {NOUNS[of]}s with numbers for the same images."
         raise UserError(" ".join(dict.fromkeys([problem, *without])), fix=MORE[of])
     families = [_family(evaluation, each, of, correction) for each in found]
     if not any(each.tests for each in families):
@@ -72,30 +72,33 @@ def _family(evaluation: Evaluation, group: Group, of: str, correction: str) -> F
         if not any(is_chosen_on(evaluation, column, dataset, domain) for domain in scored)
     }
     known: list[Comparison] = []
-    missing = count = 0
+    missing = asked = 0
     for pairs in (_pairs(evaluation, group, column) for column in group.columns if column != group.reference):
         found = [compared(each, _is_testable(evaluation, each)) for each in pairs if each]
         known += with_average(found, domains)
-        missing, count = missing + pairs.count(None), count + len(pairs)
+        missing, asked = missing + pairs.count(None), asked + len(pairs)
     others = _other_tests(evaluation, group) if group.chosen else []
     tests = corrected(known, correction, others)
-    reference = label(of, group.reference) + ", the best of them" * group.chosen
-    subject = f"{len(group.columns)} {NOUNS[of]}, each against {reference}, {group.common}"
+    tested = [domain for domain in domains if any(each.pair.domain == domain for each in known)] or domains
+    count = counted(len(group.columns) - (not group.chosen), NOUNS[of])
+    subject = f"{count} against {label(of, group.reference)}{', the best of them' * group.chosen}"
+    ranks, unranked = _ranks(evaluation, group, testable)
     return Family(
-        name=f"{subject}, {over(dataset, domains)}: {counted_tests(tests, others)}",
+        name=family_name((dataset, tested), group.common, subject, tests, others),
         of=of,
         reference=group.reference,
         correction=correction,
         tests=tests,
         at_once=tuple(_at_once(evaluation, dataset, domains, testable)),
-        ranks=_ranks(evaluation, dataset, domains, testable),
+        ranks=ranks,
         notes=(
             *left_out_lines(evaluation, dataset),
             *_chosen_lines(of, [each for each in group.columns if each not in testable]),
-            *([f"{missing:,} of {count:,} tests are missing: {UNKNOWN}"] if missing else []),
+            *unranked,
+            *([f"{missing:,} of {asked:,} tests are missing: {UNKNOWN}"] if missing else []),
             *([FITTED] if of == "heads" else []),
             *([CHOSEN] if others else []),
-            *image_lines(evaluation, dataset, domains),
+            *image_lines(evaluation, dataset, tested),
         ),
     )
 
@@ -155,34 +158,41 @@ def _at_once(
 
 
 def _ranks(
-    evaluation: Evaluation, dataset: str, domains: Sequence[str], columns: Mapping[Column, Accuracies]
-) -> tuple[Rank, ...]:
-    """The ranks of the columns that were scored on all domains, if there are two and their patterns are known."""
-    whole = [column for column, scored in columns.items() if len(scored) == len(domains)]
+    evaluation: Evaluation, group: Group, testable: Mapping[Column, Accuracies]
+) -> tuple[tuple[Rank, ...], list[str]]:
+    """The ranks of the columns that were scored on all domains, or a line that says why there are none."""
+    dataset, domains = group.dataset, group.domains
+    everywhere = [column for column, scored in group.columns.items() if len(scored) == len(domains)]
+    if len(everywhere) < 2:
+        return (), [f"No ranks: no two of them were scored on all {len(domains)} domains."]
+    whole = [column for column in everywhere if column in testable]
+    if len(whole) < 2:
+        return (), []  # the line about chosen columns says it
     found = [find_patterns(evaluation, dataset, domain, whole) for domain in domains]
     counts = [each.project(whole) for each in found if each and each.images]
-    if len(whole) < 2 or len(counts) < len(domains):
-        return ()
+    if len(counts) < len(domains):
+        return (), ["No ranks: the results do not say which images all of them have right together."]
     from fastclip.results.statistics.ranks import joint_ranks  # NumPy: a tenth of a second
 
     ranks = zip(whole, joint_ranks(counts), strict=True)
-    return tuple(Rank(dataset=dataset, column=column, best=r.best, low=r.low, high=r.high) for column, r in ranks)
+    return tuple(Rank(dataset=dataset, column=column, best=r.best, low=r.low, high=r.high) for column, r in ranks), []
 
 
 def heads_beside_zero_shot(evaluation: Evaluation) -> dict[str, tuple[Comparison, ...]]:
     """The fitted heads of each dataset and backbone beside zero-shot with the first prompt set, by their family's name.
 
-    Holm's correction is over all of these heads and domains.
+    Holm's correction is over all of these heads and domains. There are no averages: `compare` has them.
     """
     families: dict[tuple[str, str], list[Pair]] = {}
     for each in pairs_with_zero_shot(evaluation):
         families.setdefault((each.dataset, each.a.backbone), []).append(each)
     found = {}
     for (dataset, backbone), pairs in families.items():
-        heads, domains = ({each.a.head for each in pairs}, list(dict.fromkeys(each.domain for each in pairs)))
+        heads, domains = {each.a.head for each in pairs}, list(dict.fromkeys(each.domain for each in pairs))
         tests = corrected([compared(each, _is_testable(evaluation, each)) for each in pairs], "holm")
-        subject = f"{len(heads)} head{'s' * (len(heads) > 1)} against zero-shot, {backbone}"
-        found[f"{subject}, {over(dataset, domains)}: {counted_tests(tests)}"] = tests
+        subject = f"{counted(len(heads), 'head')} against {ZERO_SHOT}"
+        common = f"{backbone}, prompts {pairs[0].b.prompts}"
+        found[family_name((dataset, domains), common, subject, tests)] = tests
     return found
 
 

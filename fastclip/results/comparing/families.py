@@ -65,7 +65,7 @@ class Family:
     """Tests that are corrected together: every column of a group against one reference, over a dataset's domains."""
 
     name: str
-    """`9 backbones, each against RN50, prompts transferlearning, the 4 domains of pacs: 32 tests`."""
+    """`pacs (4 domains), prompts photo: 8 backbones against RN50; 40 tests`."""
     of: str = "backbones"
     """`backbones`, `prompts` or `heads`: by which the columns differ. `runs`: one column, in two runs."""
     reference: Column | None
@@ -76,4 +76,4 @@ class Family:
     at_once: tuple[AllAtOnce, ...]
     ranks: tuple[Rank, ...]
     notes: tuple[str, ...] = ()
-    """What a reader has to know, such as duplicates among the images, a sentence each."""
+    """A sentence each, such as that images are duplicates."""

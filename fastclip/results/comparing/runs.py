@@ -12,7 +12,7 @@ from fastclip.results.cells import Column, Evaluation
 from fastclip.results.comparing.aligning import rows_in_order, take
 from fastclip.results.comparing.caveats import image_lines, left_out, left_out_lines
 from fastclip.results.comparing.families import Comparison, Family
-from fastclip.results.comparing.tests import compared, corrected, counted_tests, over, with_average
+from fastclip.results.comparing.tests import compared, corrected, counted, family_name, with_average
 from fastclip.results.files.kept import Kept
 from fastclip.results.pairs import Pair
 
@@ -84,9 +84,10 @@ def _family(
             changed += int((before.predicted != after.predicted).sum())
         tests += with_average(own, domains)
     done = corrected(tests, correction)
-    count = f"{len(columns)} columns" if len(columns) > 1 else f"{columns[0][0].backbone}, {columns[0][0].way}"
+    one = f"{columns[0][0].backbone}, {columns[0][0].way}" if len(columns) == 1 else ""
+    subject = f"{'' if one else counted(len(columns), 'column') + ' of '}{second.name} against {first.name}"
     return Family(
-        name=f"{second.name} against {first.name}, {count}, {over(dataset, domains)}: {counted_tests(done)}",
+        name=family_name((dataset, domains), one, subject, done),
         of="runs",
         reference=None,
         correction=correction,

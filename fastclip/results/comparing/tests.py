@@ -74,12 +74,24 @@ def corrected(tests: Sequence[Comparison], correction: str, others: Sequence[flo
     return tuple(each if each.p_exact is None else replace(each, p_adjusted=next(ps)) for each in tests)
 
 
-def counted_tests(tests: Sequence[Comparison], others: Sequence[float] = ()) -> str:
-    """The size of a family: `32 tests`, or `144 tests, of all pairs`."""
-    count = sum(each.p_exact is not None for each in tests) + len(others)
-    return f"{count:,} test{'s' * (count != 1)}{', of all pairs' * bool(others)}"
+def family_name(
+    place: tuple[str, Sequence[str]],
+    common: str,
+    subject: str,
+    tests: Sequence[Comparison],
+    others: Sequence[float] = (),
+) -> str:
+    """`pacs (4 domains), RN50: 3 prompt sets against photo, the best of them; 15 tests, all pairs`.
+
+    `place` is the dataset and the domains that are tested, `common` all that the columns share; `others` are p-values
+    of the pairs that `tests` are not about.
+    """
+    dataset, domains = place
+    where = f"{dataset} ({len(domains)} domains)" if len(domains) > 1 else f"{dataset}/{''.join(domains)}"
+    count = counted(sum(each.p_exact is not None for each in tests) + len(others), "test")
+    return f"{where}{', ' * bool(common)}{common}: {subject}; {count}{', all pairs' * bool(others)}"
 
 
-def over(dataset: str, domains: Sequence[str]) -> str:
-    """The place that a family is about: `the 4 domains of pacs`."""
-    return f"the {len(domains)} domains of {dataset}" if len(domains) > 1 else f"{dataset}/{''.join(domains)}"
+def counted(count: int, noun: str) -> str:
+    """`1 test`, `1,234 tests`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
