@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations, permutations, product
@@ -398,11 +399,12 @@ def test_nine_backbones_and_four_domains_fit_80_columns(tmp_path: Path):
     assert len(rows) == 40
     (family,) = compare(made, "backbones")
     for row, test in zip(rows, family.tests, strict=True):
-        net, gained, lost = (int(row[place].replace(",", "")) for place in (1, -3, -2))
+        net, gained, lost = (int(row[place].replace(",", "").replace("−", "-")) for place in (1, -3, -2))
         assert (net, gained, lost) == (gained - lost, test.pair.only_a, test.pair.only_b)
         assert float(row[-1].lstrip("<")) == pytest.approx(max(test.p_adjusted or 0, 1e-300), rel=0.5, abs=0.0005)
     assert "Cochran's Q, 8 degrees of freedom" in outcome.out
     assert "average: the mean of the domains' points" in outcome.out
+    assert not re.search(r"[\[ ]-[\d.]", outcome.out), "a hyphen is no minus"
 
 
 def test_hostile_names_are_shown_as_their_letters(tmp_path: Path):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
-from fastclip.report.comparisons import HEADERS, p_text
+from fastclip.report.comparisons import HEADERS, p_text, share_text
 from fastclip.report.html.plots import Panel, Value, make_axis, make_panel
-from fastclip.report.html.words import called, points, points_interval
+from fastclip.report.html.words import called
+from fastclip.report.numbers import points, points_interval, signed
 from fastclip.report.tables import NO_NUMBER, percent
 from fastclip.results.averages import averages
 from fastclip.results.cells import ZERO_SHOT, Evaluation
@@ -78,7 +78,7 @@ class TestRow:
     @property
     def net(self) -> str:
         """Images that only this column has right, less those that only the reference has."""
-        return f"{self.only_a - self.only_b:+,}".replace("-", "−") if self.only_a != self.only_b else "0"
+        return signed(self.only_a - self.only_b)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,16 +111,11 @@ def _view(family: Family, decimals: int, *, drawn: bool) -> FamilyView:
         rows=tuple(_row(test, family.of, decimals) for test in family.tests[:MOST_TESTS]),
         panels=tuple(_panels(family, decimals)) if drawn else (),
         ranks=tuple(
-            (label(family.of, rank.column), _share(rank.best),
+            (label(family.of, rank.column), share_text(rank.best),
              f"{rank.low}" if rank.low == rank.high else f"{rank.low}–{rank.high}")
             for rank in family.ranks
         ),
     )  # fmt: skip
-
-
-def _share(value: float) -> str:
-    """A share of draws in percent, which is 0 or 100 only if it is none or all of them."""
-    return percent(Fraction(value) if value in (0, 1) else Fraction(min(max(value, 0.001), 0.999)), 1)
 
 
 def _row(test: Comparison, of: str, decimals: int) -> TestRow:
