@@ -188,6 +188,8 @@ def test_fitted_heads_in_a_result_are_a_family_of_the_same_name_as_compares():
     facts = drawn_result({(domain, "RN50", "fitted"): (1, 2) for domain in DOMAINS}, dataset="pacs").heads
     (name,) = heads_beside_zero_shot(replace(made, heads=facts))
     assert name == "pacs (3 domains), RN50, prompts photo: 1 head against zero-shot; 3 tests"
+    pairs = json.loads(result_to_json(replace(made, heads=facts)))["pairs"]
+    assert {each["family"]["name"] for each in pairs} == {name} and all(each["over"] == [] for each in pairs)
     (family,) = compare(made, "heads")
     assert family.name == name.replace("3 tests", "4 tests")  # it has the average, too
 

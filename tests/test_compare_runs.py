@@ -17,11 +17,10 @@ from drawn_store import RECIPE, draw_dataset, fill
 from helpers import Program, image_bytes, shard, write
 
 from fastclip.errors import IntegrityError, UserError
-from fastclip.results.answers import DomainAnswers
+from fastclip.results.answers import DomainAnswers, PredictionRows
 from fastclip.results.cells import Column, PredictionFile
-from fastclip.results.comparing.aligning import join, rows_in_order
+from fastclip.results.comparing.ordering import in_one_order, rows_in_order
 from fastclip.results.files.kept import evaluation_of
-from fastclip.results.files.prediction_reader import PredictionRows
 
 PLACE = ("letters", "photo")
 FIRST, SECOND = Column("tiny", "zero-shot", "photo"), Column("tiny", "zero-shot", "other")
@@ -91,15 +90,23 @@ def test_other_images_and_other_labels_are_refused(other: PredictionRows, words:
 
 def test_answers_of_several_files_are_joined_in_the_order_of_the_first():
     moved = rows([1, 1, 1, 0, 0, 0], column=SECOND, keys="fedcba", digests=DIGESTS[::-1], labels=[2, 2, 1, 1, 0, 0])
-    found = join({"A": rows([1, 0, 1, 0, 1, 0]), "B": moved})[PLACE]
+    found = in_one_order({"A": rows([1, 0, 1, 0, 1, 0]), "B": moved}).domains[PLACE]
     assert found.columns[FIRST].right.tolist() == [True, False] * 3
     assert found.columns[SECOND].right.tolist() == [False] * 3 + [True] * 3
     assert list(found.keys) == list("abcdef")
 
 
+def test_files_about_other_domains_of_a_dataset_keep_the_fingerprints_of_all():
+    first, second = rows([1] * 6), rows([1] * 6)
+    other = replace(second, domains={("letters", "art"): second.domains[PLACE]}, fingerprints={"letters": {"art": "b"}})
+    joined = in_one_order({"A": first, "B": other})
+    assert list(joined.domains) == [PLACE, ("letters", "art")]
+    assert joined.fingerprints == {"letters": {"photo": "the same", "art": "b"}}
+
+
 def test_one_column_with_two_answers_for_an_image_is_refused():
     with pytest.raises(IntegrityError, match="B has other answers for letters/photo"):
-        join({"A": rows([1, 0, 1, 0, 1, 0]), "B": rows([0, 1, 1, 0, 1, 0])})
+        in_one_order({"A": rows([1, 0, 1, 0, 1, 0]), "B": rows([0, 1, 1, 0, 1, 0])})
 
 
 def test_predictions_alone_tell_counts_and_duplicates():

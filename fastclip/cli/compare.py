@@ -43,14 +43,14 @@ def command(
     from fastclip.report.comparisons import family_tables, legend
     from fastclip.results.averages import averages
     from fastclip.results.comparing.file import to_json
-    from fastclip.results.comparing.together import compare_kept
-    from fastclip.results.files.kept import find_kept
+    from fastclip.results.files.kept import find_results
+    from fastclip.results.files.together import compare_kept
 
     if of is not None and of not in OF:
         raise UserError(f"--of does not know {of!r}.", fix=f"--of {' | '.join(OF)}")
     if json:
         check_place(json)
-    families, evaluation = compare_kept(find_kept(results), of, to=to, correction=correct, prompts=prompts)
+    families, evaluation = compare_kept(find_results(results), of, to=to, correction=correct, prompts=prompts)
     means = {(each.dataset, each.column): each.macro for each in averages(evaluation)}
     console = out()
     for family in families:

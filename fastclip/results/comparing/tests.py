@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from fastclip.results.comparing.families import Comparison
 from fastclip.results.pairs import Pair
-from fastclip.results.statistics import bh, holm, mcnemar, mean_difference_interval, newcombe
+from fastclip.results.statistics import bh, holm, mcnemar, mean_of_intervals, newcombe
 
 CORRECTIONS: Mapping[str, Callable[[Sequence[float]], list[float]]] = {"holm": holm, "bh": bh, "none": list}
 AVERAGE = "average"
@@ -41,18 +41,13 @@ def _averaged(tests: Sequence[Comparison]) -> Comparison:
     pairs = [each.pair for each in tests]
     known = all(each.p_exact is not None for each in tests)
     p = p_of_averages([(each.only_a, each.only_b, each.images) for each in pairs]) if known else None
+    sums = {name: sum(getattr(each, name) for each in pairs) for name in ("only_a", "only_b", "both", "images")}
+    estimates = [(each.difference, each.interval) for each in tests if each.difference is not None and each.interval]
     return Comparison(
-        pair=replace(
-            pairs[0],
-            domain=AVERAGE,
-            only_a=sum(each.only_a for each in pairs),
-            only_b=sum(each.only_b for each in pairs),
-            both=sum(each.both for each in pairs),
-            images=sum(each.images for each in pairs),
-        ),
+        pair=replace(pairs[0], domain=AVERAGE, **sums),
         over=tuple(each.domain for each in pairs),
-        difference=math.fsum((each.only_a - each.only_b) / each.images for each in pairs) / len(pairs),
-        interval=mean_difference_interval([(each.both, each.only_a, each.only_b, each.neither) for each in pairs]),
+        difference=math.fsum(difference for difference, _ in estimates) / len(estimates),
+        interval=mean_of_intervals(estimates),
         p_exact=p,
         p_mid=None,
         p_adjusted=p,

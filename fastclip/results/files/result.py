@@ -16,6 +16,7 @@ from typing import Any
 from fastclip.results.averages import averages
 from fastclip.results.cells import Cell, DatasetFacts, Evaluation
 from fastclip.results.comparing.columns import heads_beside_zero_shot
+from fastclip.results.comparing.file import comparison_document
 from fastclip.results.statistics import Interval, wilson
 
 SCHEMA = "fastclip.result/1"
@@ -107,22 +108,8 @@ def _cell(cell: Cell, policy: str) -> dict[str, Any]:
 def _pairs(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     """Fitted heads beside zero-shot."""
     for name, tests in heads_beside_zero_shot(evaluation).items():
-        for each in tests:
-            yield {
-                "dataset": each.pair.dataset,
-                "domain": each.pair.domain,
-                "a": each.pair.a._asdict(),
-                "b": each.pair.b._asdict(),
-                "only_a": each.pair.only_a,
-                "only_b": each.pair.only_b,
-                "images": each.pair.images,
-                "difference": each.difference,
-                "interval": _interval(each.interval),
-                "p_exact": each.p_exact,
-                "p_mid": each.p_mid,
-                "p_adjusted": each.p_adjusted,
-                "family": {"name": name, "tests": len(tests), "method": "holm"},
-            }
+        family = {"name": name, "tests": len(tests), "method": "holm"}
+        yield from ({**comparison_document(each), "family": family} for each in tests)
 
 
 def _number(value: Fraction | None) -> float | None:

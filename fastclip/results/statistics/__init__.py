@@ -7,8 +7,8 @@ from fastclip.results.statistics.corrections import bh, holm
 from fastclip.results.statistics.intervals import (
     LEVEL,
     Interval,
-    mean_difference_interval,
     mean_interval,
+    mean_of_intervals,
     newcombe,
     wilson,
 )
@@ -23,8 +23,8 @@ __all__ = [
     "cochran",
     "holm",
     "mcnemar",
-    "mean_difference_interval",
     "mean_interval",
+    "mean_of_intervals",
     "newcombe",
     "wilson",
 ]

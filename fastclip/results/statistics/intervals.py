@@ -35,26 +35,16 @@ def mean_interval(counts: Sequence[tuple[int, int]], level: float = LEVEL) -> In
 
     The distances of Wilson's limits from the shares are squared and added.
     """
-    shares = [right / images for right, images in counts]
-    limits = [wilson(right, images, level) for right, images in counts]
-    return _square_and_add(shares, limits, "MOVER of Wilson")
+    return mean_of_intervals([(right / images, wilson(right, images, level)) for right, images in counts])
 
 
-def mean_difference_interval(counts: Sequence[tuple[int, int, int, int]], level: float = LEVEL) -> Interval:
-    """The interval of the unweighted mean of paired differences, by MOVER; `newcombe` takes each of `counts`.
-
-    Images of one difference are not those of another. The distances of Newcombe's limits are squared and added.
-    """
-    differences = [(only_a - only_b) / (both + only_a + only_b + neither) for both, only_a, only_b, neither in counts]
-    limits = [newcombe(*each, level=level) for each in counts]
-    return _square_and_add(differences, limits, "MOVER of Newcombe, paired")
-
-
-def _square_and_add(values: Sequence[float], limits: Sequence[Interval], method: str) -> Interval:
-    mean = math.fsum(values) / len(values)
-    down = math.sqrt(math.fsum((p - each.low) ** 2 for p, each in zip(values, limits, strict=True))) / len(values)
-    up = math.sqrt(math.fsum((each.high - p) ** 2 for p, each in zip(values, limits, strict=True))) / len(values)
-    return Interval(low=mean - down, high=mean + up, method=method, level=limits[0].level)
+def mean_of_intervals(estimates: Sequence[tuple[float, Interval]]) -> Interval:
+    """The interval of the unweighted mean of independent estimates, each with its own one, by MOVER."""
+    mean = math.fsum(value for value, _ in estimates) / len(estimates)
+    down = math.sqrt(math.fsum((value - each.low) ** 2 for value, each in estimates)) / len(estimates)
+    up = math.sqrt(math.fsum((each.high - value) ** 2 for value, each in estimates)) / len(estimates)
+    first = estimates[0][1]
+    return Interval(low=mean - down, high=mean + up, method=f"MOVER of {first.method}", level=first.level)
 
 
 def newcombe(both: int, only_a: int, only_b: int, neither: int, level: float = LEVEL) -> Interval:
