@@ -1,6 +1,6 @@
 """The result file, `fastclip.result/1`: integer counts, and all that a reader needs to know what they are counts of.
 
-Equal work gives equal bytes: no time, host, path or speed is in it. What follows from the counts (accuracies,
+Equal work gives equal bytes: no time, host, path or speed is in it. All that follows from the counts (accuracies,
 intervals, averages, pairs) is written for readers of other programs, and worked out anew by our own. Within version 1
 fields are only added.
 """
