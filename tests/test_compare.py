@@ -100,7 +100,7 @@ def test_the_average_has_its_own_difference_interval_and_p_after_the_domains_of_
     swapped = [abs(np.dot(signs, weights)) for signs in product((-1, 1), repeat=len(weights))]
     seen = abs(sum(each.mean() for each in leads))
     assert 0.05 < average.p_exact < 0.95
-    assert average.p_exact == pytest.approx(np.mean(np.array(swapped) >= seen - 1e-12), abs=0.012)
+    assert average.p_exact == pytest.approx(np.mean(np.array(swapped) >= seen - 1e-12), rel=0.01)
     down, up = (
         np.sqrt(sum((getattr(each.interval, end) - each.difference) ** 2 for each in domains)) / 3
         for end in ("low", "high")

@@ -249,18 +249,32 @@ def test_ranks_do_not_depend_on_how_many_draws_are_made_at_once(monkeypatch: pyt
     assert joint_ranks([counts, counts]) == whole
 
 
-@pytest.mark.parametrize(("first", "second"), [(1, 9), (10, 20), (121, 59), (5, 5), (0, 0), (0, 5)])
+@pytest.mark.parametrize(("first", "second"), [(1, 9), (10, 20), (121, 59), (5, 5), (0, 0), (0, 5), (5000, 5600)])
 def test_over_one_domain_the_test_of_macro_averages_is_mcnemars(first: int, second: int):
-    assert macro_test([(first, second, 400)]) == pytest.approx(mcnemar(first, second).exact, abs=0.012)
+    assert macro_test([(first, second, 20_000)]) == pytest.approx(mcnemar(first, second).exact, rel=1e-6)
 
 
-def test_the_test_of_macro_averages_counts_every_flip_of_two_small_domains():
-    domains = [(4, 1, 10), (1, 3, 40)]
-    seen = abs(Fraction(3, 10) - Fraction(2, 40))
-    flips = [
-        abs(Fraction(sum(first), 10) + Fraction(sum(second), 40)) >= seen
-        for first in itertools.product((-1, 1), repeat=5)
-        for second in itertools.product((-1, 1), repeat=4)
-    ]
-    assert macro_test(domains) == pytest.approx(np.mean(flips), abs=0.012)
-    assert macro_test(domains) == macro_test(domains)
+@pytest.mark.parametrize(
+    "domains",
+    [
+        [(4, 1, 10), (1, 3, 40)],
+        [(9, 0, 31), (4, 1, 23), (1, 3, 40), (7, 2, 17)],
+        [(30, 4, 200), (25, 3, 150), (0, 0, 80)],
+        [(2, 9, 90), (9, 2, 90)],
+    ],
+)
+def test_the_test_of_macro_averages_counts_every_flip_of_small_domains(domains: Sequence[tuple[int, int, int]]):
+    seen = abs(sum(Fraction(only_a - only_b, images) for only_a, only_b, images in domains))
+    so_large = 0
+    for heads in itertools.product(*(range(only_a + only_b + 1) for only_a, only_b, _ in domains)):
+        flipped = zip(heads, domains, strict=True)
+        if abs(sum(Fraction(2 * each - only_a - only_b, images) for each, (only_a, only_b, images) in flipped)) >= seen:
+            coins = zip(heads, domains, strict=True)
+            so_large += math.prod(math.comb(only_a + only_b, each) for each, (only_a, only_b, _) in coins)
+    p = so_large / 2 ** sum(only_a + only_b for only_a, only_b, _ in domains)
+    assert p - 1e-14 <= macro_test(domains) <= p * 1.01 + 1e-14
+
+
+def test_the_test_of_macro_averages_is_not_below_what_it_can_count():
+    assert macro_test([(300, 0, 400), (300, 0, 400)]) == 1e-12
+    assert macro_test([(0, 0, 10), (0, 0, 20)]) == 1

@@ -109,8 +109,8 @@ def legend(families: Sequence[Family]) -> list[str]:
     ]
     if any(test.over for each in families for test in each.tests):
         lines.append(
-            "average: the mean of the domains' points, tested by flipping a coin for each image that only one has "
-            "right; net, gained and lost are sums."
+            "average: the mean of the domains' points. Its p is McNemar's over several domains; net, gained and lost "
+            "are sums."
         )
     if any(each.ranks for each in families):
         lines.append(

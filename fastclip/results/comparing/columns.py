@@ -202,7 +202,7 @@ def tied_with_best(
     """Those of `columns` that Holm's correction cannot tell from the best of them at 5 %, the best included.
 
     In a domain the tests are McNemar's. Without a `domain` they are about the macro average over all domains of the
-    columns, and flip a coin for every discordant image (`ranks.macro_test`, which over one domain is McNemar's). The
+    columns, a coin for every discordant image (`ranks.macro_test`, which over one domain is McNemar's). The
     best was chosen by these numbers, so the family is all pairs of the columns that have a number.
 
     A column of which the result does not say which images it has right together with the best is not tied, unless
