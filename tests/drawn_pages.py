@@ -13,7 +13,7 @@ from helpers import Sharded, recipe
 from fastclip.data.shards.manifest import read_manifest
 from fastclip.data.shards.reader import read_images
 from fastclip.files import digest
-from fastclip.results.answers import ColumnAnswers, DomainAnswers
+from fastclip.results.answers import ColumnAnswers, DomainAnswers, PredictionRows
 from fastclip.results.cells import (
     ZERO_SHOT,
     Cell,
@@ -26,7 +26,6 @@ from fastclip.results.cells import (
 )
 from fastclip.results.comparing.columns import compare
 from fastclip.results.comparing.families import Family
-from fastclip.results.files.prediction_reader import PredictionRows
 from fastclip.results.patterns import count_patterns, near_ties
 from fastclip.results.published.verdicts import (
     DIFFERS,

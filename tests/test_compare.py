@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations, permutations
+from itertools import combinations, permutations, product
 from pathlib import Path
 
 import numpy as np
 import pytest
 from drawn_answers import columns, draw, result, used
+from drawn_tables import drawn_result
 from helpers import Program, run
 from scipy.stats import binomtest
 from statsmodels.stats.contingency_tables import cochrans_q
@@ -19,7 +21,8 @@ from test_floors import in_a_new_process
 
 from fastclip.errors import UserError
 from fastclip.results.cells import Column, Evaluation, UsedPrompts
-from fastclip.results.comparing.columns import compare, tied_with_best
+from fastclip.results.comparing.columns import compare, heads_beside_zero_shot, tied_with_best
+from fastclip.results.comparing.families import Comparison, Family
 from fastclip.results.comparing.file import to_json
 from fastclip.results.files.result import to_json as result_to_json
 from fastclip.results.files.result_reader import parse_result
@@ -30,23 +33,34 @@ NINE = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16",
 METHODS = [("holm", "holm"), ("bh", "fdr_bh")]
 
 
+def in_domains(family: Family) -> list[Comparison]:
+    """The tests without those of averages."""
+    return [each for each in family.tests if not each.over]
+
+
+def averages(family: Family) -> list[Comparison]:
+    return [each for each in family.tests if each.over]
+
+
 @pytest.mark.parametrize(("correction", "method"), METHODS)
 def test_a_family_counts_every_pair_and_corrects_over_all_domains(correction: str, method: str):
     found = columns()
     right = draw(found, DOMAINS)
     (family,) = compare(result(right), "backbones", to="RN50", correction=correction)
-    assert family.name == "3 backbones, each against RN50, prompts photo, the 3 domains of pacs: 6 tests"
+    assert family.name == "pacs (3 domains), prompts photo: 2 backbones against RN50; 8 tests"
     expected = [
         (column, domain, sum(a > b for a, b in zip(own[column], own[found[0]], strict=True)),
          sum(a < b for a, b in zip(own[column], own[found[0]], strict=True)))
         for column in found[1:] for domain, own in right.items()
     ]  # fmt: skip
-    counted = [(each.pair.a, each.pair.domain, each.pair.only_a, each.pair.only_b) for each in family.tests]
+    tests = in_domains(family)
+    counted = [(each.pair.a, each.pair.domain, each.pair.only_a, each.pair.only_b) for each in tests]
     assert counted == expected
     ps = [binomtest(min(gained, lost), gained + lost).pvalue for *_, gained, lost in expected]
-    assert [each.p_exact for each in family.tests] == pytest.approx(ps)
+    assert [each.p_exact for each in tests] == pytest.approx(ps)
+    ps = [each.p_exact for each in family.tests]  # with the averages
     assert [each.p_adjusted for each in family.tests] == pytest.approx(list(multipletests(ps, method=method)[1]))
-    for each, (_, domain, gained, lost) in zip(family.tests, expected, strict=True):
+    for each, (_, domain, gained, lost) in zip(tests, expected, strict=True):
         assert each.difference == pytest.approx((gained - lost) / DOMAINS[domain])
         assert each.interval and each.interval.low <= each.difference <= each.interval.high
         assert each.pair.images == DOMAINS[domain]
@@ -57,16 +71,54 @@ def test_against_a_reference_that_the_numbers_chose_p_is_corrected_over_all_pair
     found = columns(NINE[:4])
     right = draw(found, DOMAINS)
     (family,) = compare(result(right), "backbones", correction=correction)
-    assert family.name.startswith("4 backbones, each against RN50x16, the best of them, ")
-    assert family.name.endswith(": 18 tests, of all pairs")
+    subject = "4 backbones against RN50x16, the best of them; 24 tests, all pairs"
+    assert family.name == f"pacs (3 domains), prompts photo: {subject}"
     ps = {
         (domain, a, b): binomtest(int((own[a] & ~own[b]).sum()), int((own[a] != own[b]).sum())).pvalue
         for domain, own in right.items()
         for a, b in combinations(found, 2)
     }
+    for a, b in combinations(found, 2):
+        (average,) = averages(compare(result({d: {a: own[a], b: own[b]} for d, own in right.items()}), "backbones")[0])
+        ps["average", a, b] = average.p_exact
     adjusted = dict(zip(ps, multipletests(list(ps.values()), method=method)[1], strict=True))
     for each in family.tests:
         assert each.p_adjusted == pytest.approx(adjusted[each.pair.domain, each.pair.a, each.pair.b])
+
+
+def test_the_average_has_its_own_difference_interval_and_p_after_the_domains_of_a_column():
+    """p by all the ways to swap the two answers of every image; the interval from those of the domains."""
+    found = columns(("RN50", "RN101"))
+    right = draw(found, {"art": 9, "photo": 14, "sketch": 11}, 4)
+    (family,) = compare(result(right), "backbones", to="RN50", correction="none")
+    *domains, average = family.tests
+    assert [each.pair.domain for each in domains] == list(average.over) == ["art", "photo", "sketch"]
+    assert average.pair.domain == "average" and average.pair.images == 34
+    leads = [own[found[1]].astype(int) - own[found[0]] for own in right.values()]
+    assert average.difference == pytest.approx(np.mean([each.mean() for each in leads]))
+    weights = [1 / len(each) for each in leads for lead in each if lead]
+    swapped = [abs(np.dot(signs, weights)) for signs in product((-1, 1), repeat=len(weights))]
+    seen = abs(sum(each.mean() for each in leads))
+    assert 0.05 < average.p_exact < 0.95
+    assert average.p_exact == pytest.approx(np.mean(np.array(swapped) >= seen - 1e-12), rel=0.01)
+    down, up = (
+        np.sqrt(sum((getattr(each.interval, end) - each.difference) ** 2 for each in domains)) / 3
+        for end in ("low", "high")
+    )
+    assert average.interval.low == pytest.approx(average.difference - down)
+    assert average.interval.high == pytest.approx(average.difference + up)
+
+
+def test_there_is_no_average_over_one_domain_nor_where_a_domain_is_missing():
+    found = columns()
+    right = {domain: dict(own) for domain, own in draw(found, DOMAINS).items()}
+    (family,) = compare(result({"art": right["art"]}), "backbones")
+    assert len(family.tests) == 2 and averages(family) == []
+    (family,) = compare(replace(made := result(right), patterns=made.patterns[1:]), "backbones")
+    assert len(family.tests) == 4 and averages(family) == []
+    del right["art"][found[1]]
+    (family,) = compare(result(right), "backbones", to="RN50")
+    assert [each.pair.a for each in averages(family)] == [found[2]]
 
 
 def test_of_nine_equal_columns_the_best_is_seldom_told_from_another():
@@ -104,7 +156,7 @@ def test_prompts_leaves_one_prompt_set_and_for_heads_says_which_zero_shot_is_mea
     heads = [*columns(("RN50",), ("photo", "openai80")), Column("RN50", "ridge")]
     for prompts, reference in (("photo", heads[0]), ("openai80", heads[1]), (None, heads[0])):
         (family,) = compare(result(draw(heads, DOMAINS)), "heads", prompts=prompts)
-        assert family.reference == reference and len(family.tests) == len(DOMAINS)
+        assert family.reference == reference and len(in_domains(family)) == len(DOMAINS)
 
 
 def test_heads_are_compared_where_they_were_scored_and_ranked_where_all_were():
@@ -113,8 +165,33 @@ def test_heads_are_compared_where_they_were_scored_and_ranked_where_all_were():
     del right["art"][other]
     (family,) = compare(result(right), "heads")
     assert [each.pair.domain for each in family.tests if each.pair.a == other] == ["photo", "sketch"]
+    assert [each.pair.a for each in averages(family)] == [ridge]
     assert [each.column for each in family.ranks] == [zero_shot, ridge]
     assert [(each.domain, each.columns) for each in family.at_once] == [("photo", 3), ("sketch", 3)]
+
+
+def test_a_family_names_the_domains_that_it_tests_and_says_why_there_are_no_ranks():
+    zero_shot, ridge, knn = Column("RN50", "zero-shot", "photo"), Column("RN50", "ridge"), Column("RN50", "knn")
+    right = {domain: dict(own) for domain, own in draw([zero_shot, ridge, knn], DOMAINS).items()}
+    for domain in ("art", "photo"):
+        del right[domain][ridge], right[domain][knn]
+    (family,) = compare(result(right), "heads")
+    assert family.name == "pacs/sketch, RN50, prompts photo: 2 heads against zero-shot; 2 tests"
+    assert family.ranks == () and "No ranks: no two of them were scored on all 3 domains." in family.notes
+    (family,) = compare(replace(made := result(right), patterns=made.patterns[2:]), "heads")
+    assert family.name.startswith("pacs/sketch, ")
+
+
+def test_fitted_heads_in_a_result_are_a_family_of_the_same_name_as_compares():
+    heads = [Column("RN50", "zero-shot", "photo"), Column("RN50", "fitted")]
+    made = result(draw(heads, DOMAINS))
+    facts = drawn_result({(domain, "RN50", "fitted"): (1, 2) for domain in DOMAINS}, dataset="pacs").heads
+    (name,) = heads_beside_zero_shot(replace(made, heads=facts))
+    assert name == "pacs (3 domains), RN50, prompts photo: 1 head against zero-shot; 3 tests"
+    pairs = json.loads(result_to_json(replace(made, heads=facts)))["pairs"]
+    assert {each["family"]["name"] for each in pairs} == {name} and all(each["over"] == [] for each in pairs)
+    (family,) = compare(made, "heads")
+    assert family.name == name.replace("3 tests", "4 tests")  # it has the average, too
 
 
 def test_cochrans_q_is_statsmodels_and_two_columns_have_none():
@@ -146,9 +223,9 @@ def test_prompts_that_labels_of_the_same_images_chose_get_no_p_no_q_and_no_rank(
     made = result(draw(found, DOMAINS))
     (family,) = compare(selected(made, labels_used=True, selected_on="all"), "prompts", to="photo")
     chosen = [each for each in family.tests if each.pair.a.prompts == "openai80"]
-    assert len(chosen) == 3 and all(each.interval for each in chosen)
+    assert len(chosen) == 4 and all(each.interval for each in chosen)
     assert {(each.p_exact, each.p_mid, each.p_adjusted) for each in chosen} == {(None, None, None)}
-    assert family.name.endswith(": 6 tests") and any("openai80: chosen by the labels" in each for each in family.notes)
+    assert family.name.endswith("; 8 tests") and any("openai80: chosen by the labels" in each for each in family.notes)
     assert {each.columns for each in family.at_once} == {3}
     assert found[1] not in [each.column for each in family.ranks]
     right = {
@@ -245,7 +322,8 @@ def test_equal_results_give_equal_bytes_and_json_without_nan():
     assert data == to_json(compare(again, "backbones"))
     (family,) = json.loads(data)["families"]
     assert family["reference"] == {"backbone": "ViT-B/32", "head": "zero-shot", "prompts": "photo"}
-    assert len(family["tests"]) == 6 and family["tests"][0]["a"]["backbone"] == "RN50"
+    assert len(family["tests"]) == 8 and [each["over"] for each in family["tests"][2:4]] == [[], list(DOMAINS)]
+    assert family["tests"][0]["a"]["backbone"] == "RN50"
     assert {each["column"]["backbone"] for each in family["ranks"]} == {"RN50", "RN101", "ViT-B/32"}
 
 
@@ -312,16 +390,23 @@ def test_nine_backbones_and_four_domains_fit_80_columns(tmp_path: Path):
     assert outcome.code == 0 and outcome.err == ""
     lines = outcome.out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert " ".join(lines[:2]).startswith("9 backbones, each against ViT-L/14@336px, the best of them, prompts")
-    assert "144 tests, of all pairs" in " ".join(lines[:3])
-    rows = [line.split() for line in lines if line.startswith((" art_painting", " cartoon", " photo", " sketch"))]
-    assert len(rows) == 32
+    assert " ".join(lines[:2]).startswith("pacs (4 domains), prompts transferlearning: 9 backbones")
+    assert "180 tests, all pairs" in " ".join(lines[:3])
+    rows = [
+        line.split()
+        for line in lines
+        if line.startswith((" art_painting", " cartoon", " photo", " sketch", " average "))
+    ]
+    rows = [row for row in rows if len(row) > 3]
+    assert len(rows) == 40
     (family,) = compare(made, "backbones")
     for row, test in zip(rows, family.tests, strict=True):
-        net, gained, lost = (int(row[place].replace(",", "")) for place in (1, -3, -2))
+        net, gained, lost = (int(row[place].replace(",", "").replace("−", "-")) for place in (1, -3, -2))
         assert (net, gained, lost) == (gained - lost, test.pair.only_a, test.pair.only_b)
         assert float(row[-1].lstrip("<")) == pytest.approx(max(test.p_adjusted or 0, 1e-300), rel=0.5, abs=0.0005)
     assert "Cochran's Q, 8 degrees of freedom" in outcome.out
+    assert "average: the mean of the domains' points" in outcome.out
+    assert not re.search(r"[\[ ]-[\d.]", outcome.out), "a hyphen is no minus"
 
 
 def test_hostile_names_are_shown_as_their_letters(tmp_path: Path):

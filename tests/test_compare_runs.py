@@ -17,11 +17,10 @@ from drawn_store import RECIPE, draw_dataset, fill
 from helpers import Program, image_bytes, shard, write
 
 from fastclip.errors import IntegrityError, UserError
-from fastclip.results.answers import DomainAnswers
+from fastclip.results.answers import DomainAnswers, PredictionRows
 from fastclip.results.cells import Column, PredictionFile
-from fastclip.results.comparing.aligning import join, rows_in_order
+from fastclip.results.comparing.ordering import in_one_order, rows_in_order
 from fastclip.results.files.kept import evaluation_of
-from fastclip.results.files.prediction_reader import PredictionRows
 
 PLACE = ("letters", "photo")
 FIRST, SECOND = Column("tiny", "zero-shot", "photo"), Column("tiny", "zero-shot", "other")
@@ -91,15 +90,23 @@ def test_other_images_and_other_labels_are_refused(other: PredictionRows, words:
 
 def test_answers_of_several_files_are_joined_in_the_order_of_the_first():
     moved = rows([1, 1, 1, 0, 0, 0], column=SECOND, keys="fedcba", digests=DIGESTS[::-1], labels=[2, 2, 1, 1, 0, 0])
-    found = join({"A": rows([1, 0, 1, 0, 1, 0]), "B": moved})[PLACE]
+    found = in_one_order({"A": rows([1, 0, 1, 0, 1, 0]), "B": moved}).domains[PLACE]
     assert found.columns[FIRST].right.tolist() == [True, False] * 3
     assert found.columns[SECOND].right.tolist() == [False] * 3 + [True] * 3
     assert list(found.keys) == list("abcdef")
 
 
+def test_files_about_other_domains_of_a_dataset_keep_the_fingerprints_of_all():
+    first, second = rows([1] * 6), rows([1] * 6)
+    other = replace(second, domains={("letters", "art"): second.domains[PLACE]}, fingerprints={"letters": {"art": "b"}})
+    joined = in_one_order({"A": first, "B": other})
+    assert list(joined.domains) == [PLACE, ("letters", "art")]
+    assert joined.fingerprints == {"letters": {"photo": "the same", "art": "b"}}
+
+
 def test_one_column_with_two_answers_for_an_image_is_refused():
     with pytest.raises(IntegrityError, match="B has other answers for letters/photo"):
-        join({"A": rows([1, 0, 1, 0, 1, 0]), "B": rows([0, 1, 1, 0, 1, 0])})
+        in_one_order({"A": rows([1, 0, 1, 0, 1, 0]), "B": rows([0, 1, 1, 0, 1, 0])})
 
 
 def test_predictions_alone_tell_counts_and_duplicates():
@@ -149,9 +156,10 @@ def by_digest(path: Path) -> dict[tuple[str, str], bool]:
     return {(row["domain"], row["sha256"]): row["rank"] == 0 for row in pq.read_table(path).to_pylist()}
 
 
-def counted(first: Mapping[tuple[str, str], bool], second: Mapping[tuple[str, str], bool], domain: str) -> list[int]:
-    """The images of a domain that only the second, and only the first, has right."""
-    pairs = [(second[key], first[key]) for key in first if key[0] == domain]
+def counted(first: Mapping[tuple[str, str], bool], second: Mapping[tuple[str, str], bool], test: dict) -> list[int]:
+    """The images of a test's domain, or domains, that only the second, and only the first, has right."""
+    domains = test["over"] or [test["domain"]]
+    pairs = [(second[key], first[key]) for key in first if key[0] in domains]
     return [sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)]
 
 
@@ -164,10 +172,11 @@ def compared(folder: Path, *words: object) -> dict:
 
 def test_two_shardings_of_the_same_images_have_the_same_answers(letters: Path):
     family = compared(letters, "run-one", "run-two")
-    assert family["of"] == "runs" and len(family["tests"]) == 3
+    assert family["of"] == "runs" and len(family["tests"]) == 4
     assert [(each["only_a"], each["only_b"], each["images"], each["p_exact"]) for each in family["tests"]] == [
-        (0, 0, 36, 1.0)
-    ] * 3
+        *[(0, 0, 36, 1.0)] * 3,
+        (0, 0, 108, 1.0),
+    ]
     assert family["notes"][0] == "0 of 108 predicted classes differ."
     one, two = (pq.read_table(letters / run / "predictions.parquet") for run in ("run-one", "run-two"))
     assert one["rank"] != two["rank"] and one["key"] == two["key"], "the test could not tell rows from images"
@@ -179,9 +188,10 @@ def test_another_recipe_is_counted_image_by_image_whatever_the_shards(letters: P
     before, after = (by_digest(letters / run / "predictions.parquet") for run in (first, "run-noisy"))
     assert before != after
     for each in family["tests"]:
-        assert [each["only_a"], each["only_b"]] == counted(before, after, each["domain"])
+        assert [each["only_a"], each["only_b"]] == counted(before, after, each)
     assert family["notes"][1] == "tiny: precision bf16, not fp16."
-    assert family["name"].startswith(f"run-noisy against {first}, tiny, transferlearning, the 3 domains of letters")
+    name = f"letters (3 domains), tiny, transferlearning: run-noisy against {first}; 4 tests"
+    assert family["name"] == name
 
 
 def test_files_of_predictions_are_compared_as_runs_too(letters: Path):
@@ -193,7 +203,7 @@ def test_files_of_predictions_are_compared_as_runs_too(letters: Path):
 
 def test_to_names_the_run_that_the_others_are_compared_with(letters: Path):
     family = compared(letters, "run-one", "run-noisy", "--to", "run-noisy")
-    assert family["name"].startswith("run-one against run-noisy")
+    assert "run-one against run-noisy;" in family["name"]
 
 
 def test_heads_of_two_runs_are_compared_through_their_predictions(letters: Path):
@@ -207,7 +217,7 @@ def test_heads_of_two_runs_are_compared_through_their_predictions(letters: Path)
         for row in pq.read_table(letters / run / "predictions.parquet").to_pylist():
             right.setdefault(row["head"], {})[row["domain"], row["sha256"]] = row["rank"] == 0
     for each in family["tests"]:
-        expected = counted(right["ridge"], right[each["a"]["head"]], each["domain"])
+        expected = counted(right["ridge"], right[each["a"]["head"]], each)
         assert [each["only_a"], each["only_b"]] == expected
     assert len(family["ranks"]) == len(right) == 3
 
@@ -272,7 +282,7 @@ def test_bad_input_is_two_lines(broken: Path, words: Sequence[str], code: int, m
 def test_a_folder_of_runs_is_all_of_them(letters: Path, tmp_path: Path):
     for run in ("run-one", "run-noisy"):
         shutil.copytree(letters / run, tmp_path / "all" / run)
-    assert compared(tmp_path, "all")["name"].startswith("all/run-one against all/run-noisy")
+    assert "all/run-one against all/run-noisy;" in compared(tmp_path, "all")["name"]
 
 
 @pytest.mark.parametrize(("policy", "images"), [("exclude", 34), ("wrong", 36)])

@@ -11,26 +11,22 @@ from fastclip.cli.options import SHOW
 from fastclip.errors import UserError
 
 OF = ("backbones", "prompts", "heads", "runs")
+TESTS = {"rich_help_panel": "Tests"}
 
 
 def command(
     results: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="RESULT", help="What eval, probe or adapt kept: a folder, its result.json, or predictions."
-        ),
+        typer.Argument(metavar="RESULT", help="A run that was kept: its folder, its result.json, or its predictions."),
     ],
-    of: Annotated[
-        str | None,
-        typer.Option(metavar="WHAT", help="backbones, prompts, heads or runs. Default: what differs."),
-    ] = None,
+    of: Annotated[str | None, typer.Option(metavar="|".join(OF), help="Default: whichever differ.", **TESTS)] = None,
     to: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The one that all are compared with. Default: zero-shot, or the best."),
+        typer.Option(metavar="NAME", help="Compare all with this one. Default: zero-shot, or the best.", **TESTS),
     ] = None,
-    prompts: Annotated[str | None, typer.Option(metavar="SET", help="Only this prompt set.")] = None,
+    prompts: Annotated[str | None, typer.Option(metavar="SET", help="Only this prompt set.", **TESTS)] = None,
     correct: Annotated[
-        str, typer.Option(metavar="METHOD", help="For many tests: holm, bh (false discovery rate) or none.")
+        str, typer.Option(metavar="holm|bh|none", help="For many tests. bh: the false discovery rate.", **TESTS)
     ] = "holm",
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all tests to this file too.", **SHOW)] = None,
 ) -> None:
@@ -47,14 +43,14 @@ def command(
     from fastclip.report.comparisons import family_tables, legend
     from fastclip.results.averages import averages
     from fastclip.results.comparing.file import to_json
-    from fastclip.results.comparing.together import compare_kept
-    from fastclip.results.files.kept import find_kept
+    from fastclip.results.files.kept import find_results
+    from fastclip.results.files.together import compare_kept
 
     if of is not None and of not in OF:
         raise UserError(f"--of does not know {of!r}.", fix=f"--of {' | '.join(OF)}")
     if json:
         check_place(json)
-    families, evaluation = compare_kept(find_kept(results), of, to=to, correction=correct, prompts=prompts)
+    families, evaluation = compare_kept(find_results(results), of, to=to, correction=correct, prompts=prompts)
     means = {(each.dataset, each.column): each.macro for each in averages(evaluation)}
     console = out()
     for family in families:

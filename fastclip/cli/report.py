@@ -246,7 +246,7 @@ def _print_runs(console: Console) -> None:
     from fastclip.errors import FastclipError, printable
     from fastclip.report.style import plain_table, titled
     from fastclip.results.files.result_reader import read_result
-    from fastclip.results.files.run_list import find_runs
+    from fastclip.results.files.runs import find_runs
 
     runs = find_runs(DEFAULT)
     if not runs:

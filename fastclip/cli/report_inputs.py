@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from fastclip.errors import UserError, printable
 
 if TYPE_CHECKING:
+    from fastclip.results.answers import PredictionRows
     from fastclip.results.cells import Evaluation
     from fastclip.results.comparing.columns import Family
-    from fastclip.results.files.kept import Kept
-    from fastclip.results.files.prediction_reader import PredictionRows
+    from fastclip.results.files.kept import KeptResult
     from fastclip.results.published.verdicts import Against
 
 
@@ -34,47 +34,26 @@ class Inputs:
 
 def read_inputs(results: Sequence[Path], predictions: Path | None, *, answers: bool, patterns: bool) -> Inputs:
     """The results at `results`. Answers are read if they are asked for, or for patterns across several results."""
-    from fastclip.results.files.merging import merge
+    from fastclip.results.files.together import needed_for_patterns, together
 
     kept = _kept(results, predictions)
-    merged = evaluation = merge({each.name: each.evaluation for each in kept})
-    found = _answers(kept) if answers or (patterns and len(kept) > 1) else None
-    if found and len(kept) > 1:
-        from fastclip.results.comparing.aligning import with_patterns
-
-        evaluation = with_patterns(merged, found.domains)
-    return Inputs(names=[each.name for each in kept], evaluation=evaluation, merged=merged, answers=found)
+    reading = kept if answers else needed_for_patterns(kept) if patterns and len(kept) > 1 else []
+    found = together(kept, reading)
+    return Inputs(
+        names=[each.name for each in kept], evaluation=found.evaluation, merged=found.merged, answers=found.answers
+    )
 
 
-def _kept(results: Sequence[Path], predictions: Path | None) -> list[Kept]:
+def _kept(results: Sequence[Path], predictions: Path | None) -> list[KeptResult]:
     """The results that are named, with their predictions; or with those that are given."""
-    from fastclip.results.files.kept import find_kept
+    from fastclip.results.files.kept import find_results
 
-    kept = find_kept(results)
+    kept = find_results(results)
     if alone := next((each for each in kept if each.result is None), None):
         raise UserError(f"{alone.name} holds predictions, and no result.", fix="Name the folder of the run.")
     if predictions and len(kept) > 1:
         raise UserError("--predictions is for one result.", fix="Leave it out: those beside the results are read.")
     return [replace(each, predictions=predictions) for each in kept] if predictions else kept
-
-
-def _answers(kept: Sequence[Kept]) -> PredictionRows | None:
-    """The answers of all results that have some beside them, in one order."""
-    from fastclip.files import digest
-    from fastclip.results.cells import PredictionFile
-    from fastclip.results.comparing.aligning import join
-    from fastclip.results.files.prediction_reader import PredictionRows
-
-    found = {each.name: each.rows for each in kept if each.predictions}
-    if len(found) < 2:
-        return next(iter(found.values()), None)
-    digests = "".join(each.facts.sha256 for each in found.values())
-    return PredictionRows(
-        PredictionFile(file="", sha256=digest(digests.encode()), rows=sum(each.facts.rows for each in found.values())),
-        join(found),
-        {name: prints for each in found.values() for name, prints in each.fingerprints.items()},
-        {name: manifest for each in found.values() for name, manifest in each.manifests.items()},
-    )
 
 
 def against(inputs: Inputs, name: str, epsilon: float | None) -> Against:

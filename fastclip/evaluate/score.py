@@ -27,13 +27,11 @@ from fastclip.results.cells import (
     Column,
     DatasetFacts,
     Evaluation,
-    NearTies,
-    Patterns,
     UnreadableImage,
     UsedPrompts,
     UsedRecipe,
 )
-from fastclip.results.patterns import count_patterns, near_ties
+from fastclip.results.patterns import with_patterns
 from fastclip.storage.folders import Location
 
 FittedHeads: TypeAlias = Mapping[tuple[str, str, str], Mapping[str, Head]]
@@ -94,7 +92,6 @@ def score(
                     _add(unreadable, (image for each in scored for image in each.unreadable))
                     answers += [answer for each in scored for answer in each.answers.values()]
                     cells += [_count(target, domain, column, scored, subset) for column in heads]
-    patterns, ties = _combinations(cells, answers, setup.unreadable)
     evaluation = Evaluation(
         unreadable_policy=setup.unreadable,
         datasets=tuple(
@@ -109,27 +106,10 @@ def score(
         prompts={prompts.name: UsedPrompts(templates=prompts.templates) for prompts in setup.prompts},
         cells=tuple(cells),
         unreadable=tuple(unreadable.values()),
-        patterns=patterns,
-        near_ties=ties,
     )
-    return evaluation, answers
-
-
-def _combinations(
-    cells: Sequence[Cell], answers: Sequence[ShardAnswers], policy: str
-) -> tuple[tuple[Patterns, ...], tuple[NearTies, ...]]:
-    """The patterns and near ties of every domain, of columns that miss no shard."""
-    whole = {(cell.dataset, cell.domain, cell.column): cell for cell in cells if not cell.missing_shards}
-    patterns: list[Patterns] = []
-    ties: list[NearTies] = []
-    for (dataset, domain), columns in by_domain(answers).items():
-        found = {column: joined(each) for column, each in columns.items() if (dataset, domain, column) in whole}
-        if found:
-            cell = whole[dataset, domain, next(iter(found))]
-            rejected = cell.images - len(next(iter(found.values())).rank)
-            patterns += count_patterns(dataset, domain, found, policy, rejected)
-            ties += near_ties(dataset, domain, found)
-    return tuple(patterns), tuple(ties)
+    places = by_domain(answers).items()
+    whole = ((place, {column: joined(each) for column, each in columns.items()}) for place, columns in places)
+    return with_patterns(evaluation, whole), answers
 
 
 def _duplicates(target: Target, domain: str, rows: Mapping[Shard, tuple[np.ndarray, np.ndarray]]) -> int:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastclip.errors import printable
-from fastclip.report.numbers import NO_NUMBER, percent
+from fastclip.report.numbers import NO_NUMBER, percent, points, points_interval, signed
 from fastclip.report.style import plain_table
 from fastclip.results.cells import Column
 from fastclip.results.comparing.columns import NOUNS
@@ -34,9 +34,8 @@ def family_tables(family: Family, averages: Mapping[tuple[str, Column], Fraction
 def _tests(family: Family) -> Table:
     """A row a domain, in a section a column; a row a column if there is one domain only."""
     by_domain = len({each.pair.domain for each in family.tests}) > 1
-    points = f"points [{LEVEL:.0%}]"
     header = "domain" if by_domain else HEADERS[family.of]
-    table = plain_table(header, "net", points, "gained", "lost", CORRECTED[family.correction])
+    table = plain_table(header, "net", f"points [{LEVEL:.0%}]", "gained", "lost", CORRECTED[family.correction])
     before: Column | None = None
     for test in family.tests:
         name = label(family.of, test.pair.a)
@@ -49,12 +48,10 @@ def _tests(family: Family) -> Table:
 
 
 def _numbers(test: Comparison) -> Sequence[str]:
-    pair, points = test.pair, NO_NUMBER
-    if test.difference is not None and test.interval:
-        low, high = test.interval.low * 100, test.interval.high * 100
-        points = f"{test.difference * 100:+.2f} [{low:+.2f}, {high:+.2f}]"
-    net = pair.only_a - pair.only_b
-    return f"{net:+,}" if net else "0", points, f"{pair.only_a:,}", f"{pair.only_b:,}", p_text(test.p_adjusted)
+    pair = test.pair
+    difference = f"{points(test.difference)} {points_interval(test.interval)}".rstrip()
+    counts = f"{pair.only_a:,}", f"{pair.only_b:,}"
+    return signed(pair.only_a - pair.only_b), difference, *counts, p_text(test.p_adjusted)
 
 
 def _style(test: Comparison) -> str:
@@ -77,18 +74,18 @@ def _at_once(family: Family) -> str:
 def _ranks(family: Family, averages: Mapping[tuple[str, Column], Fraction | None]) -> Group:
     several = len({each.pair.domain for each in family.tests}) > 1
     number = "average" if several else "accuracy"
-    table = plain_table(HEADERS[family.of], number, "best in", f"rank [{LEVEL:.0%}]")
+    table = plain_table(HEADERS[family.of], number, "best, % of draws", f"rank [{LEVEL:.0%}]")
     for rank in family.ranks:
         ends = f"{rank.low}" if rank.low == rank.high else f"{rank.low} to {rank.high}"
         name = Text(printable(label(family.of, rank.column)))
         table.add_row(name, percent(averages.get((rank.dataset, rank.column))), share_text(rank.best), ends)
-    title = f"Ranks of {len(family.ranks)} {NOUNS[family.of]} by their {number}{' over the domains' * several}"
+    title = f"Ranks of {len(family.ranks)} {NOUNS[family.of]}s by their {number}{' over the domains' * several}"
     return Group(Text(title, style="bold"), table)
 
 
 def share_text(value: float) -> str:
-    """A share of draws in percent, which is 0 or 100 only if it is none or all of them."""
-    return f"{value:.0%}" if value in (0, 1) else f"{min(max(value, 0.001), 0.999):.1%}"
+    """A share of draws in percent, which is 0.0 or 100.0 only if it is none or all of them."""
+    return percent(Fraction(value if value in (0, 1) else min(max(value, 0.001), 0.999)), 1)
 
 
 def p_text(p: float | None) -> str:
@@ -110,9 +107,14 @@ def legend(families: Sequence[Family]) -> list[str]:
         f"points: the difference of the accuracies, with Newcombe's {LEVEL:.0%} interval, each by itself.",
         f"p: McNemar's exact test{corrected[first.correction]} the tests counted above a table; bold up to 0.05.",
     ]
+    if any(test.over for each in families for test in each.tests):
+        lines.append(
+            "average: the mean of the domains' points. Its p is McNemar's over several domains; net, gained and lost "
+            "are sums."
+        )
     if any(each.ranks for each in families):
         lines.append(
-            "best in, rank: of 10,000 bootstrap draws of the images. Equal averages share a rank, so shares can add up "
+            "best, rank: of 10,000 bootstrap draws of the images. Equal averages share a rank, so shares can add up "
             "to more than 100%."
         )
     lines.append("Intervals are about other images like these. Whether those of two accuracies overlap is no test.")

@@ -128,6 +128,24 @@ class Table:
         return ", ".join([f"Top-1 accuracy (%) on {self.subject}", *filter(None, common)])
 
 
+def points(value: float | None, decimals: int = 2) -> str:
+    """`+1.25`: a difference of accuracies in points of percent. Zero has no sign."""
+    if value is None:
+        return NO_NUMBER
+    text = f"{value * 100:+.{decimals}f}".replace("-", "−")
+    return text if float(text[1:]) else text[1:]
+
+
+def points_interval(interval: Interval | None, decimals: int = 2) -> str:
+    """`[−0.50, +3.00]`; empty for none."""
+    return f"[{points(interval.low, decimals)}, {points(interval.high, decimals)}]" if interval else ""
+
+
+def signed(count: int) -> str:
+    """`+1,234`, `−1`: a difference of counts. Zero has no sign."""
+    return f"{count:+,}".replace("-", "−") if count else "0"
+
+
 def scaled(value: Fraction, decimals: int) -> int:
     """A fraction of 1 in percent, in units of the last printed digit: half to even, from the exact fraction."""
     return round(value * 100 * 10**decimals)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
 from fastclip.data.shards.manifest import Shard
 from fastclip.heads.scores import Predictions
-from fastclip.results.cells import Column
+from fastclip.results.cells import Column, PredictionFile
 from fastclip.storage.folders import Folder
 
 NO_ANSWER = -1
@@ -63,6 +63,19 @@ class DomainAnswers:
     """CLASS/FILE of the source."""
     digests: Sequence[str] = ()
     """SHA-256 of each image's bytes."""
+
+
+@dataclass(frozen=True)
+class PredictionRows:
+    """The rows of a file of predictions: the answers by (dataset, domain), and the images that they are about."""
+
+    facts: PredictionFile
+    """Of the rows that were read."""
+    domains: Mapping[tuple[str, str], DomainAnswers]
+    fingerprints: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Dataset → domain → fingerprint. Empty for a file of before."""
+    manifests: Mapping[str, str] = field(default_factory=dict)
+    """Dataset → SHA-256 of its manifest: only under one manifest do equal keys mean equal images."""
 
 
 def align(

@@ -263,6 +263,11 @@ class Evaluation:
         """The facts of the dataset called `name`."""
         return next(each for each in self.datasets if each.name == name)
 
+    def cell(self, dataset: str, domain: str, column: Column) -> Cell | None:
+        """The counts of a column in one domain."""
+        wanted = (dataset, domain, column)
+        return next((each for each in self.cells if (each.dataset, each.domain, each.column) == wanted), None)
+
 
 def mean(accuracies: Sequence[Fraction | None]) -> Fraction | None:
     """The unweighted mean over domains, as published tables have it; None if one has no number."""

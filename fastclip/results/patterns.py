@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from fastclip.results.answers import ColumnAnswers
-from fastclip.results.cells import NEAR_TIE, ZERO_SHOT, Column, NearTies, Patterns
+from fastclip.results.cells import NEAR_TIE, ZERO_SHOT, Column, Evaluation, NearTies, Patterns
 
 MOST_PATTERNS = 4096
 """Combinations that are kept of one group of columns."""
+
+
+def with_patterns(
+    evaluation: Evaluation, answers: Iterable[tuple[tuple[str, str], Mapping[Column, ColumnAnswers]]]
+) -> Evaluation:
+    """The evaluation with the combinations of all columns that miss no shard, and their near ties if it has none.
+
+    `answers` are of one (dataset, domain) after the other, of columns that may come from several runs.
+    """
+    patterns: list[Patterns] = []
+    ties: list[NearTies] = []
+    for (dataset, domain), columns in answers:
+        cells = {column: evaluation.cell(dataset, domain, column) for column in columns}
+        images = {column: cell.images for column, cell in cells.items() if cell and not cell.missing_shards}
+        whole = {column: columns[column] for column in images}
+        if whole:
+            first = next(iter(whole))
+            rejected = images[first] - len(whole[first].rank)
+            patterns += count_patterns(dataset, domain, whole, evaluation.unreadable_policy, rejected)
+            ties += near_ties(dataset, domain, whole)
+    return replace(
+        evaluation,
+        patterns=(*patterns, *evaluation.patterns),
+        near_ties=evaluation.near_ties or tuple(ties),
+    )
 
 
 def count_patterns(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from fastclip.report.comparisons import HEADERS, p_text, share_text
 from fastclip.report.html.plots import Panel, Value, make_axis, make_panel
-from fastclip.report.html.words import called, plural, points, points_interval
-from fastclip.report.numbers import NO_NUMBER, percent
+from fastclip.report.html.words import called, plural
+from fastclip.report.numbers import NO_NUMBER, percent, points, points_interval, signed
 from fastclip.results.averages import averages
 from fastclip.results.cells import ZERO_SHOT, Evaluation
 from fastclip.results.comparing.columns import NOUNS
@@ -78,7 +78,7 @@ class TestRow:
     @property
     def net(self) -> str:
         """Images that only this column has right, less those that only the reference has."""
-        return f"{self.only_a - self.only_b:+,}".replace("-", "−") if self.only_a != self.only_b else "0"
+        return signed(self.only_a - self.only_b)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,12 +112,12 @@ def _view(family: Family, decimals: int, *, drawn: bool) -> FamilyView:
         family=family,
         reference=label(family.of, family.reference) if family.reference else "the other run",
         what=HEADERS[family.of],
-        nouns=NOUNS[family.of],
+        nouns=f"{NOUNS[family.of]}s",
         counted=_counted(family),
         rows=tuple(_row(test, family.of, decimals) for test in family.tests[:MOST_TESTS]),
         panels=tuple(_panels(family, decimals)) if drawn else (),
         ranks=tuple(
-            (label(family.of, rank.column), share_text(rank.best).rstrip("%"),
+            (label(family.of, rank.column), share_text(rank.best),
              f"{rank.low}" if rank.low == rank.high else f"{rank.low}–{rank.high}")
             for rank in family.ranks
         ),

@@ -35,9 +35,9 @@ from fastclip.report.html.shown import shown_answers
 from fastclip.report.html.verdict import Verdict, make_verdict
 from fastclip.report.html.words import called, listed, plural, ratio
 from fastclip.report.numbers import BEST, TIED, Row, Table, TableStyle, interval_text, percent
+from fastclip.results.answers import PredictionRows
 from fastclip.results.cells import Evaluation
 from fastclip.results.comparing.families import Family
-from fastclip.results.files.prediction_reader import PredictionRows
 from fastclip.results.files.result import to_document
 from fastclip.results.published.verdicts import Against
 from fastclip.storage.folders import Location

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
-from fastclip.results.answers import DomainAnswers
+from fastclip.results.answers import DomainAnswers, PredictionRows
 from fastclip.results.averages import averages
 from fastclip.results.cells import Column, DatasetFacts, Evaluation
-from fastclip.results.files.prediction_reader import PredictionRows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ from fastclip.report.against import verdict_line
 from fastclip.report.document import Document
 from fastclip.report.html.words import called, listed, plural
 from fastclip.report.numbers import MACRO, MICRO, interval_text
+from fastclip.results.answers import PredictionRows
 from fastclip.results.cells import Evaluation
 from fastclip.results.comparing.caveats import image_lines
 from fastclip.results.comparing.families import Family
-from fastclip.results.files.prediction_reader import PredictionRows
 from fastclip.results.files.result import to_json
 from fastclip.results.published.embedded import published_table
 from fastclip.results.published.verdicts import Against

@@ -7,7 +7,6 @@ from fractions import Fraction
 
 from fastclip.report.numbers import NO_NUMBER, percent
 from fastclip.results.cells import ZERO_SHOT, Column
-from fastclip.results.statistics import Interval
 
 MOST_LISTED = 6
 """Names of a list in a sentence."""
@@ -34,19 +33,6 @@ def called(columns: Sequence[Column]) -> dict[Column, str]:
     if len({each.backbone for each in columns}) == 1:
         return ways
     return {each: f"{each.backbone}, {name}" for each, name in ways.items()}
-
-
-def points(value: float | None, decimals: int) -> str:
-    """`+1.25`: a difference of accuracies in points of percent. Zero has no sign."""
-    if value is None:
-        return NO_NUMBER
-    text = f"{value * 100:+.{decimals}f}".replace("-", "−")
-    return text if float(text[1:]) else text[1:]
-
-
-def points_interval(interval: Interval | None, decimals: int) -> str:
-    """`[−0.50, +3.00]`; empty for none."""
-    return f"[{points(interval.low, decimals)}, {points(interval.high, decimals)}]" if interval else ""
 
 
 def ratio(right: int, images: int, decimals: int) -> str:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 from fastclip.errors import UserError
-from fastclip.results.cells import Column, Evaluation, mean
+from fastclip.results.cells import ZERO_SHOT, Column, Evaluation, mean
 from fastclip.results.comparing.caveats import image_lines, is_chosen_on, left_out_lines
 from fastclip.results.comparing.families import AllAtOnce, Comparison, Family, Rank
 from fastclip.results.comparing.groups import OF, Accuracies, Group, accuracies, groups, label
+from fastclip.results.comparing.tests import (
+    CORRECTIONS,
+    compared,
+    corrected,
+    counted,
+    family_name,
+    p_of_averages,
+    with_average,
+)
 from fastclip.results.pairs import Pair, discordant, find_pair, find_patterns, pairs_with_zero_shot
-from fastclip.results.statistics import LEVEL, bh, cochran, holm, mcnemar, newcombe
+from fastclip.results.statistics import LEVEL, cochran, holm
 
-CORRECTIONS: Mapping[str, Callable[[Sequence[float]], list[float]]] = {"holm": holm, "bh": bh, "none": list}
 MORE = {
     "backbones": "fastclip eval DATASET with several -b, or fastclip compare with several results",
     "prompts": "fastclip eval DATASET with several --prompts, or --of backbones",
@@ -25,7 +32,7 @@ CHOSEN = (
     "The best was chosen by these very numbers, so p is corrected over all pairs. fastclip compare --to NAME has fewer."
 )
 UNKNOWN = "the results do not say which images two of them have right together."
-NOUNS = {"backbones": "backbones", "prompts": "prompt sets", "heads": "heads", "runs": "columns"}
+NOUNS = {"backbones": "backbone", "prompts": "prompt set", "heads": "head", "runs": "column"}
 
 
 def compare(
@@ -48,7 +55,7 @@ def compare(
     found = list(groups(evaluation, of, to, prompts))
     if not found:
         without = [line for each in evaluation.datasets for line in left_out_lines(evaluation, each.name)]
-        problem = f"There are no two {NOUNS[of]} with numbers for the same images."
+        problem = f"There are no two {NOUNS[of]}s with numbers for the same images."
         raise UserError(" ".join(dict.fromkeys([problem, *without])), fix=MORE[of])
     families = [_family(evaluation, each, of, correction) for each in found]
     if not any(each.tests for each in families):
@@ -61,94 +68,78 @@ def compare(
 
 def _family(evaluation: Evaluation, group: Group, of: str, correction: str) -> Family:
     dataset, domains = group.dataset, group.domains
-    pairs = _pairs(evaluation, group)
-    fair = {
+    testable = {
         column: scored
         for column, scored in group.columns.items()
         if not any(is_chosen_on(evaluation, column, dataset, domain) for domain in scored)
     }
+    known: list[Comparison] = []
+    missing = asked = 0
+    for pairs in (_pairs(evaluation, group, column) for column in group.columns if column != group.reference):
+        found = [compared(each, _is_testable(evaluation, each)) for each in pairs if each]
+        known += with_average(found, domains)
+        missing, asked = missing + pairs.count(None), asked + len(pairs)
     others = _other_tests(evaluation, group) if group.chosen else []
-    known = [compared(each, _is_fair(evaluation, each)) for each in pairs if each]
     tests = corrected(known, correction, others)
-    reference = label(of, group.reference) + ", the best of them" * group.chosen
-    subject = f"{len(group.columns)} {NOUNS[of]}, each against {reference}, {group.common}"
+    tested = [domain for domain in domains if any(each.pair.domain == domain for each in known)] or domains
+    count = counted(len(group.columns) - (not group.chosen), NOUNS[of])
+    subject = f"{count} against {label(of, group.reference)}{', the best of them' * group.chosen}"
+    ranks, unranked = _ranks(evaluation, group, testable)
     return Family(
-        name=f"{subject}, {over(dataset, domains)}: {counted_tests(tests, others)}",
+        name=family_name((dataset, tested), group.common, subject, tests, others),
         of=of,
         reference=group.reference,
         correction=correction,
         tests=tests,
         others=len(others),
-        at_once=tuple(_at_once(evaluation, dataset, domains, fair)),
-        ranks=_ranks(evaluation, dataset, domains, fair),
+        at_once=tuple(_at_once(evaluation, dataset, domains, testable)),
+        ranks=ranks,
         notes=(
             *left_out_lines(evaluation, dataset),
-            *_chosen_lines(of, [each for each in group.columns if each not in fair]),
-            *([f"{pairs.count(None):,} of {len(pairs):,} tests are missing: {UNKNOWN}"] if None in pairs else []),
+            *_chosen_lines(of, [each for each in group.columns if each not in testable]),
+            *unranked,
+            *([f"{missing:,} of {asked:,} tests are missing: {UNKNOWN}"] if missing else []),
             *([FITTED] if of == "heads" else []),
             *([CHOSEN] if others else []),
-            *image_lines(evaluation, dataset, domains),
+            *image_lines(evaluation, dataset, tested),
         ),
     )
 
 
-def _pairs(evaluation: Evaluation, group: Group) -> list[Pair | None]:
-    """Every column beside the reference where both were scored; None where it is not known which images both have."""
+def _pairs(evaluation: Evaluation, group: Group, column: Column) -> list[Pair | None]:
+    """A column beside the reference where both were scored; None where it is not known which images both have."""
     return [
         find_pair(evaluation, group.dataset, domain, column, group.reference)
-        for column, scored in group.columns.items()
-        for domain in scored
-        if column != group.reference and domain in group.columns[group.reference]
+        for domain in group.columns[column]
+        if domain in group.columns[group.reference]
     ]
-
-
-def over(dataset: str, domains: Sequence[str]) -> str:
-    """The place that a family is about: `the 4 domains of pacs`."""
-    return f"the {len(domains)} domains of {dataset}" if len(domains) > 1 else f"{dataset}/{''.join(domains)}"
-
-
-def counted_tests(tests: Sequence[Comparison], others: Sequence[float] = ()) -> str:
-    """The size of a family: `32 tests`, or `144 tests, of all pairs`."""
-    count = sum(each.p_exact is not None for each in tests) + len(others)
-    return f"{count:,} test{'s' * (count != 1)}{', of all pairs' * bool(others)}"
-
-
-def compared(pair: Pair, fair: bool = True) -> Comparison:
-    """A pair with its difference, interval and tests, not yet corrected. Without tests if it is not `fair`."""
-    test = mcnemar(pair.only_a, pair.only_b) if fair else None
-    return Comparison(
-        pair=pair,
-        difference=(pair.only_a - pair.only_b) / pair.images if pair.images else None,
-        interval=newcombe(pair.both, pair.only_a, pair.only_b, pair.neither) if pair.images else None,
-        p_exact=test.exact if test else None,
-        p_mid=test.mid if test else None,
-        p_adjusted=test.exact if test else None,
-    )
-
-
-def corrected(tests: Sequence[Comparison], correction: str, others: Sequence[float] = ()) -> tuple[Comparison, ...]:
-    """The tests of one family, corrected together with the p-values of `others` that belong to it."""
-    ps = iter(CORRECTIONS[correction]([*(each.p_exact for each in tests if each.p_exact is not None), *others]))
-    return tuple(each if each.p_exact is None else replace(each, p_adjusted=next(ps)) for each in tests)
 
 
 def _other_tests(evaluation: Evaluation, group: Group) -> list[float]:
     """The p-values of all pairs without the reference; 1, which makes no other smaller, where one is not known."""
-    ps = []
-    for domain in group.domains:
-        here = [
+    testable = {
+        domain: [
             column
             for column, scored in group.columns.items()
             if domain in scored
             and column != group.reference
             and not is_chosen_on(evaluation, column, group.dataset, domain)
         ]
-        found = discordant(evaluation, group.dataset, domain, here)
-        ps += [mcnemar(*found[pair][:2]).exact if pair in found else 1.0 for pair in combinations(here, 2)]
+        for domain in group.domains
+    }
+    found = {domain: discordant(evaluation, group.dataset, domain, here) for domain, here in testable.items()}
+    questions = [(pair, [domain]) for domain, here in testable.items() for pair in combinations(here, 2)]
+    if len(testable) > 1:
+        whole = [column for column in group.columns if all(column in here for here in testable.values())]
+        questions += [(pair, list(testable)) for pair in combinations(whole, 2)]
+    ps = []
+    for pair, domains in questions:
+        counts = [found[domain].get(pair, (0, 0, 0)) for domain in domains]
+        ps.append(p_of_averages(counts) if all(images for *_, images in counts) else 1.0)
     return ps
 
 
-def _is_fair(evaluation: Evaluation, pair: Pair) -> bool:
+def _is_testable(evaluation: Evaluation, pair: Pair) -> bool:
     return not any(is_chosen_on(evaluation, each, pair.dataset, pair.domain) for each in (pair.a, pair.b))
 
 
@@ -170,34 +161,41 @@ def _at_once(
 
 
 def _ranks(
-    evaluation: Evaluation, dataset: str, domains: Sequence[str], columns: Mapping[Column, Accuracies]
-) -> tuple[Rank, ...]:
-    """The ranks of the columns that were scored on all domains, if there are two and their patterns are known."""
-    whole = [column for column, scored in columns.items() if len(scored) == len(domains)]
+    evaluation: Evaluation, group: Group, testable: Mapping[Column, Accuracies]
+) -> tuple[tuple[Rank, ...], list[str]]:
+    """The ranks of the columns that were scored on all domains, or a line that says why there are none."""
+    dataset, domains = group.dataset, group.domains
+    everywhere = [column for column, scored in group.columns.items() if len(scored) == len(domains)]
+    if len(everywhere) < 2:
+        return (), [f"No ranks: no two of them were scored on all {len(domains)} domains."]
+    whole = [column for column in everywhere if column in testable]
+    if len(whole) < 2:
+        return (), []  # the line about chosen columns says it
     found = [find_patterns(evaluation, dataset, domain, whole) for domain in domains]
     counts = [each.project(whole) for each in found if each and each.images]
-    if len(whole) < 2 or len(counts) < len(domains):
-        return ()
+    if len(counts) < len(domains):
+        return (), ["No ranks: the results do not say which images all of them have right together."]
     from fastclip.results.statistics.ranks import joint_ranks  # NumPy: a tenth of a second
 
     ranks = zip(whole, joint_ranks(counts), strict=True)
-    return tuple(Rank(dataset=dataset, column=column, best=r.best, low=r.low, high=r.high) for column, r in ranks)
+    return tuple(Rank(dataset=dataset, column=column, best=r.best, low=r.low, high=r.high) for column, r in ranks), []
 
 
 def heads_beside_zero_shot(evaluation: Evaluation) -> dict[str, tuple[Comparison, ...]]:
     """The fitted heads of each dataset and backbone beside zero-shot with the first prompt set, by their family's name.
 
-    Holm's correction is over all of these heads and domains.
+    Holm's correction is over all of these heads and domains. There are no averages: `compare` has them.
     """
     families: dict[tuple[str, str], list[Pair]] = {}
     for each in pairs_with_zero_shot(evaluation):
         families.setdefault((each.dataset, each.a.backbone), []).append(each)
     found = {}
     for (dataset, backbone), pairs in families.items():
-        heads, domains = ({each.a.head for each in pairs}, list(dict.fromkeys(each.domain for each in pairs)))
-        tests = corrected([compared(each, _is_fair(evaluation, each)) for each in pairs], "holm")
-        subject = f"{len(heads)} head{'s' * (len(heads) > 1)} against zero-shot, {backbone}"
-        found[f"{subject}, {over(dataset, domains)}: {counted_tests(tests)}"] = tests
+        heads, domains = {each.a.head for each in pairs}, list(dict.fromkeys(each.domain for each in pairs))
+        tests = corrected([compared(each, _is_testable(evaluation, each)) for each in pairs], "holm")
+        subject = f"{counted(len(heads), 'head')} against {ZERO_SHOT}"
+        common = f"{backbone}, prompts {pairs[0].b.prompts}"
+        found[family_name((dataset, domains), common, subject, tests)] = tests
     return found
 
 
@@ -207,7 +205,7 @@ def tied_with_best(
     """Those of `columns` that Holm's correction cannot tell from the best of them at 5 %, the best included.
 
     In a domain the tests are McNemar's. Without a `domain` they are about the macro average over all domains of the
-    columns, and flip a coin for every discordant image (`ranks.macro_test`, which over one domain is McNemar's). The
+    columns, a coin for every discordant image (`ranks.macro_test`, which over one domain is McNemar's). The
     best was chosen by these numbers, so the family is all pairs of the columns that have a number.
 
     A column of which the result does not say which images it has right together with the best is not tied, unless
@@ -226,16 +224,8 @@ def tied_with_best(
     for pair in combinations(numbers, 2):
         counts = [each[pair] for each in found if pair in each and each[pair][2]]
         whole = len(counts) == len(found)
-        tests[pair] = _p_of_macro(counts) if whole else 1.0  # which makes no other p smaller
+        tests[pair] = p_of_averages(counts) if whole else 1.0  # which makes no other p smaller
         unknown |= set() if whole or best not in pair else set(pair)
     adjusted = zip(tests, holm(list(tests.values())), strict=True)
     tied = {column for pair, p in adjusted if best in pair and p > 1 - LEVEL for column in pair} - unknown
     return frozenset({*tied, *(each for each, number in numbers.items() if number == numbers[best])})
-
-
-def _p_of_macro(counts: Sequence[tuple[int, int, int]]) -> float:
-    if len(counts) == 1:
-        return mcnemar(*counts[0][:2]).exact
-    from fastclip.results.statistics.ranks import macro_test  # NumPy: a tenth of a second
-
-    return macro_test(counts)

@@ -11,17 +11,23 @@ from fastclip.results.statistics import Interval
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One pair of a family in one domain."""
+    """One pair of a family in one domain, or by its macro average over domains."""
 
     pair: Pair
-    """`b` is the reference."""
+    """`b` is the reference. Of an average, the domain is `average` and the images of all domains are added."""
+    over: tuple[str, ...] = ()
+    """The domains of an average; empty for one domain."""
     difference: float | None
     """The accuracy of `a` less that of `b`, a fraction of 1; None without images."""
     interval: Interval | None
-    """Of the difference: Newcombe's."""
+    """Of the difference: Newcombe's, or of an average MOVER of them."""
     p_exact: float | None
-    """None where one of the two was chosen by the labels of these images: no test says anything then."""
+    """McNemar's; of an average, `ranks.macro_test`'s.
+
+    None where one of the two was chosen by the labels of these images: no test says anything then.
+    """
     p_mid: float | None
+    """None for an average too."""
     p_adjusted: float | None
     """Corrected over the family."""
 
@@ -59,7 +65,7 @@ class Family:
     """Tests that are corrected together: every column of a group against one reference, over a dataset's domains."""
 
     name: str
-    """`9 backbones, each against RN50, prompts transferlearning, the 4 domains of pacs: 32 tests`."""
+    """`pacs (4 domains), prompts photo: 8 backbones against RN50; 40 tests`."""
     of: str = "backbones"
     """`backbones`, `prompts` or `heads`: by which the columns differ. `runs`: one column, in two runs."""
     reference: Column | None
@@ -72,4 +78,4 @@ class Family:
     at_once: tuple[AllAtOnce, ...]
     ranks: tuple[Rank, ...]
     notes: tuple[str, ...] = ()
-    """What a reader has to know, such as duplicates among the images, a sentence each."""
+    """A sentence each, such as that images are duplicates."""

@@ -25,19 +25,21 @@ def _family(family: Family) -> dict[str, Any]:
         "of": family.of,
         "reference": family.reference._asdict() if family.reference else None,
         "correction": family.correction,
-        "tests": [_test(each) for each in family.tests],
+        "tests": [comparison_document(each) for each in family.tests],
         "at_once": [asdict(each) for each in family.at_once],
         "ranks": [{**asdict(each), "column": each.column._asdict()} for each in family.ranks],
         "notes": list(family.notes),
     }
 
 
-def _test(test: Comparison) -> dict[str, Any]:
+def comparison_document(test: Comparison) -> dict[str, Any]:
+    """One test as JSON has it, here and in a result file."""
     pair = test.pair
     return {
         **asdict(pair),
         "a": pair.a._asdict(),
         "b": pair.b._asdict(),
+        "over": list(test.over),
         "difference": test.difference,
         "interval": asdict(test.interval) if test.interval else None,
         "p_exact": test.p_exact,

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from fastclip.errors import UserError
-from fastclip.results.answers import ColumnAnswers
+from fastclip.results.answers import ColumnAnswers, PredictionRows
 from fastclip.results.cells import Column, Evaluation
-from fastclip.results.comparing.aligning import rows_in_order, take
 from fastclip.results.comparing.caveats import image_lines, left_out, left_out_lines
-from fastclip.results.comparing.columns import compared, corrected, counted_tests, over
 from fastclip.results.comparing.families import Comparison, Family
-from fastclip.results.files.kept import Kept
+from fastclip.results.comparing.ordering import rows_in_order, take
+from fastclip.results.comparing.tests import compared, corrected, counted, family_name, with_average
 from fastclip.results.pairs import Pair
 
 MOST_NAMED = 3
 """Differences of two recipes that are named."""
 
 
-def compare_runs(first: Kept, second: Kept, *, correction: str = "holm", prompts: str | None = None) -> list[Family]:
+@dataclass(frozen=True)
+class AnsweredRun:
+    """A result, as the user called it, and its answers image by image."""
+
+    name: str
+    evaluation: Evaluation
+    rows: PredictionRows
+
+
+def compare_runs(
+    first: AnsweredRun, second: AnsweredRun, *, correction: str = "holm", prompts: str | None = None
+) -> list[Family]:
     """The answers of the second run against those of the first: a family for each dataset that both have.
 
     Images are found by their keys if both runs were over the same shards, else by their bytes. Raises `UserError`
@@ -49,7 +60,7 @@ def compare_runs(first: Kept, second: Kept, *, correction: str = "holm", prompts
 
 
 def _columns(
-    first: Kept, second: Kept, dataset: str, domains: Sequence[str], prompts: str | None
+    first: AnsweredRun, second: AnsweredRun, dataset: str, domains: Sequence[str], prompts: str | None
 ) -> list[tuple[Column, list[str]]]:
     """The columns that may be compared, with the domains where both runs have them."""
     without = {*left_out(first.evaluation, dataset), *left_out(second.evaluation, dataset)}
@@ -63,8 +74,8 @@ def _columns(
 
 
 def _family(
-    first: Kept,
-    second: Kept,
+    first: AnsweredRun,
+    second: AnsweredRun,
     dataset: str,
     domains: Sequence[str],
     columns: Sequence[tuple[Column, list[str]]],
@@ -75,16 +86,19 @@ def _family(
     tests: list[Comparison] = []
     images = changed = 0
     for column, scored in columns:
+        own: list[Comparison] = []
         for domain in scored:
             before = first.rows.domains[dataset, domain].columns[column]
             after = take(second.rows.domains[dataset, domain].columns[column], rows[domain])
-            tests.append(compared(_pair(first.evaluation, dataset, domain, column, before, after)))
+            own.append(compared(_pair(first.evaluation, dataset, domain, column, before, after)))
             images += len(before.rank)
             changed += int((before.predicted != after.predicted).sum())
+        tests += with_average(own, domains)
     done = corrected(tests, correction)
-    count = f"{len(columns)} columns" if len(columns) > 1 else f"{columns[0][0].backbone}, {columns[0][0].way}"
+    one = f"{columns[0][0].backbone}, {columns[0][0].way}" if len(columns) == 1 else ""
+    subject = f"{'' if one else counted(len(columns), 'column') + ' of '}{second.name} against {first.name}"
     return Family(
-        name=f"{second.name} against {first.name}, {count}, {over(dataset, domains)}: {counted_tests(done)}",
+        name=family_name((dataset, domains), one, subject, done),
         of="runs",
         reference=None,
         correction=correction,
@@ -107,9 +121,8 @@ def _pair(
     """One column in both runs; `a` is the later. Unreadable images are wrong, or left out, as the policy has it."""
     wrong = evaluation.unreadable_policy == "wrong"
     counted = np.ones(len(before.rank), bool) if wrong else before.classified & after.classified
-    cell = next(
-        each for each in evaluation.cells if (each.dataset, each.domain, each.column) == (dataset, domain, column)
-    )
+    cell = evaluation.cell(dataset, domain, column)
+    assert cell, "the answers of a result have its columns"
     return Pair(
         dataset=dataset,
         domain=domain,

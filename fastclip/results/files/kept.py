@@ -14,13 +14,13 @@ from fastclip.results.files.result import RESULT
 from fastclip.results.files.result_reader import read_result
 
 if TYPE_CHECKING:
-    from fastclip.results.files.prediction_reader import PredictionRows
+    from fastclip.results.answers import PredictionRows
 
 PARQUET = b"PAR1"
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptResult:
     """A result that was kept, and the file of its answers."""
 
     name: str
@@ -47,12 +47,12 @@ class Kept:
         return self.result or evaluation_of(self.rows)
 
 
-def find_kept(paths: Sequence[Path]) -> list[Kept]:
+def find_results(paths: Sequence[Path]) -> list[KeptResult]:
     """The results at `paths`, each a file or a folder; a folder of several runs is all of them."""
     return [each for path in dict.fromkeys(paths) for each in _find(path)]
 
 
-def _find(path: Path) -> Iterator[Kept]:
+def _find(path: Path) -> Iterator[KeptResult]:
     name = str(path)
     if path.is_dir() and not (path / RESULT).exists():
         runs = sorted(each.parent for each in path.glob(f"*/{RESULT}"))
@@ -65,12 +65,12 @@ def _find(path: Path) -> Iterator[Kept]:
         beside = path.parent / RESULT
         result = read_result(beside) if beside.exists() else None
         theirs = result.predictions.file if result and result.predictions else None
-        yield Kept(name, result if theirs == path.name else None, path)
+        yield KeptResult(name, result if theirs == path.name else None, path)
         return
     result = read_result(path)
     folder = path if path.is_dir() else path.parent
     file = folder / Path(result.predictions.file).name if result.predictions else None
-    yield Kept(name, result, file if file and file.exists() else None)
+    yield KeptResult(name, result, file if file and file.exists() else None)
 
 
 def _begins(path: Path, letters: bytes) -> bool:

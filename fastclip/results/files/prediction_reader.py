@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
 from fastclip.errors import IntegrityError, UserError, printable
-from fastclip.results.answers import NO_ANSWER, ColumnAnswers, DomainAnswers
+from fastclip.results.answers import NO_ANSWER, ColumnAnswers, DomainAnswers, PredictionRows
 from fastclip.results.cells import Column, PredictionFile
 from fastclip.results.files.predictions import DIGEST, ORDER, SCHEMA, RowDigest, join, numbers
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-@dataclass(frozen=True)
-class PredictionRows:
-    """A file of predictions: the answers by (dataset, domain), and the images that they are about."""
-
-    facts: PredictionFile
-    """Of the rows that were read."""
-    domains: Mapping[tuple[str, str], DomainAnswers]
-    fingerprints: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Dataset → domain → fingerprint. Empty for a file of before."""
-    manifests: Mapping[str, str] = field(default_factory=dict)
-    """Dataset → SHA-256 of its manifest: only under one manifest do equal keys mean equal images."""
 
 
 def read_predictions(path: Path, expected: PredictionFile | None = None) -> PredictionRows:

@@ -1,6 +1,6 @@
 """The result file, `fastclip.result/1`: integer counts, and all that a reader needs to know what they are counts of.
 
-Equal work gives equal bytes: no time, host, path or speed is in it. What follows from the counts (accuracies,
+Equal work gives equal bytes: no time, host, path or speed is in it. All that follows from the counts (accuracies,
 intervals, averages, pairs) is written for readers of other programs, and worked out anew by our own. Within version 1
 fields are only added. The last one, `digest`, is the SHA-256 of all others in canonical JSON: no count can be changed
 without being noticed.
@@ -18,6 +18,7 @@ from fastclip.files import canonical_json, digest
 from fastclip.results.averages import averages
 from fastclip.results.cells import Cell, DatasetFacts, Evaluation
 from fastclip.results.comparing.columns import heads_beside_zero_shot
+from fastclip.results.comparing.file import comparison_document
 from fastclip.results.statistics import Interval, wilson
 
 SCHEMA = "fastclip.result/1"
@@ -115,22 +116,8 @@ def _cell(cell: Cell, policy: str) -> dict[str, Any]:
 def _pairs(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     """Fitted heads beside zero-shot."""
     for name, tests in heads_beside_zero_shot(evaluation).items():
-        for each in tests:
-            yield {
-                "dataset": each.pair.dataset,
-                "domain": each.pair.domain,
-                "a": each.pair.a._asdict(),
-                "b": each.pair.b._asdict(),
-                "only_a": each.pair.only_a,
-                "only_b": each.pair.only_b,
-                "images": each.pair.images,
-                "difference": each.difference,
-                "interval": _interval(each.interval),
-                "p_exact": each.p_exact,
-                "p_mid": each.p_mid,
-                "p_adjusted": each.p_adjusted,
-                "family": {"name": name, "tests": len(tests), "method": "holm"},
-            }
+        family = {"name": name, "tests": len(tests), "method": "holm"}
+        yield from ({**comparison_document(each), "family": family} for each in tests)
 
 
 def _number(value: Fraction | None) -> float | None:

@@ -3,6 +3,8 @@
 results/eval-pacs-RN50-1f0c92ab/result.json           equal work gives equal bytes, and the same folder
 results/eval-pacs-RN50-1f0c92ab/predictions.parquet
 results/eval-pacs-RN50-1f0c92ab/run.json              time, host, command and versions
+
+Listing them needs no NumPy, as keeping one does.
 """
 
 from __future__ import annotations
@@ -13,18 +15,20 @@ import re
 import socket
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastclip.files import digest, write_whole
-from fastclip.results.answers import ShardAnswers
 from fastclip.results.cells import Evaluation
-from fastclip.results.files.predictions import PREDICTIONS, digest_predictions, write_predictions
 from fastclip.results.files.result import RESULT, to_json
-from fastclip.results.files.run_list import RUN
 
+if TYPE_CHECKING:
+    from fastclip.results.answers import ShardAnswers
+
+RUN = "run.json"
 RUN_SCHEMA = "fastclip.run/1"
 MOST_NAMED = 2
 """Datasets, or backbones, that are named in a folder's name."""
@@ -59,6 +63,8 @@ def keep_run(
     folder: Path, run: Run, evaluation: Evaluation, answers: Sequence[ShardAnswers]
 ) -> tuple[Path, Evaluation]:
     """Keep a run in a folder below `folder`; its path, and the evaluation with the facts of its predictions."""
+    from fastclip.results.files.predictions import PREDICTIONS, write_predictions
+
     place = folder / run_name(run.command, evaluation)
     evaluation = replace(evaluation, predictions=write_predictions(place / PREDICTIONS, answers, evaluation))
     write_whole(place / RESULT, to_json(evaluation))
@@ -68,7 +74,30 @@ def keep_run(
 
 def with_predictions(evaluation: Evaluation, answers: Iterable[ShardAnswers]) -> Evaluation:
     """The evaluation with the facts of its predictions, wherever they are written."""
+    from fastclip.results.files.predictions import digest_predictions
+
     return replace(evaluation, predictions=digest_predictions(answers, evaluation))
+
+
+@dataclass(frozen=True)
+class KeptRun:
+    """The folder of one run."""
+
+    path: Path
+    started: datetime | None
+    """None where nothing says so."""
+
+
+def find_runs(folder: Path) -> list[KeptRun]:
+    """The runs in a folder, the newest first; by name where no time is known."""
+    runs = [KeptRun(path.parent, _started(path.parent / RUN)) for path in sorted(folder.glob(f"*/{RESULT}"))]
+    return sorted(runs, key=lambda run: run.started.timestamp() if run.started else 0.0, reverse=True)
+
+
+def _started(path: Path) -> datetime | None:
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return datetime.fromisoformat(json.loads(path.read_bytes())["started"])
+    return None
 
 
 def run_name(command: str, evaluation: Evaluation) -> str:

@@ -3,8 +3,15 @@
 `ranks` is not among the names below: it alone needs NumPy, which takes a tenth of a second to load.
 """
 
-from fastclip.results.statistics.families import bh, holm
-from fastclip.results.statistics.intervals import LEVEL, Interval, mean_interval, mean_of_intervals, newcombe, wilson
+from fastclip.results.statistics.corrections import bh, holm
+from fastclip.results.statistics.intervals import (
+    LEVEL,
+    Interval,
+    mean_interval,
+    mean_of_intervals,
+    newcombe,
+    wilson,
+)
 from fastclip.results.statistics.paired import PairTest, QTest, cochran, mcnemar
 
 __all__ = [

@@ -43,7 +43,8 @@ def mean_of_intervals(estimates: Sequence[tuple[float, Interval]]) -> Interval:
     mean = math.fsum(value for value, _ in estimates) / len(estimates)
     down = math.sqrt(math.fsum((value - each.low) ** 2 for value, each in estimates)) / len(estimates)
     up = math.sqrt(math.fsum((each.high - value) ** 2 for value, each in estimates)) / len(estimates)
-    return Interval(low=mean - down, high=mean + up, method="MOVER of Wilson", level=estimates[0][1].level)
+    first = estimates[0][1]
+    return Interval(low=mean - down, high=mean + up, method=f"MOVER of {first.method}", level=first.level)
 
 
 def newcombe(both: int, only_a: int, only_b: int, neither: int, level: float = LEVEL) -> Interval:

@@ -9,10 +9,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from fastclip.errors import IntegrityError, UserError
-from fastclip.results.answers import ColumnAnswers, DomainAnswers
-from fastclip.results.cells import Evaluation, Patterns
-from fastclip.results.files.prediction_reader import PredictionRows
-from fastclip.results.patterns import count_patterns
+from fastclip.files import digest
+from fastclip.results.answers import ColumnAnswers, DomainAnswers, PredictionRows
+from fastclip.results.cells import PredictionFile
 
 SAME_SHARDS = "Compare runs over the same images and labels: fastclip eval for both, with the same --shards."
 
@@ -67,11 +66,26 @@ def take(answers: ColumnAnswers, rows: Int64[np.ndarray, " chosen"]) -> ColumnAn
     return ColumnAnswers(answers.predicted[rows], answers.rank[rows], answers.margin[rows])
 
 
-def join(files: Mapping[str, PredictionRows]) -> dict[tuple[str, str], DomainAnswers]:
-    """The answers of all files, called by their names, by (dataset, domain), in the order of the first that has it.
+def in_one_order(files: Mapping[str, PredictionRows]) -> PredictionRows:
+    """The answers of all files (at least one), called by their names, in the order of the first that has a domain.
 
     Raises `IntegrityError` where two files have other answers for one column.
     """
+    if len(files) == 1:
+        return next(iter(files.values()))
+    fingerprints: dict[str, dict[str, str]] = {}
+    for name, prints in (item for each in files.values() for item in each.fingerprints.items()):
+        fingerprints.setdefault(name, {}).update(prints)
+    digests = "".join(each.facts.sha256 for each in files.values())
+    return PredictionRows(
+        PredictionFile(file="", sha256=digest(digests.encode()), rows=sum(each.facts.rows for each in files.values())),
+        _domains(files),
+        fingerprints,
+        {name: manifest for each in files.values() for name, manifest in each.manifests.items()},
+    )
+
+
+def _domains(files: Mapping[str, PredictionRows]) -> dict[tuple[str, str], DomainAnswers]:
     found: dict[tuple[str, str], DomainAnswers] = {}
     owner: dict[tuple[str, str], str] = {}
     for name, file in files.items():
@@ -92,15 +106,3 @@ def join(files: Mapping[str, PredictionRows]) -> dict[tuple[str, str], DomainAns
                 columns.setdefault(column, moved)
             found[place] = replace(found[place], columns=columns)
     return found
-
-
-def with_patterns(evaluation: Evaluation, answers: Mapping[tuple[str, str], DomainAnswers]) -> Evaluation:
-    """The evaluation with the combinations of all columns of `answers`, which may come from several runs."""
-    cells = {(cell.dataset, cell.domain, cell.column): cell for cell in evaluation.cells if not cell.missing_shards}
-    patterns: list[Patterns] = []
-    for (dataset, domain), each in answers.items():
-        columns = {column: own for column, own in each.columns.items() if (dataset, domain, column) in cells}
-        if columns:
-            rejected = cells[dataset, domain, next(iter(columns))].images - len(each.labels)
-            patterns += count_patterns(dataset, domain, columns, evaluation.unreadable_policy, rejected)
-    return replace(evaluation, patterns=(*patterns, *evaluation.patterns))
