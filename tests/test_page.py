@@ -226,7 +226,7 @@ def test_pairs_show_net_images_and_the_adjusted_p():
     drawn = drawn_input()
     family = drawn_family(drawn[0])
     rows = rows_of(page_of(drawn, families=(family,)), "pairs")
-    assert len(rows) == len(family.tests) == 4
+    assert len(rows) == len(family.tests) == 6, "of two backbones, in each domain and on average"
     for row, test in zip(rows, family.tests, strict=True):
         net = test.pair.only_a - test.pair.only_b
         assert row[:6] == [test.pair.domain, test.pair.a.backbone, f"{net:+d}".replace("-", "−"),
@@ -241,11 +241,11 @@ def test_a_family_says_how_many_of_its_tests_it_shows():
     drawn = drawn_input()
     (chosen,) = compare(drawn[0], "backbones")
     shown = section(page_of(drawn, families=(chosen,)), "pairs")
-    assert shown.one("h3").text.endswith("6 tests, of all pairs")
-    assert shown.one("summary").text == "4 of the 6 tests against ViT-L/14, p corrected by Holm"
+    assert shown.one("h3").text.endswith("9 tests, all pairs")
+    assert shown.one("summary").text == "6 of the 9 tests against ViT-L/14, p corrected by Holm"
     (given,) = compare(drawn[0], "backbones", to="RN50")
     shown = section(page_of(drawn, families=(given,)), "pairs")
-    assert shown.one("summary").text == "4 tests against RN50, p corrected by Holm"
+    assert shown.one("summary").text == "6 tests against RN50, p corrected by Holm"
     assert [each.text for each in shown.all("thead")[1].all("th")] == ["domain", "backbones", "Q", "degrees", "p"]
 
 

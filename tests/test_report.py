@@ -20,7 +20,7 @@ from helpers import Program, write
 
 from fastclip.errors import UserError
 from fastclip.results.cells import NEAR_TIE, Evaluation
-from fastclip.results.files.result import to_json
+from fastclip.results.files.result import result_digest, to_json
 from fastclip.results.files.result_reader import parse_result
 
 COUNTS = {
@@ -150,6 +150,7 @@ def test_predictions_of_another_run_are_refused(kept: Path, program: Program):
     run = run_of(program.folder)
     document = json.loads((run / "result.json").read_text())
     document["predictions"]["sha256"] = "0" * 64
+    document["digest"] = result_digest(document)
     (run / "result.json").write_text(json.dumps(document))
     outcome = program.here("report", run, "--html", "page.html")
     assert "predictions of another run" in two_lines(outcome, 5)
@@ -285,6 +286,7 @@ def test_the_answers_of_several_runs_are_joined(program: Program):
     assert both.code == 0 and both.out.splitlines()[1:] == alone.splitlines()[1:]
     document = json.loads((run.with_name("copy") / "result.json").read_text())
     document["predictions"]["rows"] += 1
+    document["digest"] = result_digest(document)
     (run.with_name("copy") / "result.json").write_text(json.dumps(document))
     refused = program.here("report", "results", "--mark", "tied", "--markdown", "-")
     assert "predictions of another run" in two_lines(refused, 5)

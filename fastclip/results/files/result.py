@@ -27,9 +27,13 @@ RESULT = "result.json"
 
 def to_json(evaluation: Evaluation, **more: Any) -> bytes:
     """The result file of an evaluation; `more` are further entries, such as `published`."""
-    document = {**to_document(evaluation), **more}
-    document["digest"] = result_digest(document)
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    return json.dumps(to_document(evaluation, **more), indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def to_document(evaluation: Evaluation, **more: Any) -> dict[str, Any]:
+    """The result file as JSON has it."""
+    document = {**_entries(evaluation), **more}
+    return {**document, "digest": result_digest(document)}
 
 
 def result_digest(document: Mapping[str, Any]) -> str:
@@ -37,8 +41,7 @@ def result_digest(document: Mapping[str, Any]) -> str:
     return digest(canonical_json({name: value for name, value in document.items() if name != "digest"}))
 
 
-def to_document(evaluation: Evaluation) -> dict[str, Any]:
-    """The result file as JSON has it."""
+def _entries(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "fastclip": evaluation.program,
