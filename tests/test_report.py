@@ -311,6 +311,9 @@ def test_epsilon_is_a_number_or_the_largest_lead_that_a_certificate_saw_flip(tmp
     assert find_epsilon("0.002") == 0.002
     assert find_epsilon(certificate(None, 0.0004, 0.0007)) == 0.0007
     assert find_epsilon(certificate(None)) == NEAR_TIE
+    for lead in (float("nan"), -0.1, 1e9):
+        with pytest.raises(UserError, match="certificate"):
+            find_epsilon(certificate(lead))
     for wrong in ("nan", "-1", "2", "nowhere.json", str(tmp_path)):
         with pytest.raises(UserError, match="--epsilon"):
             find_epsilon(wrong)
@@ -343,3 +346,44 @@ def test_adapted_heads_have_a_column_for_each_source_and_target(tmp_path: Path):
             assert float(numbers[-1]) == pytest.approx(100 * sum(shares) / 6, abs=0.00501)
     best = [line for line in out.splitlines() if line.startswith("|")]
     assert not any("*" in line.split("|")[-2] for line in best), "no test is made of averages over the same images"
+
+
+def test_a_report_says_that_training_images_were_tested(tmp_path: Path):
+    program = Program(tmp_path)
+    fill(drawn(tmp_path), tmp_path / "embeddings")
+    common = ("-b", "tiny", "--shards", "shards")
+    words = ("probe", "letters/photo", "--test", "letters/night", *common, "--strength", "1", "--save", "heads")
+    assert program.here(*words, "--results", "probe").code == 0
+    (head,) = (tmp_path / "heads").iterdir()
+    outcome = program.here("eval", "letters", *common, "--head", head, "--results", "given")
+    assert outcome.code == 0 and "trained on images of photo that are tested here" in " ".join(outcome.out.split())
+    for place, said in (("given", True), ("probe", False)):
+        (run,) = (tmp_path / place).iterdir()
+        assert program.here("report", run, "--html", "page.html").code == 0
+        texts = [program.here("report", run, *more).out for more in ((), ("--markdown", "-"), ("--latex", "-"))]
+        for text in (*texts, (tmp_path / "page.html").read_text()):
+            assert ("trained on images of photo that are tested here" in " ".join(text.split())) is said
+
+
+def test_runs_under_different_policies_are_not_compared(tmp_path: Path):
+    program = Program(tmp_path)
+    fill(drawn(tmp_path), tmp_path / "embeddings", unreadable=("photo/00000003",))
+    for policy in ("wrong", "exclude"):
+        words = ("eval", "letters", "-b", "tiny", "--shards", "shards", "--unreadable", policy, "--results", policy)
+        assert program.here(*words).code == 0
+    outcome = program.here("compare", "wrong", "exclude", "--of", "runs")
+    assert "--unreadable wrong" in two_lines(outcome, 2) and "exclude" in outcome.err
+    assert program.here("report", "wrong", "--html", "page.html").code == 0
+    assert "Not counted here: 1 unreadable image." in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"started": "0001-01-01T00:00:00"}', '{"started": 7}', "[1]", ""])
+def test_a_strange_time_of_a_run_hides_no_run(fastclip: Program, text: str):
+    (name,) = put(fastclip.folder, it=drawn_result(COUNTS))
+    run = fastclip.folder / "results" / "mine"
+    run.mkdir(parents=True)
+    (fastclip.folder / name).rename(run / "result.json")
+    (run / "run.json").write_text(text)
+    (fastclip.folder / "results" / "other" / "result.json").mkdir(parents=True)
+    outcome = fastclip.here("report")
+    assert outcome.code == 0 and "mine" in outcome.out

@@ -78,6 +78,8 @@ def find_epsilon(text: str) -> float:
     try:
         checks = json.loads(Path(text).read_bytes())["checks"]
         leads = [float(each["flipped_lead"]) for each in checks if each.get("flipped_lead") is not None]
+        if not all(0 <= each < 1 for each in leads):
+            raise ValueError("no two cosines are so far apart")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
             f"--epsilon {printable(text)} is neither a number from 0 to 1 nor a certificate.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from fastclip.errors import printable
 from fastclip.files import digest
 from fastclip.report.against import verdict_notes
 from fastclip.report.head_notes import labels_notes
@@ -63,7 +64,7 @@ def make_document(evaluation: Evaluation, style: TableStyle, command: str, again
 def _labels(evaluation: Evaluation) -> Iterator[str]:
     for name, prompts in evaluation.prompts.items():
         if prompts.selection:
-            yield f"The prompt set {name} was chosen with labels: its rows are not zero-shot."
+            yield f"The prompt set {printable(name)} was chosen with labels: its rows are not zero-shot."
     if evaluation.heads:
         yield from labels_notes(evaluation)
 
@@ -89,7 +90,7 @@ def signs_of(tables: Sequence[Table], style: TableStyle) -> Iterator[str]:
     if TIED in marks:
         yield f"Bold: the best of its column{part}, and all that Holm-corrected exact tests cannot tell from it."
     elif style.mark == "tied" and any(len(section.rows) > 1 for table in tables for section in table.sections):
-        yield "Nothing is marked: the result does not say which images two rows have both right."
+        yield "Nothing is marked: of rows of several seeds, or without answers image by image, no test says anything."
     if any("±" in number.text for number in numbers):
         yield "±: the sample standard deviation over the seeds."
     yield from average_notes(tables)

@@ -32,7 +32,24 @@ def labels_notes(evaluation: Evaluation) -> list[str]:
         lines.append("The rows of α show the tested images: choose none by them.")
     if any(each.facts.method == "tip" for each in heads):
         lines.append("tip: Tip-Adapter with one view of each training image.")
+    again = {head.name: domains for head in heads if (domains := trained_and_tested(evaluation, head))}
+    lines += [
+        f"{name} was trained on images of {', '.join(each)} that are tested here." for name, each in again.items()
+    ]
+    if count := _duplicates(heads):
+        have = "tested image has" if count == 1 else "tested images have"
+        lines.append(f"{count:,} {have} the bytes of a training image, and counted like any other.")
     return [printable(line) for line in lines]
+
+
+def trained_and_tested(evaluation: Evaluation, head: UsedHead) -> list[str]:
+    """The domains that a head saw the labels of, and whose images it was scored on; none where a split parted them."""
+    if not head.facts.images or any(cell.sample for cell in evaluation.cells):
+        return []
+    places = {(each.dataset, each.domain) for each in head.facts.training}
+    bytes_of = {each.fingerprint for each in head.facts.training}
+    fingerprints = evaluation.dataset(head.dataset).fingerprints
+    return [each for each in head.domains if (head.dataset, each) in places or fingerprints.get(each) in bytes_of]
 
 
 def head_notes(evaluation: Evaluation) -> list[str]:
@@ -50,9 +67,6 @@ def head_notes(evaluation: Evaluation) -> list[str]:
         lines += [f"p: McNemar's exact test, Holm's correction. {name}." for name in families]
     else:
         lines.append(f"--json FILE keeps the settings of all {len(heads)} heads.")
-    if count := _duplicates(heads):
-        have = "tested image has" if count == 1 else "tested images have"
-        lines.append(f"{count:,} {have} the bytes of a training image, and counted like any other.")
     return [printable(line) for line in lines]
 
 
@@ -72,14 +86,10 @@ def _duplicates(heads: Sequence[UsedHead]) -> int:
 def given_head_notes(evaluation: Evaluation) -> list[str]:
     """A line for each head of a file: what it was trained on, and whether that was tested too."""
     lines = {}
-    fingerprints = {each.name: each.fingerprints for each in evaluation.datasets}
     several = len({head.facts.recipe.backbone for head in evaluation.heads}) > 1
     for head in evaluation.heads:
         facts = head.facts
-        places = {(each.dataset, each.domain) for each in facts.training}
-        bytes_of = {each.fingerprint for each in facts.training}
-        seen = [each for each in head.domains
-                if (head.dataset, each) in places or fingerprints[head.dataset][each] in bytes_of]  # fmt: skip
+        seen = trained_and_tested(evaluation, head)
         again = f" It was trained on images of {', '.join(seen)} that are tested here." if seen else ""
         name = f"{facts.recipe.backbone}, {head.name}" if several else head.name
         settings = f", {settings_text(head)}" if facts.settings else ""

@@ -185,7 +185,12 @@ def prompt_tables(evaluation: Evaluation, decimals: int) -> Iterator[PromptTable
     """A table for each dataset that was scored with several prompt sets."""
     found = [each for each in averages(evaluation) if each.column.head == ZERO_SHOT]
     for dataset in evaluation.datasets:
-        macros = {(e.column.backbone, e.column.prompts): e.macro for e in found if e.dataset == dataset.name}
+        own = [each for each in found if each.dataset == dataset.name]
+        all_domains = {domain for each in own for domain in each.domains}
+        macros = {  # an average over fewer domains is another number
+            (each.column.backbone, each.column.prompts): each.macro if set(each.domains) == all_domains else None
+            for each in own
+        }
         sets = tuple(dict.fromkeys(prompts for _, prompts in macros))
         if len(sets) < 2:
             continue

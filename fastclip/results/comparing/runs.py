@@ -37,6 +37,12 @@ def compare_runs(
     Images are found by their keys if both runs were over the same shards, else by their bytes. Raises `UserError`
     where the runs have no column in common, or are about other images.
     """
+    policies = [each.evaluation.unreadable_policy for each in (first, second)]
+    if policies[0] != policies[1] and any(cell.unreadable for cell in first.evaluation.cells + second.evaluation.cells):
+        raise UserError(
+            f"{first.name} was made with --unreadable {policies[0]}, {second.name} with {policies[1]}.",
+            fix="Run one of them again with the policy of the other: nothing is embedded twice.",
+        )
     places = [place for place in first.rows.domains if place in second.rows.domains]
     families = []
     for dataset in dict.fromkeys(dataset for dataset, _ in places):

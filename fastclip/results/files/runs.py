@@ -95,8 +95,10 @@ def find_runs(folder: Path) -> list[KeptRun]:
 
 
 def _started(path: Path) -> datetime | None:
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return datetime.fromisoformat(json.loads(path.read_bytes())["started"])
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        started = datetime.fromisoformat(json.loads(path.read_bytes())["started"])
+        started.astimezone().timestamp()  # which a year 1 has not
+        return started
     return None
 
 
