@@ -67,6 +67,14 @@ def test_under_other_manifests_images_are_found_by_their_bytes_whatever_their_ke
     assert order(rows([1] * 6), second) == np.argsort(moved).tolist()
 
 
+def test_keys_that_stand_in_several_tars_are_not_taken_for_images():
+    """Shards that others wrote may begin anew in each tar: `aab` of one label are three images."""
+    moved = [1, 0, 2, 4, 3, 5]
+    same = {"keys": "aabbcc", "labels": [0] * 6}
+    second = rows([1] * 6, **{**same, "keys": "aabcbc"}, digests=[DIGESTS[each] for each in moved])
+    assert order(rows([1] * 6, **same), second) == np.argsort(moved).tolist()
+
+
 def test_equal_bytes_under_two_labels_stay_apart():
     """The first and the last image have the same bytes, in two class folders."""
     twins = [*DIGESTS[:5], DIGESTS[0]]

@@ -58,7 +58,7 @@ class DomainAnswers:
     labels: Int32[np.ndarray, " images"]
     columns: Mapping[Column, ColumnAnswers]
     keys: Sequence[str] = ()
-    """Unique; empty where nobody asked for them, and so are the next two."""
+    """Unique in shards that fastclip wrote. Empty where nobody asked for them, and so are the next two."""
     paths: Sequence[str] = ()
     """CLASS/FILE of the source."""
     digests: Sequence[str] = ()

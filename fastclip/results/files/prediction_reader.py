@@ -113,15 +113,13 @@ class _Growing:
             column: ColumnAnswers(*(np.concatenate(each) for each in zip(*found, strict=True)))
             for column, found in self._answers.items()
         }
-        _check(_whole(images, "label"), columns.values(), images.column("key"))
+        _check(_whole(images, "label"), columns.values())
         texts = [_Texts(images.column(name).chunk(0)) for name in ("key", "path", "sha256")]
         return DomainAnswers(dataset, domain, _whole(images, "label"), columns, *texts)
 
 
-def _check(labels: np.ndarray, columns: Iterable[ColumnAnswers], keys: pa.ChunkedArray) -> None:
-    """Raise `ValueError` for answers that no head gives, or an image that stands twice."""
-    if len(keys.unique()) != len(keys):
-        raise ValueError("an image stands twice")
+def _check(labels: np.ndarray, columns: Iterable[ColumnAnswers]) -> None:
+    """Raise `ValueError` for answers that no head gives."""
     for each in columns:
         answered = each.classified
         if (labels < 0).any() or (each.rank < NO_ANSWER).any() or (each.predicted < NO_ANSWER).any():
