@@ -72,7 +72,7 @@ def _by_row(cells: Sequence[Cell]) -> dict[Column, list[Cell]]:
 
 def without_seed(column: Column) -> Column:
     """The column of all seeds of a head."""
-    return column._replace(head=re.sub(r", seed \d+", "", column.head))
+    return column._replace(head=re.sub(r"(, \d+ shots?), seed \d+", r"\1", column.head))
 
 
 def _title(evaluation: Evaluation, dataset: str) -> str:

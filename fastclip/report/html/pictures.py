@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,13 +67,7 @@ def find_pictures(shown: Shown, shards: Location | None) -> Reader:
             "--shards DIR is the folder of the others."
         )
 
-    def read(places: Sequence[Place]) -> Mapping[Place, Picture]:
-        try:
-            return _read(folder, manifest, shown, places)
-        except (FastclipError, OSError):
-            raise PictureError(f"The shards of {name} cannot be read: fastclip shards check {name}") from None
-
-    return read
+    return partial(_read, folder, manifest, shown)
 
 
 def _read(folder: Folder, manifest: Manifest, shown: Shown, places: Sequence[Place]) -> dict[Place, Picture]:
@@ -80,13 +75,17 @@ def _read(folder: Folder, manifest: Manifest, shown: Shown, places: Sequence[Pla
     for number, answers in enumerate(shown.domains):
         rows = sorted({each.row for each in places if each.domain == number})
         for shard, there in _shards_of(folder, manifest, answers, rows):
-            records = read_records(folder, shard, list(there.values()))
-            with _tar(folder, shard).open("rb") as file:
-                for row, record in zip(there, records, strict=True):
-                    file.seek(record.offset)
-                    data = file.read(record.size)
-                    same = digest(data) == answers.digests[row]
-                    found[Place(number, row)] = _picture(data, shown.side) if same else OTHER_BYTES
+            try:
+                records = read_records(folder, shard, list(there.values()))
+                with _tar(folder, shard).open("rb") as file:
+                    for row, record in zip(there, records, strict=True):
+                        file.seek(record.offset)
+                        data = file.read(record.size)
+                        same = digest(data) == answers.digests[row]
+                        found[Place(number, row)] = _picture(data, shown.side) if same else OTHER_BYTES
+            except (FastclipError, OSError):
+                unread = Picture(why=f"its shard cannot be read: fastclip shards check {printable(folder.name)}")
+                found.update((Place(number, row), unread) for row in there)
     return found
 
 

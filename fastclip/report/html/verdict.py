@@ -95,7 +95,9 @@ def _state(evaluation: Evaluation) -> str:
 def _best(document: Document) -> Iterator[Best]:
     """The best comparable row of each table, by the macro average, or else by the last number."""
     for table in document.tables:
-        place = table.headers.index(MACRO) if MACRO in table.headers else len(table.headers) - 1
+        # Averages come last: a domain may have the name of one.
+        last = len(table.headers) - 1
+        place = last - table.headers[::-1].index(MACRO) if MACRO in table.headers else last
         averages = {MACRO: f"average over {'domains' if table.dataset else 'datasets'}", MICRO: "average over images"}
         rows = [row for row in table.rows if row.comparable]
         numbered = [row for row in rows if row.numbers[place].value is not None]

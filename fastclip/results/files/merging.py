@@ -92,7 +92,7 @@ def _heads(evaluation: Evaluation) -> dict[tuple[str, str, str], list[UsedHead]]
     """The heads of a row of its table: one, or of several folds and seeds one each."""
     found: dict[tuple[str, str, str], list[UsedHead]] = {}
     for each in evaluation.heads:
-        row = re.sub(r", seed \d+$", "", each.name)
+        row = re.sub(r"(, \d+ shots?), seed \d+$", r"\1", each.name)
         found.setdefault((each.facts.recipe.backbone, each.dataset, row), []).append(each)
     return found
 
