@@ -81,7 +81,7 @@ def test_prompt_sets_are_its_sections_and_random_weights_are_not_marked():
 
 def test_seeds_have_one_row():
     def seeds(domain: str, *rights: int) -> Mapping:
-        return {(domain, "RN50", f"fitted, seed {seed}"): (right, 100) for seed, right in enumerate(rights)}
+        return {(domain, "RN50", f"fitted, 4 shots, seed {seed}"): (right, 100) for seed, right in enumerate(rights)}
 
     (first, *_) = accuracy_tables(both(seeds("photo", 60, 80), seeds("all", 50, 52)))
     assert [each.text for each in first.rows[0].numbers] == ["70.00 ±14.14", "51.00 ±1.41", "60.50"]

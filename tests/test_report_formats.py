@@ -25,9 +25,9 @@ from fastclip.report.latex import latex
 from fastclip.report.macros import macros
 from fastclip.report.markdown import markdown
 from fastclip.report.numbers import BEST, SECOND, TIED, TableStyle, percent
-from fastclip.report.tables import accuracy_tables
+from fastclip.report.tables import accuracy_tables, without_seed
 from fastclip.report.terminal import interval_tables, tables
-from fastclip.results.cells import Evaluation, Patterns
+from fastclip.results.cells import Column, Evaluation, Patterns
 from fastclip.results.files.result import to_json
 from fastclip.results.files.result_reader import parse_result
 from fastclip.results.statistics import wilson
@@ -234,7 +234,8 @@ def test_domains_stand_in_the_order_of_the_card():
 
 
 def test_seeds_are_one_row_with_their_mean_and_sample_deviation():
-    counts = {("photo", "RN50", f"fitted, seed {seed}"): (right, 100) for seed, right in ((1, 70), (2, 80), (3, 84))}
+    rights = {1: 70, 2: 80, 3: 84}
+    counts = {("photo", "RN50", f"fitted, 4 shots, seed {seed}"): (right, 100) for seed, right in rights.items()}
     found = document(drawn_result(counts))
     ((_, number),) = markdown_rows(markdown(found))[2:]
     assert number == "78.00 ±7.21"  # the root of (64 + 4 + 36)/2
@@ -427,3 +428,9 @@ def test_all_that_a_test_cannot_tell_from_the_best_is_marked():
     unknown = document(evaluation, mark="tied")
     assert not any(each.mark for row in unknown.tables[0].rows for each in row.numbers)
     assert any("Nothing is marked" in note for note in unknown.notes)
+
+
+def test_a_domain_that_is_called_like_a_seed_is_none():
+    head = Column("RN50", "coral from a, seed 2")
+    assert without_seed(head) == head
+    assert without_seed(Column("RN50", "tip, 1 shot, seed 2")) == Column("RN50", "tip, 1 shot")
