@@ -15,11 +15,12 @@ import typer
 from fastclip.cli.lean import load_lean
 from fastclip.cli.options import (
     MODEL,
-    PLACE,
+    DryRun,
     Json,
     Predictions,
     Prompts,
     Results,
+    Share,
     Store,
     Unreadable,
     Workers,
@@ -53,15 +54,8 @@ def evaluate(
     ] = None,
     workers: Workers = None,
     store: Store = Path("embeddings"),
-    share: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I/N", help="Share I of N, for workers or launchers that do not know of each other.", **PLACE
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what is left to do, and how long it will take.", **PLACE)
-    ] = False,
+    share: Share = None,
+    dry_run: DryRun = False,
     unreadable: Unreadable = "stop",
     results: Results = DEFAULT,
     json: Json = None,

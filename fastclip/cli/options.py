@@ -76,6 +76,13 @@ Prompts = Annotated[
 Workers = Annotated[
     int | None, typer.Option(metavar="N", help="Threads that decode and embed. Default: the cores.", **PLACE)
 ]
+Share = Annotated[
+    str | None,
+    typer.Option(metavar="I/N", help="Share I of N, for workers or launchers that do not know of each other.", **PLACE),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what is left to do, and how long it will take.", **PLACE)
+]
 Store = Annotated[Path, typer.Option(metavar="DIR", help="Folder of embeddings, shared by all runs.", **PLACE)]
 Results = Annotated[
     Path, typer.Option("--results", metavar="DIR", help="Folder in which the results of all runs are kept.", **SHOW)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastclip.cli.options import PLACE, SHOW, Predictions, Results, Store, Unreadable, Workers, takes
+from fastclip.cli.options import SHOW, DryRun, Predictions, Results, Share, Store, Unreadable, Workers, takes
 from fastclip.cli.published_options import as_published, published_options
 from fastclip.cli.results import DEFAULT, find_places
 from fastclip.errors import FastclipError, IncompleteError, IntegrityError, UserError, printable
@@ -31,15 +31,8 @@ def reproduce(
     options: EvalOptions,
     workers: Workers = None,
     store: Store = Path("embeddings"),
-    share: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I/N", help="Share I of N, for workers or launchers that do not know of each other.", **PLACE
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what is left to do, and how long it will take.", **PLACE)
-    ] = False,
+    share: Share = None,
+    dry_run: DryRun = False,
     unreadable: Unreadable = "stop",
     require: Annotated[
         str | None,
