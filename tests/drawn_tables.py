@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from helpers import recipe
 
-from fastclip.heads.facts import HeadFacts, TrainingSet
+from fastclip.heads.facts import HeadFacts
 from fastclip.results.cells import Cell, Column, DatasetFacts, Evaluation, UsedHead, UsedPrompts, UsedRecipe
 
 HOSTILE = (

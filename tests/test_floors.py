@@ -26,6 +26,7 @@ FLOORS = [
     {"embed", "report"},
     {"evaluate"},
     {"transfer"},
+    {"finetune"},
     {"bench", "verify"},
     {"cli"},
 ]

@@ -7,16 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastclip.store.recipes import Recipe
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSet:
-    """One domain that a head was trained on. `fingerprint` is that of the images, from the manifest."""
-
-    dataset: str
-    domain: str
-    fingerprint: str
-    images: int
+from fastclip.store.training import TrainingSet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,14 @@ import numpy as np
 
 from fastclip.errors import IntegrityError, UserError
 from fastclip.files import digest, write_whole
-from fastclip.heads.facts import HeadFacts, TrainingSet
+from fastclip.heads.facts import HeadFacts
 from fastclip.heads.linear import LinearHead
 from fastclip.heads.neighbours import NeighboursHead
 from fastclip.heads.scores import Head
 from fastclip.heads.tip import TipHead
 from fastclip.sealed import seal, unseal
 from fastclip.store.recipes import Recipe, differences, parse_recipe
+from fastclip.store.training import TrainingSet
 
 FORMAT = "fastclip.head/1"
 FIT_AGAIN = "Fit the head again with fastclip probe, or name another file."

@@ -106,6 +106,18 @@ class UsedRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One epoch of fine-tuning. Epoch 0 is the backbone as it was."""
+
+    number: int
+    loss: float | None
+    """The mean over the epoch's images; None for epoch 0."""
+    right: int
+    """Of the `images` that choose the epoch, those that are classified correctly after it."""
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class UsedHead:
     """A fitted head whose cells are in the result. Cells call it by `name`; several folds may share one."""
 
@@ -118,6 +130,8 @@ class UsedHead:
     facts: HeadFacts
     transductive: bool
     """Whether it was fitted with the images that it was scored on, without their labels."""
+    epochs: tuple[Epoch, ...] = ()
+    """Of fine-tuning. The backbone itself was trained then: `sha256` and the facts' recipe are of its new weights."""
 
 
 @dataclass(frozen=True, kw_only=True)

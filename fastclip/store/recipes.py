@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from fastclip.files import canonical_json, digest
+from fastclip.store.training import Training, parse_training
 
 FORMAT = "fastclip.recipe/1"
 
@@ -54,6 +55,8 @@ class Recipe:
     """Environment variables by which libraries choose other kernels, as NAME=VALUE."""
     numerics: int
     """The version of fastclip's own arithmetic: `fastclip.models.numerics.NUMERICS_VERSION`."""
+    training: Training | None = None
+    """How the weights were fine-tuned, if they were: their file says so."""
 
     @cached_property
     def id(self) -> str:
@@ -105,7 +108,10 @@ class Recipe:
 
     def to_document(self) -> dict[str, Any]:
         """The recipe as JSON has it."""
-        return {"format": FORMAT, **asdict(self)}
+        document = {"format": FORMAT, **asdict(self)}
+        del document["training"]
+        # Without the entry, recipes of weights that were not fine-tuned keep the names that they have had.
+        return document | ({"training": self.training.to_document()} if self.training else {})
 
 
 def parse_recipe(document: Any) -> Recipe:
@@ -116,7 +122,9 @@ def parse_recipe(document: Any) -> Recipe:
     try:
         way = dict(values.pop("preprocessing"))
         preprocessing = Preprocessing(**{**way, "mean": tuple(way["mean"]), "std": tuple(way["std"])})
-        recipe = Recipe(**{**values, "switches": tuple(values["switches"])}, preprocessing=preprocessing)
+        training = parse_training(values.pop("training")) if "training" in values else None
+        values["switches"] = tuple(values["switches"])
+        recipe = Recipe(**values, preprocessing=preprocessing, training=training)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"its fields are others: {error}") from None
     for field in fields(Recipe):

@@ -13,8 +13,8 @@ from fastclip.data.shards.targets import Target
 from fastclip.errors import UserError
 from fastclip.evaluate.prototypes import find_all_prototypes
 from fastclip.evaluate.setup import Setup
-from fastclip.heads.facts import TrainingSet
 from fastclip.store.recipes import Recipe
+from fastclip.store.training import TrainingSet
 from fastclip.text.prompts import PromptSet
 from fastclip.transfer.folds import Fold, Place
 from fastclip.transfer.jobs import Job

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastclip.errors import IntegrityError, UserError, printable
-from fastclip.heads.facts import HeadFacts, TrainingSet
+from fastclip.heads.facts import HeadFacts
 from fastclip.results.cells import (
     POLICIES,
     ZERO_SHOT,
@@ -27,6 +27,7 @@ from fastclip.results.cells import (
 )
 from fastclip.results.files.result import RESULT, SCHEMA, result_digest
 from fastclip.store.recipes import parse_recipe
+from fastclip.store.training import TrainingSet
 
 
 def read_result(path: Path) -> Evaluation:

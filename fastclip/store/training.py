@@ -1,0 +1,71 @@
+"""How weights were fine-tuned, as far as every reader of their numbers must know it. Weights and recipes carry it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSet:
+    """One domain that trained. `fingerprint` is that of the images, from the manifest."""
+
+    dataset: str
+    domain: str
+    fingerprint: str
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How weights were fine-tuned. They start from those with the SHA-256 `base`."""
+
+    recipe: str
+    """The name of the training recipe, with what differs from it: `ce`, `transferlearning, fp16 round trip`."""
+    base: str
+    backbone: str
+    architecture: str
+    domains: tuple[TrainingSet, ...]
+    images: int
+    """Images that gradients were computed on: fewer than in `domains`, where some were held out or unreadable."""
+    prompts: str
+    """The name of the prompt set, with `templates`."""
+    templates: tuple[str, ...]
+    classes: str
+    """SHA-256 of the class folders and their readable names, in label order."""
+    selected: str
+    """The way in which the epoch was chosen: `held-out images`, `the last epoch`, `the test domain shapes/outline`."""
+    epoch: int
+    seed: int
+    alpha: float = 1.0
+    """The share of the fine-tuned weights, where they were interpolated with those they started from."""
+
+    def to_document(self) -> dict[str, Any]:
+        """The record as JSON has it."""
+        return {**asdict(self), "domains": [asdict(each) for each in self.domains], "templates": list(self.templates)}
+
+
+def parse_training(document: Any) -> Training:
+    """The record in a JSON document. Raises `ValueError` for anything that is none."""
+    try:
+        if not isinstance(document, Mapping):
+            raise TypeError("it is no object")
+        training = Training(
+            **{
+                **document,
+                "domains": tuple(TrainingSet(**each) for each in document["domains"]),
+                "templates": tuple(document["templates"]),
+            }
+        )
+        records: tuple[Training | TrainingSet, ...] = (training, *training.domains)
+        for record in records:
+            for field in fields(record):
+                wanted = {"str": str, "int": int, "float": float}.get(str(field.type))
+                if wanted and type(getattr(record, field.name)) is not wanted:
+                    raise TypeError(f"its {field.name} is no {field.type}")
+        if set(map(type, training.templates)) - {str}:
+            raise TypeError("a template is no text")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"it does not say how its weights were fine-tuned: {error}") from None
+    return training
