@@ -28,6 +28,7 @@ from fastclip.files import is_temporary
 from fastclip.machine import SIGNALS
 from fastclip.storage.folders import open_folder
 from fastclip.store.recipes import Preprocessing, Recipe
+from fastclip.store.training import Training, TrainingSet
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -71,6 +72,25 @@ def recipe(**changes: object) -> Recipe:
         machine="cpu of a test",
         switches=(),
         numerics=1,
+    )
+    return replace(usual, **changes)
+
+
+def training(**changes: object) -> Training:
+    """A fine-tuning of `tiny` on the demo's own kind of images."""
+    usual = Training(
+        recipe="ce",
+        base="0" * 64,
+        backbone="tiny",
+        architecture="fastclip-tiny",
+        domains=(TrainingSet(dataset="new", domain="outline", fingerprint="f" * 64, images=1200),),
+        images=1080,
+        prompts="transferlearning",
+        templates=("a picture of a {folder}",),
+        classes="c" * 64,
+        selected="held-out images",
+        epoch=3,
+        seed=0,
     )
     return replace(usual, **changes)
 

@@ -14,7 +14,6 @@ from fastclip.files import digest
 from fastclip.heads.head_files import (
     FORMAT,
     HeadFacts,
-    TrainingSet,
     check_head,
     describe_numpy,
     load_head,
@@ -29,6 +28,7 @@ from fastclip.heads.scores import Head, exact
 from fastclip.heads.tip import Tip
 from fastclip.sealed import seal, unseal
 from fastclip.store.recipes import Preprocessing, Recipe
+from fastclip.store.training import TrainingSet
 
 RECIPE = Recipe(
     backbone="ViT-B/32",

@@ -17,7 +17,7 @@ from pathlib import Path
 import oracle
 import pytest
 import torch
-from helpers import Program, Sharded, image_bytes, shard, wait_until, write
+from helpers import Program, Sharded, image_bytes, shard, training, wait_until, write
 from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
@@ -42,6 +42,7 @@ from fastclip.store import recipes as recipes_module
 from fastclip.store.copying import copy_recipe
 from fastclip.store.recipes import Preprocessing, Recipe, differences, parse_recipe
 from fastclip.store.store import Store
+from fastclip.store.training import Training, TrainingSet
 
 FLAT = ("shapes/flat",)
 
@@ -330,6 +331,7 @@ def test_every_fact_of_a_recipe_changes_its_name_and_comes_back_from_json():
         "switches": ("ONEDNN_X=1",),
         "batch_size": 33,
         "numerics": 5,
+        "training": training(),
     }
     for each in dataclasses.fields(Recipe):
         changed = dataclasses.replace(plain, **{each.name: others.get(each.name, "another")})
@@ -338,6 +340,47 @@ def test_every_fact_of_a_recipe_changes_its_name_and_comes_back_from_json():
     for broken in ({}, [], {**plain.to_document(), "more": 1}, {**plain.to_document(), "batch_size": "32"}):
         with pytest.raises(ValueError, match=r"recipe|fields|batch_size"):
             parse_recipe(broken)
+
+
+def test_a_recipe_without_fine_tuning_has_the_name_that_it_had_before_there_was_any():
+    assert recipe().id == "d6a7437f7439983f463c1aa077db77bf55f925bb0ee3a72b2c2d73a71213128f"
+    assert "training" not in recipe().to_document()
+
+
+def test_every_fact_of_a_fine_tuning_changes_the_name_of_its_recipe_and_comes_back_from_json():
+    tuned = recipe(training=training())
+    others = {
+        "domains": (TrainingSet(dataset="new", domain="flat", fingerprint="f" * 64, images=1200),),
+        "templates": ("{}.",),
+        "images": 7,
+        "epoch": 7,
+        "seed": 7,
+        "alpha": 0.5,
+    }
+    for each in dataclasses.fields(Training):
+        changed = recipe(training=training(**{each.name: others.get(each.name, "another")}))
+        assert changed.id != tuned.id
+        assert parse_recipe(json.loads(canonical_json(changed.to_document()))) == changed
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epoch", "3"),
+        ("alpha", 1),
+        ("alpha", float("nan")),
+        ("templates", [1]),
+        ("templates", "{}."),
+        ("domains", [{}]),
+        ("more", 1),
+        ("images", True),
+    ],
+)
+def test_a_recipe_whose_fine_tuning_is_malformed_is_none(field: str, value: object):
+    document = recipe(training=training()).to_document()
+    document["training"] = {**document["training"], field: value}
+    with pytest.raises(ValueError, match="fine-tuned"):
+        parse_recipe(document)
 
 
 def test_of_two_complete_recipes_every_machine_reads_the_preferred_one_and_options_filter(

@@ -64,8 +64,10 @@ def parse_training(document: Any) -> Training:
                 wanted = {"str": str, "int": int, "float": float}.get(str(field.type))
                 if wanted and type(getattr(record, field.name)) is not wanted:
                     raise TypeError(f"its {field.name} is no {field.type}")
-        if set(map(type, training.templates)) - {str}:
+        if type(document["templates"]) is str or set(map(type, training.templates)) - {str}:
             raise TypeError("a template is no text")
+        if not 0 <= training.alpha <= 1:  # nor NaN, which no digest can be made of
+            raise TypeError("its alpha is no share")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"it does not say how its weights were fine-tuned: {error}") from None
     return training

@@ -16,7 +16,7 @@ from typing import Any
 
 from fastclip.files import canonical_json, digest
 from fastclip.results.averages import averages
-from fastclip.results.cells import Cell, DatasetFacts, Evaluation
+from fastclip.results.cells import Cell, DatasetFacts, Evaluation, UsedHead
 from fastclip.results.comparing.columns import heads_beside_zero_shot
 from fastclip.results.comparing.file import comparison_document
 from fastclip.results.statistics import Interval, wilson
@@ -56,7 +56,7 @@ def _entries(evaluation: Evaluation) -> dict[str, Any]:
             name: {"kind": each.kind, "templates": list(each.templates), "selection": each.selection}
             for name, each in evaluation.prompts.items()
         },
-        "heads": [{**asdict(each), "facts": each.facts.to_document()} for each in evaluation.heads],
+        "heads": [_head(each) for each in evaluation.heads],
         "cells": [_cell(each, evaluation.unreadable_policy) for each in evaluation.cells],
         "averages": [
             {
@@ -105,6 +105,13 @@ def _dataset(facts: DatasetFacts) -> dict[str, Any]:
         "classes": list(facts.names),
         "names": list(facts.names.values()),
     }
+
+
+def _head(head: UsedHead) -> dict[str, Any]:
+    document = {**asdict(head), "facts": head.facts.to_document()}
+    del document["epochs"]
+    # Without the entry, results of heads that no epoch made keep their bytes.
+    return document | ({"epochs": [asdict(each) for each in head.epochs]} if head.epochs else {})
 
 
 def _cell(cell: Cell, policy: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from fastclip.results.cells import (
     Cell,
     Column,
     DatasetFacts,
+    Epoch,
     Evaluation,
     NearTies,
     Patterns,
@@ -172,7 +174,17 @@ def _parse_head(row: Mapping[str, Any]) -> UsedHead:
         sha256=row["sha256"],
         facts=HeadFacts(**{**values, "recipe": parse_recipe(facts["recipe"])}),
         transductive=bool(row["transductive"]),
+        epochs=tuple(map(_parse_epoch, row.get("epochs", ()))),
     )
+
+
+def _parse_epoch(row: Mapping[str, Any]) -> Epoch:
+    epoch: Epoch = _known(Epoch, row)
+    if epoch.loss is not None and (type(epoch.loss) not in (int, float) or not math.isfinite(epoch.loss)):
+        raise ValueError(f"the loss of epoch {epoch.number} is no number")
+    if not 0 <= epoch.right <= epoch.images or epoch.number < 0:
+        raise ValueError(f"the counts of epoch {epoch.number} do not add up")
+    return epoch
 
 
 def _check(evaluation: Evaluation) -> None:
@@ -202,6 +214,9 @@ def _check(evaluation: Evaluation) -> None:
             raise ValueError(f"patterns of {each.dataset}/{each.domain} are no bits")
         if any(not _fits(seen[each.dataset, each.domain, column], each, evaluation) for column in each.columns):
             raise ValueError(f"patterns of {each.dataset}/{each.domain} count otherwise than its cells")
+    for head in evaluation.heads:
+        if [each.number for each in head.epochs] != sorted({each.number for each in head.epochs}):
+            raise ValueError(f"the epochs of {head.name} are not in order")
     for near in evaluation.near_ties:
         of_it = seen.get((near.dataset, near.domain, near.column))
         if not of_it or near.could_lose > of_it.top1 or near.could_gain > of_it.classified - of_it.top1:
