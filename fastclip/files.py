@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -46,12 +47,17 @@ def digest(data: bytes) -> str:
 
 def digest_file(path: Path) -> str:
     """SHA-256 of a file's bytes as 64 hexadecimal digits."""
-    state = hashlib.sha256()  # hashlib.file_digest is new in Python 3.11
     with path.open("rb", buffering=0) as file:
-        # A large block, always in the same memory: hashing then seldom asks for the lock that imports hold.
-        block = memoryview(bytearray(min(path.stat().st_size + 1, _BLOCK)))
-        while size := file.readinto(block):
-            state.update(block[:size])
+        return digest_open_file(file)
+
+
+def digest_open_file(file: FileIO) -> str:
+    """SHA-256 of the bytes that an open file still gives, as 64 hexadecimal digits."""
+    state = hashlib.sha256()  # hashlib.file_digest is new in Python 3.11
+    # A large block, always in the same memory: hashing then seldom asks for the lock that imports hold.
+    block = memoryview(bytearray(min(os.fstat(file.fileno()).st_size + 1, _BLOCK)))
+    while size := file.readinto(block):
+        state.update(block[:size])
     return state.hexdigest()
 
 

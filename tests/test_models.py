@@ -431,16 +431,16 @@ def test_a_file_whose_activation_nobody_names_is_refused_with_both_spellings(
 
 
 def test_a_word_or_a_published_digest_decides_the_activation(tmp_path: Path, monkeypatch):
-    path, sha256 = tmp_path / "w", "0" * 64
+    unknown = weights.Weights(tmp_path / "w", "0" * 64)
     for spellings in (["ViT-B-32-quickgelu"], ["ViT-B/32", "ViT-B-32-quickgelu"]):
-        weights.check_activation("ViT-B/32", spellings, path, sha256)
+        weights.check_backbone("ViT-B/32", spellings, unknown)
     for other in ("tiny", "ViT-B-32/laion2b_s34b_b79k", "ViT-B-32/openai"):
-        weights.check_activation(other, [other], path, sha256)
-    with pytest.raises(UserError, match="QuickGELU or with GELU"):
-        weights.check_activation("ViT-B/32", ["ViT-B-32", "ViT-B-16-quickgelu"], path, sha256)
+        weights.check_backbone(other, [other], unknown)
+    with pytest.raises(UserError, match="QuickGELU or GELU"):
+        weights.check_backbone("ViT-B/32", ["ViT-B-32", "ViT-B-16-quickgelu"], unknown)
     archive = OPENAI_BACKBONES["ViT-B/32"].archive_sha256
     assert archive
-    weights.check_activation("ViT-B/32", ["ViT-B/32"], path, archive)
+    weights.check_backbone("ViT-B/32", ["ViT-B/32"], weights.Weights(unknown.path, archive))
     made = recipe(weights=archive, architecture="ViT-B-32-quickgelu")
     assert weights.describe_weights(made) == "weights 40d365715913 (OpenAI's ViT-B-32.pt, QuickGELU)"
     made = recipe(architecture="ViT-B-32")

@@ -125,6 +125,7 @@ def find_engine(
             machine=describe_machine(device),
             switches=find_switches(),
             numerics=NUMERICS_VERSION,
+            training=weights.training,
         )
         candidates[name] = Candidate(backbone, weights, recipe)
     return Engine(

@@ -15,9 +15,8 @@ from fastclip.embed.processes import Process, find_process
 from fastclip.errors import FastclipError, IncompleteError, UserError, needs_torch
 from fastclip.evaluate.options import EvalOptions
 from fastclip.features.choose import Shelf, Wanted
-from fastclip.files import digest_file
 from fastclip.models.backbones import Backbone, find_backbone, known_backbone, plain
-from fastclip.models.weights import Weights, check_activation, find_all_weights, random_weights
+from fastclip.models.weights import Weights, check_backbone, find_all_weights, random_weights, weights_in
 from fastclip.storage.folders import Location
 from fastclip.store.parts import part_name
 from fastclip.store.recipes import Recipe
@@ -79,13 +78,14 @@ def resolve(
     store.check_layout()
     known = store.recipes()
     backbones = tuple(dict.fromkeys(_name(name, known) for name in options.backbones))
-    given = {_name(name, known): path for name, path in options.weights.items()}
-    _check_names(options, backbones, given, known)
+    files = {_name(name, known): path for name, path in options.weights.items()}
+    _check_names(options, backbones, files, known)
+    given = {name: _given(name, path) for name, path in files.items()}
     precision = options.precision or _of_accelerate(environment)
     wanted = {name: _wanted(options, name, given.get(name), precision, known) for name in backbones}
-    for name, path in given.items():
+    for name, weights in given.items():
         spellings = [each for each in (*options.weights, *options.backbones) if _name(each, known) == name]
-        check_activation(name, spellings, path, wanted[name].weights or "")
+        check_backbone(name, spellings, weights)
     _check_filters(wanted, known)
     shelf = Shelf(store, known, wanted, {t.name: [part_name(shard) for shard in t.shards] for t in targets})
     pairs = [(target.name, name) for target in targets for name in backbones]
@@ -127,23 +127,23 @@ def resolve(
         recipes=recipes,
         units=tuple(_units(targets, shelf, missing, recipes)) if engine else (),
         engine=engine,
-        weights=given,
+        weights=files,
         device=options.device,
         no_engine=no_engine,
     )
 
 
 def _find_weights(
-    names: Iterable[str], given: Mapping[str, Path], wanted: Mapping[str, Wanted], cores: int
+    names: Iterable[str], given: Mapping[str, Weights], wanted: Mapping[str, Wanted], cores: int
 ) -> dict[str, tuple[Backbone, Weights]]:
-    """Each backbone with its weights: drawn ones, the file that was given and hashed, or one that is looked for."""
+    """Each backbone with its weights: drawn ones, those that were given, or a file that is looked for."""
     found = {name: find_backbone(name) for name in names}
     known = {}
     for name, backbone in found.items():
         if wanted[name].random_weights:
             known[backbone] = random_weights(backbone)
-        elif sha256 := wanted[name].weights:
-            known[backbone] = Weights(given[name], sha256)
+        elif name in given:
+            known[backbone] = given[name]
     known |= find_all_weights({backbone: None for backbone in found.values() if backbone not in known}, cores)
     return {name: (backbone, known[backbone]) for name, backbone in found.items()}
 
@@ -175,16 +175,21 @@ def _check_names(
             )
 
 
+def _given(backbone: str, path: Path) -> Weights:
+    """The weights in a file that was given. It is looked at once: another may take its name."""
+    if not path.is_file():
+        raise UserError(f"{backbone}: there is no weights file {path}.", fix="--weights FILE.safetensors")
+    return weights_in(path)
+
+
 def _wanted(
-    options: EvalOptions, backbone: str, weights: Path | None, precision: str | None, known: Iterable[Recipe]
+    options: EvalOptions, backbone: str, weights: Weights | None, precision: str | None, known: Iterable[Recipe]
 ) -> Wanted:
     """The filter for one backbone. A beginning of a recipe's name filters the backbone of that recipe alone."""
     of_it = [recipe.id for recipe in known if recipe.backbone == backbone]
-    if weights is not None and not weights.is_file():
-        raise UserError(f"{backbone}: there is no weights file {weights}.", fix="--weights FILE.safetensors")
     return Wanted(
         backbone=backbone,
-        weights=digest_file(weights) if weights else None,
+        weights=weights.digest if weights else None,
         random_weights=options.random_weights,
         precision=precision,
         decoder=options.decoder,
@@ -210,7 +215,7 @@ def _check_filters(wanted: Mapping[str, Wanted], known: Iterable[Recipe]) -> Non
             )
 
 
-def _check_own(wanted: Mapping[str, Wanted], engine: Engine, shelf: Shelf, given: Mapping[str, Path]) -> None:
+def _check_own(wanted: Mapping[str, Wanted], engine: Engine, shelf: Shelf, given: Mapping[str, Weights]) -> None:
     """Raise an error if this machine would embed under a recipe that the user did not ask for."""
     for name, candidate in engine.candidates.items():
         own, recipes = candidate.recipe, wanted[name].recipes

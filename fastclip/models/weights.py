@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fastclip.errors import IntegrityError, UserError
-from fastclip.files import digest_file
 from fastclip.models.archives import archive_folder, openai_archive
-from fastclip.models.backbones import OPENAI_BACKBONES, PUBLISHED_ARCHIVES, TINY, Backbone, plain
+from fastclip.models.backbones import OPENAI_BACKBONES, PUBLISHED_ARCHIVES, TINY, Backbone, known_backbone, plain
+from fastclip.models.trained_weights import identify
 from fastclip.store.recipes import Recipe
+from fastclip.store.training import Training
 from fastclip.threads import threads
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class Weights:
 
     path: Path | None
     digest: str
+    training: Training | None = None
+    """How they were fine-tuned, if the file says so."""
 
     @property
     def random(self) -> bool:
@@ -57,28 +60,45 @@ def find_all_weights(given: Mapping[Backbone, Path | None], cores: int) -> dict[
     """`find_weights` of each backbone; up to four threads hash the files, at 0.6 GB/s each."""
     paths = [_locate(backbone, path) for backbone, path in given.items()]
     with threads(max(1, min(4, cores)), "digest") as pool:
-        digests = list(pool.map(digest_file, paths))
-    return {backbone: Weights(path, each) for backbone, path, each in zip(given, paths, digests, strict=True)}
+        return dict(zip(given, pool.map(weights_in, paths), strict=True))
 
 
-def check_activation(backbone: str, spellings: Iterable[str], file: Path, sha256: str) -> None:
-    """Raise `UserError` unless OpenAI published `file`, or a spelling says that it is run with QuickGELU.
+def weights_in(path: Path) -> Weights:
+    """The weights in a file. Raises `IntegrityError` if it says in a malformed way how they were fine-tuned."""
+    return Weights(path, *identify(path))
 
+
+def check_backbone(backbone: str, spellings: Iterable[str], weights: Weights) -> None:
+    """Raise `UserError` unless it is known that weights are those of `backbone` as it is run.
+
+    Fine-tuned ones say it. Of others, OpenAI published the file, or a spelling says that it is run with QuickGELU:
     OpenAI's ViT-B/32 and LAION's have the same tensors. open_clip's ViT-B-32 is GELU, its ViT-B-32-quickgelu is not.
     """
+    if weights.training:
+        _check_trained(backbone, weights.path, weights.training)
+        return
     known = OPENAI_BACKBONES.get(backbone)
-    if known is None or sha256 in PUBLISHED_ARCHIVES:
+    if known is None or weights.digest in PUBLISHED_ARCHIVES:
         return
     architecture = known.architecture
     if any(plain(spelling) == plain(architecture) for spelling in spellings):
         return
     bare = architecture.removesuffix("-quickgelu")
     raise UserError(
-        f"{' or '.join(dict.fromkeys(spellings))} does not say whether {file} is run with QuickGELU or with GELU, its "
-        f"tensors do not tell, and it is none of OpenAI's archives by its SHA-256, {sha256[:12]}….",
+        f"{' or '.join(dict.fromkeys(spellings))} does not say whether {weights.path} is run with QuickGELU or GELU, "
+        f"its tensors do not tell, and it is none of OpenAI's archives by its SHA-256, {weights.digest[:12]}….",
         fix=f"-b {architecture} --weights FILE for QuickGELU, as OpenAI's; or -b {bare}/PRETRAINED --weights FILE for "
         "the activation of those weights, as open_clip lists them (LAION-2B's: GELU)",
     )
+
+
+def _check_trained(backbone: str, file: Path | None, training: Training) -> None:
+    of, known = training.backbone, known_backbone(backbone)
+    if of != backbone or (known and training.architecture != known.architecture):
+        raise UserError(
+            f"{file} holds weights of {of} ({training.architecture}), which are none of {backbone}.",
+            fix=f"-b {of} --weights {of}={file}",
+        )
 
 
 def describe_weights(recipe: Recipe, file: Path | None = None) -> str:
