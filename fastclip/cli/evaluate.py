@@ -113,7 +113,7 @@ def embed_and_score(
         _print_forecast(setup)
         return None
     if setup.process.reports:
-        for line in _twins(setup):
+        for line in [*_twins(setup), *_other_prompts(setup)]:
             messages.print(line, soft_wrap=True)
     _print_weights(setup, messages)
     for _ in range(2):  # once more if a part was damaged: it is moved aside, and made again
@@ -172,6 +172,16 @@ def _twins(setup: Setup) -> list[str]:
     return lines
 
 
+def _other_prompts(setup: Setup) -> list[str]:
+    """For each backbone whose weights were fine-tuned, the prompt sets that are not those of its training."""
+    from fastclip.errors import printable
+    from fastclip.report.training_notes import other_prompts
+
+    prompts = {each.name: each.templates for each in setup.prompts}
+    tuned = dict.fromkeys((each.backbone, each.training) for each in setup.recipes.values() if each.training)
+    return [printable(line) for backbone, training in tuned for line in other_prompts(backbone, training, prompts)]
+
+
 def _print_weights(setup: Setup, messages: Console) -> None:
     """The files that this machine embeds with. The table, which every machine prints alike, has their digests only."""
     from fastclip.errors import printable
@@ -199,11 +209,13 @@ def _print_results(setup: Setup, evaluation: Evaluation, failures: list[Fastclip
     from fastclip.report.heads import head_tables
     from fastclip.report.tables import accuracy_tables
     from fastclip.report.terminal import footnotes, tables
+    from fastclip.report.training_notes import training_notes
 
     console = out()
     for table in head_tables(evaluation) if evaluation.heads else tables(evaluation):
         console.print(table)
-    for line in [*average_notes(accuracy_tables(evaluation)), *given_head_notes(evaluation)]:
+    notes = (*average_notes(accuracy_tables(evaluation)), *given_head_notes(evaluation), *training_notes(evaluation))
+    for line in notes:
         console.print(line, style="dim")
     can_go_on = not evaluation.complete and not failures and _is_anything_left(setup)
     for line in footnotes(evaluation, can_go_on=can_go_on):

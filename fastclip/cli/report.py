@@ -152,7 +152,7 @@ def _check(files: Mapping[str, Path], options: Mapping[str, object], epsilon: st
 def _print(inputs: Inputs, style: TableStyle, found: Against | None, console: Console, *, marks_wanted: bool) -> None:
     from fastclip.report.document import make_document
     from fastclip.report.heads import pair_tables
-    from fastclip.report.terminal import interval_tables, tables
+    from fastclip.report.terminal import grid_table, interval_tables, tables
     from fastclip.report.transfers import is_adapted
 
     evaluation = inputs.evaluation
@@ -166,6 +166,8 @@ def _print(inputs: Inputs, style: TableStyle, found: Against | None, console: Co
     for table in shown:
         console.print(table)
     document = make_document(evaluation, style, "")
+    for grid in document.epochs:
+        console.print(grid_table(grid))
     signs = () if adapted else document.signs
     unmarked = (NO_MARKS,) if marks_wanted and without_marks else ()
     for line in (*unmarked, *signs, *document.labels, *document.made):

@@ -90,13 +90,15 @@ def _print(outcome: Outcome, by_pair: bool) -> None:
     from fastclip.report.head_notes import head_notes
     from fastclip.report.heads import fit_table, head_tables, pair_tables
     from fastclip.report.terminal import footnotes
+    from fastclip.report.training_notes import training_notes
 
     console = out()
     for each in (pair_tables if by_pair else head_tables)(outcome.evaluation):
         console.print(each)
     if table := fit_table(outcome.evaluation):
         console.print(table)
-    for line in [*head_notes(outcome.evaluation), *footnotes(outcome.evaluation)]:
+    evaluation = outcome.evaluation
+    for line in [*head_notes(evaluation), *training_notes(evaluation), *footnotes(evaluation)]:
         console.print(line, style="dim")
 
 

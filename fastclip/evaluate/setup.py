@@ -16,7 +16,14 @@ from fastclip.errors import FastclipError, IncompleteError, UserError, needs_tor
 from fastclip.evaluate.options import EvalOptions
 from fastclip.features.choose import Shelf, Wanted
 from fastclip.models.backbones import Backbone, find_backbone, known_backbone, plain
-from fastclip.models.weights import Weights, check_backbone, find_all_weights, random_weights, weights_in
+from fastclip.models.weights import (
+    Weights,
+    check_backbone,
+    describe_weights,
+    find_all_weights,
+    random_weights,
+    weights_in,
+)
 from fastclip.storage.folders import Location
 from fastclip.store.parts import part_name
 from fastclip.store.recipes import Recipe
@@ -220,9 +227,12 @@ def _check_own(wanted: Mapping[str, Wanted], engine: Engine, shelf: Shelf, given
     for name, candidate in engine.candidates.items():
         own, recipes = candidate.recipe, wanted[name].recipes
         if recipes and not own.id.startswith(recipes):
+            others = [recipe for recipe in shelf.admitted[name] if recipe.weights != own.weights]
             raise IncompleteError(
                 f"This machine embeds {name} under {own.id[:12]}, not under --recipe {' '.join(recipes)}.",
-                fix="Leave out --recipe to embed here.",
+                fix=f"--weights {name}=FILE with {describe_weights(others[0])}, or leave out --recipe"
+                if others
+                else "Leave out --recipe to embed here.",
             )
         others = [recipe for recipe in shelf.admitted[name] if recipe.weights != own.weights]
         if others and name not in given:

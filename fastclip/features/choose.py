@@ -40,9 +40,12 @@ class Wanted:
             (self.compiled, recipe.compiled),
             (self.device, recipe.device),
         ]
+        # Fine-tuned weights, as random ones, are read only on request: without it, all goes on as before they were.
+        asked = self.weights is not None or bool(self.recipes)
         return (
             all(wanted is None or wanted == found for wanted, found in pairs)
             and not recipe.withdrawn
+            and (asked or recipe.training is None)
             and (not self.recipes or recipe.id.startswith(self.recipes))
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -33,7 +33,8 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], training: Training)
     state = hashlib.sha256()
 
     def write(file: BinaryIO) -> None:
-        for block in chain([_header(ordered, training)], map(_bytes_of, ordered.values())):
+        blocks: Iterator[bytes | memoryview] = map(_bytes_of, ordered.values())
+        for block in chain([_header(ordered, training)], blocks):
             state.update(block)
             file.write(block)
 
@@ -94,7 +95,7 @@ def _header(tensors: Mapping[str, Tensor], training: Training) -> bytes:
 def _bytes_of(tensor: Tensor) -> memoryview:
     import torch
 
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 _KINDS = {

@@ -102,12 +102,16 @@ def _check_trained(backbone: str, file: Path | None, training: Training) -> None
 
 
 def describe_weights(recipe: Recipe, file: Path | None = None) -> str:
-    """`weights 40d365715913 (OpenAI's ViT-B-32.pt, QuickGELU)`. A `file` is named where it is known."""
+    """`weights 40d365715913 (OpenAI's ViT-B-32.pt, QuickGELU)`. A `file` is named where it is known.
+
+    Of fine-tuned ones: `weights ab12cd34ef56 (QuickGELU; fine-tuned: ce on new/outline, epoch 3)`.
+    """
     if recipe.random_weights:
         return f"RANDOM WEIGHTS ({recipe.activation})"
     published = PUBLISHED_ARCHIVES.get(recipe.weights)
     where = str(file) if file else f"OpenAI's {published.archive}" if published else ""
-    return f"weights {recipe.weights[:12]} ({', '.join(filter(None, (where, recipe.activation)))})"
+    tuned = f"; fine-tuned: {recipe.training.summary}" if recipe.training else ""
+    return f"weights {recipe.weights[:12]} ({', '.join(filter(None, (where, recipe.activation)))}{tuned})"
 
 
 def read_weights(backbone: Backbone, path: Path, sha256: str) -> dict[str, Tensor]:

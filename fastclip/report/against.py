@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.text import Text
 
 from fastclip.errors import printable
-from fastclip.report.style import plain_table, titled
+from fastclip.report.terminal import grid_table
 from fastclip.report.verdict_grids import plain_averages, verdict_grids
 from fastclip.results.published.verdicts import DIFFERS, NEAR_TIES, NOT_COMPARABLE, SAME, Against, CellVerdict
 
@@ -23,10 +23,7 @@ def verdict_parts(found: Against) -> Iterator[str | Text | Group]:
     yield Text(printable(line), style="bold")
     yield ""
     for grid in verdict_grids(found):
-        table = plain_table(*grid.headers)
-        for row in grid.rows:
-            table.add_row(*row)
-        yield titled(grid.title, table)
+        yield grid_table(grid)
     yield from map(printable, notes)
 
 

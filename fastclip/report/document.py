@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from fastclip.errors import printable
 from fastclip.files import digest
 from fastclip.report.against import verdict_notes
+from fastclip.report.finetuning import epoch_table
 from fastclip.report.head_notes import labels_notes
 from fastclip.report.numbers import BEST, MACRO, MICRO, NO_NUMBER, TIED, Table, TableStyle
 from fastclip.report.tables import accuracy_tables
 from fastclip.report.terminal import footnotes, random_warning
+from fastclip.report.training_notes import training_notes
 from fastclip.report.verdict_grids import Grid, verdict_grids
 from fastclip.results.cells import Evaluation
 from fastclip.results.files.result import to_json
@@ -35,6 +37,8 @@ class Document:
     origin: str
     """The program, the digest of the result, and the command that wrote the document."""
 
+    epochs: tuple[Grid, ...] = ()
+    """Of backbones that were fine-tuned."""
     grids: tuple[Grid, ...] = ()
     verdicts: tuple[str, ...] = ()
     """Of the result against a table, a sentence or two each."""
@@ -56,6 +60,7 @@ def make_document(evaluation: Evaluation, style: TableStyle, command: str, again
         made=tuple(footnotes(evaluation, can_go_on=False)),
         warning=random_warning(evaluation),
         origin=f"fastclip {evaluation.program}, result {digest(to_json(evaluation))[:12]}: {command}",
+        epochs=epoch_table(evaluation),
         grids=verdict_grids(against) if against else (),
         verdicts=verdict_notes(against) if against else (),
     )
@@ -67,6 +72,7 @@ def _labels(evaluation: Evaluation) -> Iterator[str]:
             yield f"The prompt set {printable(name)} was chosen with labels: its rows are not zero-shot."
     if evaluation.heads:
         yield from labels_notes(evaluation)
+    yield from training_notes(evaluation)
 
 
 def average_notes(tables: Sequence[Table]) -> Iterator[str]:

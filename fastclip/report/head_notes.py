@@ -13,7 +13,7 @@ from fastclip.results.comparing.columns import heads_beside_zero_shot
 MOST_ROWS = 12
 """Heads and tested domains whose settings and tests are printed; beyond, the result file has them."""
 
-SYMBOLS = {"strength": "λ", "alpha": "α", "beta": "β"}
+SYMBOLS = {"strength": "λ", "alpha": "α", "beta": "β", "learning_rate": "lr"}
 """Settings as tables show them; others are shown by their names."""
 
 

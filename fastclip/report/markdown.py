@@ -19,7 +19,7 @@ def markdown(document: Document) -> str:
     for table in document.tables:
         lines += [f"**{escape(table.title + document.warning)}**", "", *_table(table, document.style), ""]
     lines += [f"- {escape(note)}" for note in (*document.notes, *document.made)]
-    for grid in document.grids:
+    for grid in (*document.epochs, *document.grids):
         head, *rows = (row(map(escape, cells)) for cells in (grid.headers, *grid.rows))
         lines += ["", f"**{escape(grid.title)}**", "", head, _rule(len(grid.headers)), *rows]
     lines += ["", *(f"- {escape(note)}" for note in document.verdicts)] if document.verdicts else []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import rich.table
 from rich.console import Group
@@ -28,6 +30,9 @@ from fastclip.report.numbers import (
 from fastclip.report.style import plain_table, titled
 from fastclip.report.tables import accuracy_tables
 from fastclip.results.cells import Evaluation
+
+if TYPE_CHECKING:
+    from fastclip.report.verdict_grids import Grid
 
 STYLES = {BEST: "bold", TIED: "bold", SECOND: "underline"}
 HEADERS = {MACRO: "average", MICRO: "micro"}
@@ -93,6 +98,14 @@ def interval_tables(evaluation: Evaluation, style: TableStyle) -> Iterator[Group
         yield titled(title_of(table, evaluation), drawn)
 
 
+def grid_table(grid: Grid) -> Group:
+    """A grid under its title."""
+    drawn = plain_table(*grid.headers)
+    for row in grid.rows:
+        drawn.add_row(*row)
+    return titled(grid.title, drawn)
+
+
 def _title(section: Section, row: Row) -> str:
     return section.title or (f"prompts: {row.column.prompts}" if row.column.prompts else row.column.head)
 
@@ -129,8 +142,12 @@ def _made(evaluation: Evaluation) -> Iterator[str]:
 
 
 def _weights(evaluation: Evaluation) -> Iterator[str]:
-    """The weights behind each backbone: their digest, their file where the digest tells, and their activation."""
-    described = ((used.backbone, describe_weights(used.recipe)) for used in evaluation.recipes)
+    """The weights behind each backbone: their digest, their file where the digest tells, and their activation.
+
+    `training_notes` say how they were fine-tuned.
+    """
+    recipes = ((used.backbone, replace(used.recipe, training=None)) for used in evaluation.recipes)
+    described = ((backbone, describe_weights(recipe)) for backbone, recipe in recipes)
     for backbone, weights in dict.fromkeys(described):
         yield f"{backbone}: {weights}"
 

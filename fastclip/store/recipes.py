@@ -144,11 +144,18 @@ def differences(there: Recipe, here: Recipe) -> list[str]:
         if field.name == "switches":
             lines += [_switch(name, dict(s.split("=", 1) for s in old), dict(s.split("=", 1) for s in new))
                       for name in sorted({s.split("=")[0] for s in set(old) ^ set(new)})]  # fmt: skip
+        elif field.name == "training":
+            lines.append(f"fine-tuning differs: {fine_tuning(there)} there, {fine_tuning(here)} here")
         elif field.name == "weights":
             lines.append(f"weights differ: {old[:12]} there, {new[:12]} here")
         else:
             lines.append(f"{field.name.replace('_', ' ')} differs: {old} there, {new} here")
     return lines
+
+
+def fine_tuning(recipe: Recipe) -> str:
+    """`ce on new/outline, epoch 3`, or `none`."""
+    return recipe.training.summary if recipe.training else "none"
 
 
 def _switch(name: str, old: Mapping[str, str], new: Mapping[str, str]) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from fastclip.files import canonical_json, digest
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSet:
@@ -33,7 +35,7 @@ class Training:
     """The name of the prompt set, with `templates`."""
     templates: tuple[str, ...]
     classes: str
-    """SHA-256 of the class folders and their readable names, in label order."""
+    """From `classes_digest`."""
     selected: str
     """The way in which the epoch was chosen: `held-out images`, `the last epoch`, `the test domain shapes/outline`."""
     epoch: int
@@ -41,9 +43,35 @@ class Training:
     alpha: float = 1.0
     """The share of the fine-tuned weights, where they were interpolated with those they started from."""
 
+    @property
+    def places(self) -> str:
+        """`new/outline + new/flat`: the domains that trained."""
+        return " + ".join(f"{each.dataset}/{each.domain}" for each in self.domains)
+
+    @property
+    def recipe_text(self) -> str:
+        """The training recipe, with α where weights were interpolated: `ce`, `ce (α 0.5)`."""
+        return self.recipe if self.alpha == 1 else f"{self.recipe} (α {self.alpha:g})"
+
+    @property
+    def epoch_text(self) -> str:
+        """`epoch 3 chosen by held-out images`, or `epoch 10, the last`."""
+        chosen = ", the last" if self.selected == "the last epoch" else f" chosen by {self.selected}"
+        return f"epoch {self.epoch}{chosen}"
+
+    @property
+    def summary(self) -> str:
+        """`ce on new/outline, epoch 3`."""
+        return f"{self.recipe_text} on {self.places}, epoch {self.epoch}"
+
     def to_document(self) -> dict[str, Any]:
         """The record as JSON has it."""
         return {**asdict(self), "domains": [asdict(each) for each in self.domains], "templates": list(self.templates)}
+
+
+def classes_digest(names: Mapping[str, str]) -> str:
+    """The digest of class folders and their readable names, in label order."""
+    return digest(canonical_json(list(map(list, names.items()))))
 
 
 def parse_training(document: Any) -> Training:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from fastclip.results.comparing.families import Comparison, Family
 from fastclip.results.comparing.ordering import rows_in_order, take
 from fastclip.results.comparing.tests import compared, corrected, counted, family_name, with_average
 from fastclip.results.pairs import Pair
+from fastclip.store.recipes import Recipe, fine_tuning
 
 MOST_NAMED = 3
 """Differences of two recipes that are named."""
@@ -143,16 +145,21 @@ def _pair(
 
 def _recipe_lines(first: Evaluation, second: Evaluation, dataset: str) -> Iterator[str]:
     """A line for each way in which recipes differ, with its backbones."""
-    theirs = {each.backbone: each.recipe.to_document() for each in second.recipes if each.dataset == dataset}
+    theirs = {each.backbone: _facts(each.recipe) for each in second.recipes if each.dataset == dataset}
     found: dict[str, list[str]] = {}
     for used in first.recipes:
         if used.dataset == dataset and used.backbone in theirs:
-            own, other = used.recipe.to_document(), theirs[used.backbone]
+            own, other = _facts(used.recipe), theirs[used.backbone]
             differing = [f"{name} {other[name]}, not {own[name]}" for name in own if own[name] != other[name]]
             shown = differing[:MOST_NAMED] + (["more"] if len(differing) > MOST_NAMED else [])
             found.setdefault("; ".join(shown), []).append(used.backbone)
     for differing_words, backbones in found.items():
         yield f"{', '.join(backbones)}: {differing_words or 'the same recipe'}."
+
+
+def _facts(recipe: Recipe) -> dict[str, Any]:
+    """The facts of a recipe. Fine-tuning comes first: it means more than any other."""
+    return {"fine-tuning": fine_tuning(recipe), **replace(recipe, training=None).to_document()}
 
 
 def _prompt_lines(first: Evaluation, second: Evaluation, columns: Sequence[Column]) -> list[str]:

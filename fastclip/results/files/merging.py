@@ -55,6 +55,12 @@ def merge(results: Mapping[str, Evaluation]) -> Evaluation:
         lambda old, new: old.id == new.id,
         "{} was embedded by another recipe",
     )
+    _union(
+        names,
+        [{each.backbone: each.recipe for each in result.recipes} for result in evaluations],
+        lambda old, new: old.weights == new.weights,
+        "{} has other weights, and an average would mix them",
+    )
     heads = _union(
         names,
         [_heads(result) for result in evaluations],

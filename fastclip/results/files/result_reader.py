@@ -180,7 +180,7 @@ def _parse_head(row: Mapping[str, Any]) -> UsedHead:
 
 def _parse_epoch(row: Mapping[str, Any]) -> Epoch:
     epoch: Epoch = _known(Epoch, row)
-    if epoch.loss is not None and (type(epoch.loss) not in (int, float) or not math.isfinite(epoch.loss)):
+    if epoch.loss is not None and (type(epoch.loss) is not float or not math.isfinite(epoch.loss)):
         raise ValueError(f"the loss of epoch {epoch.number} is no number")
     if not 0 <= epoch.right <= epoch.images or epoch.number < 0:
         raise ValueError(f"the counts of epoch {epoch.number} do not add up")

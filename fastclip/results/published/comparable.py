@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from fastclip.models.backbones import OPENAI_BACKBONES, PUBLISHED_ARCHIVES
 from fastclip.results.cells import Cell, DatasetFacts, Evaluation
 from fastclip.results.published.table import PublishedCell, PublishedDataset, PublishedTable
-from fastclip.store.recipes import Recipe
+from fastclip.store.recipes import Recipe, fine_tuning
 from fastclip.text.prompts import PromptSet
 
 
 def why_not(evaluation: Evaluation, cell: Cell, published: PublishedCell, table: PublishedTable) -> tuple[str, ...]:
     """The reasons, a phrase each; none if the two are comparable."""
     found = [*_of_run(evaluation, cell)]
+    recipe = _recipe(evaluation, cell)
+    if recipe and recipe.training and not table.result:
+        found.append(f"its weights were fine-tuned with labels ({recipe.training.places})")
     if cell.sample and not table.result:
         found.append(f"only the images of {cell.sample}")
     if known := table.datasets.get(cell.dataset):
@@ -21,7 +24,7 @@ def why_not(evaluation: Evaluation, cell: Cell, published: PublishedCell, table:
         if cell.unreadable and evaluation.unreadable_policy != "stop":
             found.append(f"{_images(cell.unreadable)} unreadable")
         found += _of_prompts(evaluation, cell, known)
-        found += why_not_weights(_recipe(evaluation, cell), cell.backbone)
+        found += why_not_weights(recipe, cell.backbone) if not (recipe and recipe.training) else ()
     elif table.result:
         found += _of_result(evaluation, cell, table.result)
     elif published.images is not None and published.images != cell.images:
@@ -98,6 +101,9 @@ def _of_result(evaluation: Evaluation, cell: Cell, other: Evaluation) -> Iterato
         if (each.dataset, each.domain, each.column) == (cell.dataset, cell.domain, cell.column)
     )
     yield from _of_run(other, there)
+    ways = [fine_tuning(recipe) for each in (evaluation, other) if (recipe := _recipe(each, cell))]
+    if len(set(ways)) > 1:
+        yield f"fine-tuning: {ways[0]}, in the other {ways[1]}"
     facts, others = evaluation.dataset(cell.dataset), other.dataset(cell.dataset)
     if cell.sample != there.sample:
         yield f"asked about {cell.sample or 'all images'}, the other about {there.sample or 'all images'}"
