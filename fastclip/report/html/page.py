@@ -16,6 +16,7 @@ from markupsafe import Markup
 from fastclip.errors import UserError, printable
 from fastclip.report.comparisons import p_text
 from fastclip.report.document import Document, make_document
+from fastclip.report.finetuning import tuned_heads
 from fastclip.report.html.classes import ClassReport, class_report
 from fastclip.report.html.compared import (
     MOST_DOTS,
@@ -28,6 +29,8 @@ from fastclip.report.html.compared import (
     family_views,
     prompt_tables,
 )
+from fastclip.report.html.epochs import MOST_DRAWN as MOST_TUNED
+from fastclip.report.html.epochs import FineTuning, fine_tunings
 from fastclip.report.html.gallery import Gallery, make_galleries
 from fastclip.report.html.method import DEFINITIONS, Method, make_method
 from fastclip.report.html.plots import MOST_DRAWN_CLASSES, Panel, Value, heat_picture, make_axis, make_heat, make_panel
@@ -79,6 +82,9 @@ class Page:
     families: tuple[FamilyView, ...]
     more_families: int
     """Those that the page leaves out."""
+    fine_tunings: tuple[FineTuning, ...]
+    more_fine_tunings: int
+    """Those that the page leaves out."""
     prompts: tuple[PromptTable, ...]
     classes: tuple[ClassReport, ...]
     galleries: tuple[Gallery, ...]
@@ -95,6 +101,7 @@ class Page:
             ("published", f"Against {self.against.called if self.against else ''}", self.against is not None),
             ("domains", "Accuracy per domain", any(each.panels for each in self.accuracies)),
             ("pairs", "Paired comparisons", bool(self.families)),
+            ("finetuning", "Fine-tuning", bool(self.fine_tunings)),
             ("prompts", "Prompt sets", bool(self.prompts)),
             ("classes", "Classes", bool(self.classes)),
             ("confusions", "Confusions", bool(self.classes)),
@@ -134,6 +141,8 @@ def render_page(
         against_tables=tuple(against_tables(against)) if against else (),
         families=tuple(family_views(families, style.decimals)),
         more_families=max(0, len(families) - MOST_FAMILIES),
+        fine_tunings=tuple(fine_tunings(evaluation)),
+        more_fine_tunings=max(0, len(tuned_heads(evaluation)) - MOST_TUNED),
         prompts=tuple(prompt_tables(evaluation, style.decimals)),
         classes=tuple(map(class_report, shown)),
         galleries=tuple(make_galleries(shown, shards, thumbnails)),

@@ -79,9 +79,13 @@ class Axis:
     high: float
     step: float
 
+    def share(self, value: float) -> float:
+        """Where a value lies: 0 at the beginning of the axis, 1 at its end."""
+        return (value - self.low) / (self.high - self.low)
+
     def x(self, value: float) -> float:
         """Where a value lies in a panel."""
-        return round(LEFT + (RIGHT - LEFT) * (value - self.low) / (self.high - self.low), 1)
+        return round(LEFT + (RIGHT - LEFT) * self.share(value), 1)
 
     @property
     def ticks(self) -> list[float]:
