@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 
 import oracle
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from fastclip.errors import IncompleteError, IntegrityError, UserError
 from fastclip.files import canonical_json
+from fastclip.models import trained_weights
 from fastclip.models.trained_weights import identify, read_training, write_weights
 from fastclip.models.weights import Weights, check_backbone
 
@@ -80,6 +82,20 @@ def test_a_file_is_replaced_whole_and_nothing_is_left_where_it_cannot_be_written
     with pytest.raises(IncompleteError, match="No space left"):
         write_weights(path, {**tensors(), "zz": torch.ones(2).as_subclass(Unreadable)}, training())
     assert path.read_bytes() == before and not temporaries(tmp_path)
+
+
+def test_digest_and_training_are_of_one_file_even_if_another_takes_its_name(tmp_path: Path, monkeypatch):
+    path, other = tmp_path / "w.safetensors", tmp_path / "other.safetensors"
+    sha256 = write_weights(path, tensors(), training())
+    write_weights(other, tensors(), training(epoch=9))
+    hashed = trained_weights.digest_open_file
+
+    def replaced_before_hashing(file: FileIO) -> str:
+        other.replace(path)
+        return hashed(file)
+
+    monkeypatch.setattr(trained_weights, "digest_open_file", replaced_before_hashing)
+    assert identify(path) == (sha256, training())
 
 
 def test_other_files_say_nothing(tmp_path: Path):

@@ -18,13 +18,14 @@ from html_pages import Element, parse
 from fastclip.errors import IntegrityError, UserError
 from fastclip.report.document import make_document
 from fastclip.report.finetuning import epoch_table
-from fastclip.report.head_notes import settings_text
+from fastclip.report.head_notes import labels_notes, settings_text
 from fastclip.report.html.page import render_page
 from fastclip.report.latex import latex
 from fastclip.report.markdown import markdown
 from fastclip.report.numbers import TableStyle
 from fastclip.report.training_notes import training_notes
 from fastclip.results.cells import Epoch, Evaluation, UsedHead
+from fastclip.results.comparing.columns import compare
 from fastclip.results.files.merging import merge
 from fastclip.results.files.result import result_digest, to_document, to_json
 from fastclip.results.files.result_reader import parse_result
@@ -202,9 +203,10 @@ def test_the_line_says_what_the_weights_are(facts: dict[str, Any], text: str):
 
 
 def test_a_fine_tuned_head_says_that_its_epoch_was_chosen_by_the_test_domain():
-    (line,) = training_notes(tuned_head(selected="the test domain letters/outline"))
-    assert line.startswith("fitted ce: its epoch was chosen by the test domain letters/outline")
-    assert training_notes(tuned_head()) == []
+    first, second = training_notes(tuned_head(selected="the test domain letters/outline"))
+    assert first.startswith("fitted ce: weights cdcdcdcdcdcd fine-tuned with labels of 1,080 images (new/outline), ")
+    assert second.startswith("fitted ce: its epoch was chosen by the test domain letters/outline")
+    assert labels_notes(tuned_head()) == [], "it is said once"
 
 
 def test_texts_of_a_strangers_training_run_nothing():
@@ -215,6 +217,15 @@ def test_texts_of_a_strangers_training_run_nothing():
     lines = training_notes(result)
     assert lines and not [line for line in lines if "\x1b" in line or "\n" in line]
     assert not page_of(result).all("b") or "<b>" in page_of(result).text
+
+
+def test_a_comparison_names_the_backbones_that_saw_labels():
+    result = drawn_results.evaluation(("pacs",), ("RN50", "ViT-B/32"))
+    first, *others = result.recipes
+    tuned = replace(first.recipe, training=training())
+    (family,) = compare(replace(result, recipes=(replace(first, recipe=tuned, id=tuned.id), *others)), "backbones")
+    assert "RN50: fine-tuned with labels (ce on new/outline, epoch 3)." in family.notes
+    assert not [line for each in compare(result, "backbones") for line in each.notes if "fine-tuned" in line]
 
 
 def test_fine_tuned_weights_are_not_comparable_with_a_published_table():

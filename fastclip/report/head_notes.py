@@ -20,7 +20,7 @@ SYMBOLS = {"strength": "λ", "alpha": "α", "beta": "β", "learning_rate": "lr"}
 def labels_notes(evaluation: Evaluation) -> list[str]:
     """A line for all that saw labels or the tested images, and for how its settings were chosen."""
     heads = evaluation.heads
-    labelled = [each for each in heads if each.facts.images]
+    labelled = [each for each in heads if each.facts.images and not each.epochs]  # `training_notes` say it of those
     lines = [_labels_line(labelled)] if labelled else []
     if without := list(dict.fromkeys(method_of(each) for each in heads if not each.facts.images)):
         lines.append(f"{' and '.join(without)}: fitted without labels.")

@@ -20,16 +20,14 @@ def training_notes(evaluation: Evaluation) -> list[str]:
         training = recipes[0].recipe.training
         assert training, "only fine-tuned weights are among them"
         lines += [
-            f"{backbone}: weights {weights[:12]} fine-tuned with labels of {training.images:,} images "
-            f"({training.places}), recipe {training.recipe_text}, {training.epoch_text}: its rows are not zero-shot.",
-            *_chosen_by_test(backbone, training),
+            *_labels(backbone, weights, training),
             *_tested_too(evaluation, backbone, training, recipes),
             *_prompts_of(evaluation, backbone, training),
             *_classes_of(evaluation, backbone, training, recipes),
         ]
     for head in evaluation.heads:
         if head.epochs and head.facts.recipe.training:
-            lines += _chosen_by_test(head.name, head.facts.recipe.training)
+            lines += _labels(head.name, head.facts.recipe.weights, head.facts.recipe.training)
     return [printable(line) for line in dict.fromkeys(lines)]
 
 
@@ -42,7 +40,12 @@ def other_prompts(backbone: str, training: Training, prompts: Mapping[str, Seque
     ]
 
 
-def _chosen_by_test(subject: str, training: Training) -> Iterator[str]:
+def _labels(subject: str, weights: str, training: Training) -> Iterator[str]:
+    """The labels that weights saw: those of their training, and of a test domain that chose the epoch."""
+    yield (
+        f"{subject}: weights {weights[:12]} fine-tuned with labels of {training.images:,} images ({training.places}), "
+        f"recipe {training.recipe_text}, {training.epoch_text}: its rows are not zero-shot."
+    )
     place = training.selected
     if place.startswith("the test domain"):
         yield f"{subject}: its epoch was chosen by {place}, so that its number there is no measure of new images."

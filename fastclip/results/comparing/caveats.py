@@ -47,6 +47,15 @@ def left_out_lines(evaluation: Evaluation, dataset: str) -> list[str]:
     return lines
 
 
+def training_lines(evaluation: Evaluation, dataset: str) -> list[str]:
+    """A line for each backbone whose weights were fine-tuned with labels."""
+    return [
+        f"{each.backbone}: fine-tuned with labels ({each.recipe.training.summary})."
+        for each in evaluation.recipes
+        if each.dataset == dataset and each.recipe.training
+    ]
+
+
 def image_lines(evaluation: Evaluation, dataset: str, domains: Sequence[str]) -> list[str]:
     """A line for each reason why a dataset's intervals are too narrow and its p-values too small."""
     lines = []

@@ -7,7 +7,7 @@ from itertools import combinations
 
 from fastclip.errors import UserError
 from fastclip.results.cells import ZERO_SHOT, Column, Evaluation, mean
-from fastclip.results.comparing.caveats import image_lines, is_chosen_on, left_out_lines
+from fastclip.results.comparing.caveats import image_lines, is_chosen_on, left_out_lines, training_lines
 from fastclip.results.comparing.families import AllAtOnce, Comparison, Family, Rank
 from fastclip.results.comparing.groups import OF, Accuracies, Group, accuracies, groups, label
 from fastclip.results.comparing.tests import (
@@ -96,6 +96,7 @@ def _family(evaluation: Evaluation, group: Group, of: str, correction: str) -> F
         ranks=ranks,
         notes=(
             *left_out_lines(evaluation, dataset),
+            *training_lines(evaluation, dataset),
             *_chosen_lines(of, [each for each in group.columns if each not in testable]),
             *unranked,
             *([f"{missing:,} of {asked:,} tests are missing: {UNKNOWN}"] if missing else []),
