@@ -1,4 +1,4 @@
-"""Small backbones of OpenAI's two kinds, and batches to train them on."""
+"""Small backbones of OpenAI's two kinds, which OpenAI's own code builds too, and batches to train them on."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from pathlib import Path
 
 import open_clip
 import torch
+from helpers import lively
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from fastclip.finetune.model import TrainedModel
 from fastclip.finetune.training_recipes import TrainingRecipe
-from fastclip.models.backbones import Backbone
-from fastclip.models.tower import build_model
-from fastclip.models.weights import Weights, random_weights
+from fastclip.models.backbones import TINY, Backbone
+from fastclip.models.tower import build_model, load_model
+from fastclip.models.weights import Weights, find_weights, random_weights
 
 CPU = torch.device("cpu")
 END = 63
@@ -79,8 +80,12 @@ def draw_tokens(count: int, seed: int = 0) -> Int64[Tensor, "count length"]:
 
 
 def lively_tensors(backbone: Backbone) -> dict[str, Tensor]:
-    """Random weights under which drawn crops differ, by open_clip's names."""
-    from helpers import lively
-
+    """Weights under which drawn crops differ, by open_clip's names. They are random, but for the ResNet's image tower,
+    which is that of `tiny`: in a random one, rounding grows from layer to layer.
+    """
     pixels = draw_crops(backbone.side, 16, seed=5).float() / 128 - 1
-    return lively(build_model(backbone, drawn=True), pixels)
+    tensors = lively(build_model(backbone, drawn=True), pixels)
+    if backbone is SMALL_RESNET:
+        tiny = load_model(TINY, find_weights(TINY, None)).float().state_dict()
+        tensors |= {name: each for name, each in tiny.items() if name.startswith("visual.")}
+    return tensors
