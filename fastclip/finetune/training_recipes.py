@@ -1,7 +1,9 @@
 """Training recipes: loss, optimiser, schedule and augmentation, by the names that the field has for them.
 
 Sources: `ce` and its schedule are WiSE-FT's, with frozen prototypes for a head; `flyp` is FLYP's, `clipood` CLIPood's,
-`transferlearning` that of the demo in jindongwang/transferlearning, code/clip. docs/finetuning.md says what differs.
+`transferlearning` that of the demo in jindongwang/transferlearning, code/clip. No recipe moves the statistics of batch
+norms, as FLYP's does, or rounds weights to fp16 unless it is asked to, as CLIPood's and the demo's do.
+docs/finetuning.md says what else differs.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class TrainingRecipe:
     margin: float = 0.0
     """CLIPood's λ: the margin to a class, a share of one minus the similarity of its text."""
     averaged: bool = False
-    """Whether the weights are CLIPood's average over all steps, by Beta(0.5, 0.5)."""
+    """Whether the weights are CLIPood's mean over all steps, by Beta(0.5, 0.5): it is whole after the last step."""
     fp16_round_trip: bool = False
     """Whether weights are rounded to fp16 after each step, as the demo's are."""
     select: Literal["held-out", "last", "test"] = "held-out"
@@ -96,9 +98,10 @@ TRAINING_RECIPES: Mapping[str, TrainingRecipe] = {
     for each in (
         _CE,
         _like_ce("contrastive", loss="same class", both_towers=True, logit_scale="capped", random_template=True),
-        _like_ce("flyp", loss="pairs", both_towers=True, logit_scale="free", random_template=True, batch_size=256),
-        _like_ce("clipood", learning_rate=5e-6, batch_size=36, warmup_steps=0, clip=None, crop=0.7, flip=True,
-                 margin=0.3, averaged=True),
+        _like_ce("flyp", loss="pairs", both_towers=True, logit_scale="free", random_template=True, batch_size=256,
+                 decay_all=True, clip=None),
+        _like_ce("clipood", learning_rate=5e-6, decay_all=True, batch_size=36, warmup_steps=0, clip=None, crop=0.7,
+                 flip=True, margin=0.3, averaged=True, select="last"),
         _like_ce("transferlearning", loss="pairs", both_towers=True, decoupled=False, learning_rate=5e-5,
                  betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2, decay_all=True, batch_size=32, constant=True,
                  clip=None, logit_scale="free", crop=None, seed=42),
