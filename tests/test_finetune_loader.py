@@ -140,6 +140,27 @@ def test_batches_ahead_are_those_that_are_loaded_now_in_order(samples: Samples):
         assert all(torch.equal(one.crops, other.crops) for one, other in zip(now, batches, strict=True))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("keep_bytes", [0, 10**9])
+@pytest.mark.parametrize(("crop", "flip"), [(None, False), (0.7, True)])
+@pytest.mark.parametrize("decoder", ["torchvision", "dali"])
+def test_a_gpu_gets_the_batches_that_a_cpu_gets(
+    decoder: str, crop: float | None, flip: bool, keep_bytes: int, samples: Samples
+):
+    wanted = [(rows_of(samples, number), number % 3) for number in (7, 200, 1, 33, 200, 16)]
+    with loader(samples, crop=crop, flip=flip) as loads:
+        expected = list(loads.ahead(wanted))
+    gpu = torch.device("cuda", 0)
+    with loader(samples, crop=crop, flip=flip, decoder=decoder, device=gpu, keep_bytes=keep_bytes) as loads:
+        found = list(loads.ahead(wanted))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.crops.device == ours.labels.device == gpu
+        assert ours.rows.tolist() == theirs.rows.tolist() and ours.labels.tolist() == theirs.labels.tolist()
+        assert ours.crops.is_contiguous(memory_format=torch.channels_last)
+        difference = (ours.crops.cpu().float() - theirs.crops.float()).abs().mean()
+        assert difference <= {"torchvision": 0.0, "dali": 0.5}[decoder]
+
+
 def test_unreadable_images_are_black_and_named_once(tmp_path: Path):
     source = draw_dataset(tmp_path, domains="photo")
     (source / "photo/apple/003.png").write_bytes((source / "photo/apple/003.png").read_bytes()[:-30] + b"\0" * 30)

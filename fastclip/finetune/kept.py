@@ -30,7 +30,7 @@ class KeptCrops:
         if self._crops is None:  # the kernel gives a page when it is first written
             self._crops = crops.new_empty(self._capacity, *crops.shape[1:])
         last = self._used + len(new)
-        self._crops[self._used : last] = crops[torch.from_numpy(new)]
+        self._crops[self._used : last] = crops[on_device(new, crops.device)]
         self._slots[rows[new]] = np.arange(self._used, last)
         self._used = last
 
@@ -46,6 +46,12 @@ class KeptCrops:
         assert self._crops is not None, "an image that is not missing is kept"
         batch = crops.new_empty(len(rows), *crops.shape[1:])
         there = np.setdiff1d(np.arange(len(rows)), missing)
-        batch[torch.from_numpy(there)] = self._crops[torch.from_numpy(self._slots[rows[there]])]
-        batch[torch.from_numpy(missing)] = crops
+        batch[on_device(there, crops.device)] = self._crops[on_device(self._slots[rows[there]], crops.device)]
+        batch[on_device(missing, crops.device)] = crops
         return batch
+
+
+def on_device(numbers: Int64[np.ndarray, " numbers"], device: torch.device) -> Int64[Tensor, " numbers"]:
+    """Numbers as a tensor on a device. Nobody waits for a GPU: from memory that is not pinned a copy would."""
+    tensor = torch.from_numpy(numbers)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

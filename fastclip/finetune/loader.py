@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from fastclip.finetune.kept import KeptCrops
+from fastclip.finetune.kept import KeptCrops, on_device
 from fastclip.finetune.samples import Samples, copy_numbers
 from fastclip.finetune.tars import Tars
 from fastclip.finetune.views import View, Views
@@ -148,7 +148,7 @@ class Loader:
         once = dict.fromkeys(rows.tolist())
         return LoadedBatch(
             crops=crops.permute(0, 3, 1, 2),
-            labels=torch.from_numpy(self._samples.labels[rows]).to(self._device),
+            labels=on_device(self._samples.labels[rows], self._device),
             rows=rows,
             unreadable=[(row, self._unreadable[row]) for row in once if row in self._unreadable],
             decode_s=sum(seconds for _, seconds in pieces),

@@ -92,4 +92,6 @@ def crop(pixels: UInt8[Tensor, "3 height width"], side: int) -> UInt8[Tensor, "3
 
 def squeeze(pixels: UInt8[Tensor, "3 height width"], region: Region, side: int) -> UInt8[Tensor, "3 side side"]:
     """A region as a square, its aspect not kept: torchvision's `resized_crop`, bicubic and antialiased."""
-    return resize(pixels[:, region.top : region.bottom, region.left : region.right], side, side)
+    part = pixels.permute(1, 2, 0)[region.top : region.bottom, region.left : region.right]
+    # Copied, or torch takes it for planes, resizes a fifth slower, and gives planes back.
+    return resize(part.contiguous().permute(2, 0, 1), side, side)
