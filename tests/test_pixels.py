@@ -12,13 +12,14 @@ import torch
 from helpers import image_bytes
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+from torchvision.transforms.v2.functional import resized_crop
 
 from fastclip.data.images import open_image
 from fastclip.models.numerics import is_out_of_memory
 from fastclip.pixels.dali import DaliDecoder
 from fastclip.pixels.decoder import EncodedImage
 from fastclip.pixels.decoders import make_decoder
-from fastclip.pixels.geometry import crop_region, resized_shape
+from fastclip.pixels.geometry import Region, crop_region, resized_shape
 
 SIDES = (224, 288, 336, 384, 448)
 CPU = torch.device("cpu")
@@ -197,6 +198,55 @@ def test_a_side_that_nobody_needs_is_not_made():
     for decoder in DECODERS:
         decoded = make_decoder(decoder, [288], 2, CPU, 1).decode([encoded(save(picture(50, 60), "PNG"))])
         assert set(decoded.crops) == {288} and decoded.crops[288].shape == (2, 3, 288, 288)
+
+
+REGIONS: dict[str, tuple[int, int, Callable[[int, int], Region]]] = {
+    "a half, shrunk": (400, 520, lambda h, w: Region(h // 4, w // 8, h, w - 30)),
+    "a corner, enlarged": (300, 200, lambda h, w: Region(h - 37, w - 50, h, w)),
+    "all of it": (224, 300, lambda h, w: Region(0, 0, h, w)),
+    "of the very size": (500, 400, lambda h, w: Region(100, 50, 324, 274)),
+    "one pixel": (90, 70, lambda h, w: Region(40, 30, 41, 31)),
+    "a strip's middle": (3, 4000, lambda h, w: Region(0, 1998, 3, 2002)),
+}
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF"])  # the last is Pillow's
+@pytest.mark.parametrize("case", REGIONS)
+def test_a_region_is_squeezed_into_the_square_as_torchvision_does_it(case: str, format: str):
+    height, width, choose = REGIONS[case]
+    region = choose(height, width)
+    data = save(picture(height, width), format)
+    image = encoded(data)._replace(region=region)
+    pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(data)).convert("RGB"))).permute(2, 0, 1)
+    top, left, bottom, right = region
+    theirs = resized_crop(
+        pixels, top, left, bottom - top, right - left, [224, 224], InterpolationMode.BICUBIC, antialias=True
+    )
+    ours = make_decoder("torchvision", [224, 64], 2, CPU, 1).decode([image, encoded(data)])
+    assert torch.equal(ours.crops[224][0], theirs)
+    assert ours.crops[64].shape == (2, 3, 64, 64)
+    alone = make_decoder("torchvision", [224], 1, CPU, 1).decode([encoded(data)])
+    assert torch.equal(ours.crops[224][1], alone.crops[224][0])  # what stands beside it keeps CLIP's crop
+    assert ours.unreadable == []
+
+
+@pytest.mark.parametrize("side", [64, 224, 336])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_regions_of_photos_come_out_as_pillow_crops_and_resizes_them(decoder: str, side: int, photos: list[Path]):
+    rng = np.random.default_rng(side)
+    images, expected = [], []
+    for path in photos[:: 4 if side == 224 else 16]:
+        data = path.read_bytes()
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+        down, across = (int(length * rng.uniform(0.3, 1)) for length in (image.height, image.width))
+        top, left = int(rng.integers(image.height - down + 1)), int(rng.integers(image.width - across + 1))
+        images.append(encoded(data)._replace(region=Region(top, left, top + down, left + across)))
+        crop = image.crop((left, top, left + across, top + down)).resize((side, side), Image.Resampling.BICUBIC)
+        expected.append(np.asarray(crop, np.int16).transpose(2, 0, 1))
+    found = make_decoder(decoder, [side], len(images), CPU, 2).decode(images).crops[side].numpy()
+    differences = np.abs(found - np.stack(expected)).mean(axis=(1, 2, 3))
+    assert differences.mean() <= {"torchvision": 0.1, "dali": 0.25}[decoder], differences.mean()
+    assert differences.max() <= WORST_LEVELS[decoder], differences.max()
 
 
 def test_the_region_is_the_crop_of_torchvision_for_every_size():

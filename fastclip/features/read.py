@@ -106,13 +106,18 @@ def read_shard_labels(target: Target, shard: Shard) -> Int64[np.ndarray, " rows"
 def read_shard_rows(target: Target, shard: Shard) -> tuple[Int64[np.ndarray, " rows"], Shaped[np.ndarray, " rows"]]:
     """The label and the SHA-256 of every row of a shard's index. Raises as `read_shard_labels` does."""
     labels, digests = read_labels_and_digests(target.folder, shard)
+    check_labels(target, shard, labels)
+    return labels, digests
+
+
+def check_labels(target: Target, shard: Shard, labels: Int64[np.ndarray, " rows"]) -> None:
+    """Raise `IntegrityError` if a label of a shard's index is no class."""
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(target.manifest.classes):
         raise IntegrityError(
             f"{target.folder}/{shard.index_name} has labels from {labels.min()} to {labels.max()}; "
             f"there are {len(target.manifest.classes)} classes.",
             fix=f"Write the shards again: {rewrite(target.folder)}",
         )
-    return labels, digests
 
 
 def _check(part: Part, store: Store, recipe: Recipe, shard: Shard) -> None:

@@ -1,4 +1,8 @@
-"""DALI decoder: the same pipeline on a GPU (`mixed`, nvJPEG) and on a CPU, fed from our own reader."""
+"""DALI decoder: the same pipeline on a GPU (`mixed`, nvJPEG) and on a CPU, fed from our own reader.
+
+Where a region is asked for, DALI's filter sees the pixels beside it, which a crop cuts away. That moves the outermost
+pixels by about one grey level and the whole by 0.15 to 0.20, no more than CLIP's own crop: 100 photos, sides 64 to 336.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from nvidia.dali import Pipeline, fn, types
 from torch import Tensor
 
 from fastclip.pixels.decoder import HARDWARE_LOAD, DecodedBatch, EncodedImage, check_encoded
-from fastclip.pixels.geometry import crop_regions
+from fastclip.pixels.geometry import as_starts_and_ends, crop_region
 from fastclip.pixels.torchvision import TorchvisionDecoder
 
 
@@ -66,10 +70,11 @@ class DaliDecoder:
         return [*images, *[images[-1]] * missing]
 
     def _feed(self, images: Sequence[EncodedImage]) -> None:
-        shapes = [(image.height, image.width) for image in images]
         self._pipeline.feed_input("encoded", [np.frombuffer(image.data, np.uint8) for image in images])
         for side in self._sides:
-            start, end = crop_regions(shapes, side)
+            start, end = as_starts_and_ends(
+                [image.region or crop_region(image.height, image.width, side) for image in images]
+            )
             self._pipeline.feed_input(f"start{side}", np.ascontiguousarray(start))
             self._pipeline.feed_input(f"end{side}", np.ascontiguousarray(end))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastclip.data.image_headers import Header, check_header
 from fastclip.data.shards.manifest import Unreadable
+from fastclip.pixels.geometry import Region
 
 DECODERS = ("torchvision", "dali")
 
@@ -27,6 +28,8 @@ class EncodedImage(NamedTuple):
     data: memoryview
     height: int
     width: int
+    region: Region | None = None
+    """The part that is kept, squeezed into the square; None for CLIP's centre crop."""
 
 
 def check_encoded(image: EncodedImage) -> Header:
@@ -53,5 +56,8 @@ class Decoder(Protocol):
     """Decodes batch after batch, in one thread only."""
 
     def decode(self, images: Sequence[EncodedImage]) -> DecodedBatch:
-        """Crop every image at every side. `images` may be shorter than the batch size; the crops are not."""
+        """Crop every image at every side, or squeeze its region into it.
+
+        `images` may be shorter than the batch size; the crops are not.
+        """
         ...

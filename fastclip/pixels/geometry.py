@@ -7,8 +7,20 @@ average (half-pixel shifts), one `fn.resize` of this region by 0.17.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Float32
+
+
+class Region(NamedTuple):
+    """A part of an image, in whole pixels of it. `bottom` and `right` are the first that are not in it."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
 
 
 def resized_shape(height: int, width: int, side: int) -> tuple[int, int]:
@@ -34,9 +46,9 @@ def crop_region(height: int, width: int, side: int) -> tuple[float, float, float
     )
 
 
-def crop_regions(
-    shapes: list[tuple[int, int]], side: int
+def as_starts_and_ends(
+    regions: Sequence[Region | tuple[float, float, float, float]],
 ) -> tuple[Float32[np.ndarray, "n 2"], Float32[np.ndarray, "n 2"]]:
-    """`crop_region` of (height, width) pairs as the start (y, x) and end (y, x) rows that DALI takes."""
-    regions = np.array([crop_region(height, width, side) for height, width in shapes], np.float32).reshape(-1, 4)
-    return regions[:, :2], regions[:, 2:]
+    """Regions as the start (y, x) and end (y, x) rows that DALI takes."""
+    rows = np.array(regions, np.float32).reshape(-1, 4)
+    return rows[:, :2], rows[:, 2:]

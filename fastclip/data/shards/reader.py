@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import fields
 from itertools import chain
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -20,23 +21,22 @@ from fastclip.files import canonical_json, digest, patiently
 from fastclip.storage.folders import Folder, Location, differs, open_folder
 
 
-class OpenShard:
-    """A shard whose bytes are what the manifest says. Its images stay readable as long as a view of them lives."""
+class OpenTar:
+    """A tar whose bytes are what the manifest says, mapped into memory: they stay readable as long as a view lives."""
 
-    def __init__(self, location: Location, shard: Shard) -> None:
-        """Map a shard of the dataset at `location`. Raises `UserError` if missing, `IntegrityError` if it differs.
+    def __init__(self, location: Location, shard: Shard, known: Proof | None = None) -> None:
+        """Map a tar of the dataset at `location`. Raises `UserError` if missing, `IntegrityError` if it differs.
 
-        One SHA-256 over the whole tar, 1–2 GB/s: truncated tars and flipped bits read without an error otherwise.
+        One SHA-256 over the whole tar, 1–2 GB/s: truncated tars and flipped bits read without an error otherwise. It is
+        not computed again where `known`, the `proof` of an earlier opening, is of this very file.
         """
         self.shard = shard
         folder = open_folder(location)
         self._dataset = folder.name
         try:
-            path = patiently(lambda: folder.local(shard.name, size=shard.bytes, sha256=shard.sha256))
-            self._file = path.open("rb")
-            self._stamp = _stamp(self._file)
+            self._file = (known and _same_file(known)) or self._proven(folder)
             # Private copy-on-write: the pages of a read-only map, and PyTorch takes it without a warning.
-            self._bytes = memoryview(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY))
+            self.bytes = memoryview(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY))
         except FileNotFoundError:
             raise UserError(
                 f"{folder}/{shard.name} is missing; the manifest lists it.",
@@ -44,6 +44,28 @@ class OpenShard:
             ) from None
         except ValueError:  # mmap of an empty file
             raise differs(f"{folder}/{shard.name}", folder.name, "the file is empty") from None
+        self.proof = Proof(Path(self._file.name), _stamp(self._file))
+
+    def _proven(self, folder: Folder) -> BinaryIO:
+        shard = self.shard
+        return patiently(lambda: folder.local(shard.name, size=shard.bytes, sha256=shard.sha256)).open("rb")
+
+    def check_unchanged(self) -> None:
+        """Raise `IntegrityError` if the file's bytes changed since it was checked: a map shows the new bytes."""
+        stamp = _stamp(self._file)
+        if stamp == self.proof.stamp:
+            return
+        if stamp[0] != self.shard.bytes or hashlib.sha256(self.bytes).hexdigest() != self.shard.sha256:
+            raise differs(self._file.name, self._dataset, "it changed while it was read")
+
+
+class OpenShard(OpenTar):
+    """A shard whose bytes are what the manifest says. Its images stay readable as long as a view of them lives."""
+
+    def __init__(self, location: Location, shard: Shard) -> None:
+        """Map a shard of the dataset at `location`, and read its index. Raises as `OpenTar` does."""
+        super().__init__(location, shard)
+        folder = open_folder(location)
         self.records = read_index(folder, shard)
         if shard.images_sha256 and images_sha256(self.records) != shard.images_sha256:
             raise differs(f"{folder}/{shard.index_name}", folder.name, "its images are not those of the manifest")
@@ -51,20 +73,31 @@ class OpenShard:
     def image_bytes(self, row: int) -> memoryview:
         """The encoded image of `row`, as it was in the source: a view, not a copy."""
         record = self.records[row]
-        return self._bytes[record.offset : record.offset + record.size]
-
-    def check_unchanged(self) -> None:
-        """Raise `IntegrityError` if the file's bytes changed since it was checked: a map shows the new bytes."""
-        stamp = _stamp(self._file)
-        if stamp == self._stamp:
-            return
-        if stamp[0] != self.shard.bytes or hashlib.sha256(self._bytes).hexdigest() != self.shard.sha256:
-            raise differs(self._file.name, self._dataset, "it changed while it was read")
+        return self.bytes[record.offset : record.offset + record.size]
 
 
-def _stamp(file: BinaryIO) -> tuple[int, int, int]:
+class Proof(NamedTuple):
+    """A file that had the bytes of the manifest when it was opened: where, and its stamp."""
+
+    path: Path
+    stamp: tuple[int, ...]
+
+
+def _same_file(known: Proof) -> BinaryIO | None:
+    """The file of an earlier opening; None if it is gone, or if anybody has touched it since."""
+    try:
+        file = known.path.open("rb")
+    except FileNotFoundError:
+        return None
+    if _stamp(file) == known.stamp:
+        return file
+    file.close()
+    return None
+
+
+def _stamp(file: BinaryIO) -> tuple[int, ...]:
     facts = os.fstat(file.fileno())
-    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_dev, facts.st_ino
 
 
 def read_index(location: Location, shard: Shard) -> list[ImageRecord]:
@@ -92,12 +125,16 @@ def read_records(location: Location, shard: Shard, rows: Sequence[int]) -> list[
 
 
 class Images(NamedTuple):
-    """The images of a shard, in the order of its index: their keys, paths, SHA-256 and labels."""
+    """The images of a shard, in the order of its index."""
 
     keys: list[str]
     paths: list[str]
     digests: list[str]
     labels: Int64[np.ndarray, " images"]
+    spans: Int64[np.ndarray, "images 2"]
+    """Offset and size of the bytes in the tar."""
+    shapes: Int64[np.ndarray, "images 2"]
+    """Height and width in pixels, as stored."""
 
 
 def read_labels(location: Location, shard: Shard) -> Int64[np.ndarray, " images"]:
@@ -132,7 +169,8 @@ def read_images(location: Location, shard: Shard) -> Images:
         if shard.images_sha256 and digest(canonical_json(images)) != shard.images_sha256:
             raise ValueError("its images are not those of the manifest")
         keys, paths, digests = texts
-        return Images(keys, paths, digests, np.array(labels, np.int64))
+        numbers = np.array([image[:4] for image in images], np.int64).reshape(-1, 4)
+        return Images(keys, paths, digests, np.array(labels, np.int64), numbers[:, :2], numbers[:, 2:])
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise differs(f"{folder}/{shard.index_name}", folder.name, f"its labels cannot be read, {error}") from error
 

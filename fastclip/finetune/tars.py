@@ -1,0 +1,49 @@
+"""The tars that images are read from at random: each proven once, as few open as a process may have."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from threading import Lock
+
+from fastclip.data.shards.reader import OpenTar, Proof
+from fastclip.finetune.samples import Source
+
+OPEN_TARS = 100
+"""Two descriptors each. A process often may have 1,024, and two loaders at a time."""
+
+
+class Tars:
+    """Tars by number, for any thread. One is opened when it is first asked for, and its digest computed once."""
+
+    def __init__(self, sources: Sequence[Source], most: int = OPEN_TARS) -> None:
+        self._sources = sources
+        self._most = most
+        self._open: OrderedDict[int, OpenTar] = OrderedDict()
+        self._proofs: dict[int, Proof] = {}
+        self._opening = [Lock() for _ in sources]
+        self._lock = Lock()
+
+    def bytes_of(self, number: int) -> memoryview:
+        """The bytes of a tar. Raises `UserError` if it is missing, `IntegrityError` if it is not the manifest's."""
+        with self._opening[number]:  # two threads that want the same tar do not both hash it
+            with self._lock:
+                if number in self._open:
+                    self._open.move_to_end(number)
+                    return self._open[number].bytes
+            target, shard = self._sources[number]
+            tar = OpenTar(target.folder, shard, self._proofs.get(number))
+            with self._lock:
+                self._open[number] = tar
+                self._proofs[number] = tar.proof
+                oldest = self._open.popitem(last=False)[1] if len(self._open) > self._most else None
+        if oldest:
+            oldest.check_unchanged()
+        return tar.bytes
+
+    def check_unchanged(self) -> None:
+        """Raise `IntegrityError` if the bytes of an open tar changed since it was proven. Closed ones were checked."""
+        with self._lock:
+            still_open = list(self._open.values())
+        for tar in still_open:
+            tar.check_unchanged()
