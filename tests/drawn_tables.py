@@ -8,6 +8,7 @@ from helpers import recipe
 
 from fastclip.heads.facts import HeadFacts
 from fastclip.results.cells import Cell, Column, DatasetFacts, Evaluation, UsedHead, UsedPrompts, UsedRecipe
+from fastclip.store.training import TrainingSet
 
 HOSTILE = (
     "<script>alert(1)</script>",
