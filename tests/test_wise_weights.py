@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import tempfile
 from collections.abc import Mapping
@@ -50,6 +51,7 @@ TRAINING = Training(
 )
 TESTED = ("shapes/outline", "shapes/night")
 COMMON = ("--precision", "fp32")
+HEADS = (ZERO_SHOT, "ce, α 0.5", "ce, α 1.0")
 
 
 def shaken(seed: int) -> dict[str, torch.Tensor]:
@@ -228,6 +230,25 @@ def test_files_of_a_result_name_the_weights_of_every_row(folder: Program, curve:
         assert len(of_it) == 2 and all(row.endswith(head["sha256"]) for row in of_it)
         assert head["sha256"][:12] in (folder.folder / "wise.html").read_text()
     assert folder.here("compare", "curve.json").code == 0
+
+
+def height(dot: str) -> float:
+    return float(re.findall('cy="(.*?)"', dot)[0])
+
+
+def test_the_page_draws_the_points_that_each_share_gains_over_zero_shot(folder: Program, curve: dict):
+    outcome = folder.here("report", "curve.json", "--html", "curve.html")
+    assert outcome.code == 0, outcome.err
+    section = (folder.folder / "curve.html").read_text().split('<section id="curves">')[1].split("</section>")[0]
+    titles, dots = re.findall("<bdi>(.*?)</bdi></figcaption>", section), re.findall("<circle.*?</circle>", section)
+    assert titles == ["night", "outline", "average"] and len(dots) == 6
+    zero = float(re.findall('stroke-dasharray="2 2" d="M44 (.*?)H322"', section)[0])
+    for place, domain in enumerate(titles[:2]):
+        before, between, after = (100 * right(curve, head)[domain] / 60 for head in HEADS)
+        for dot, alpha, accuracy in zip(dots[2 * place : 2 * place + 2], ("0.5", "1"), (between, after), strict=True):
+            assert f"<title>α {alpha}: {accuracy:.2f}%, zero-shot {before:.2f}%</title>" in dot
+            assert ("marked" in dot) == (alpha == "0.5")
+            assert (height(dot) > zero) == (accuracy < before), "a loss lies below the dashed line"
 
 
 def test_a_stop_signal_leaves_no_weights(folder: Program, curve: dict, tmp_path: Path):

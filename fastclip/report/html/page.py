@@ -28,6 +28,7 @@ from fastclip.report.html.compared import (
     family_views,
     prompt_tables,
 )
+from fastclip.report.html.curves import Curve, curves
 from fastclip.report.html.gallery import Gallery, make_galleries
 from fastclip.report.html.method import DEFINITIONS, Method, make_method
 from fastclip.report.html.plots import MOST_DRAWN_CLASSES, Panel, Value, heat_picture, make_axis, make_heat, make_panel
@@ -74,6 +75,8 @@ class Page:
     document: Document
     verdict: Verdict
     accuracies: tuple[Accuracies, ...]
+    curves: tuple[Curve, ...]
+    """Of weights between two."""
     against: Against | None
     against_tables: tuple[AgainstTable, ...]
     families: tuple[FamilyView, ...]
@@ -94,6 +97,7 @@ class Page:
             ("tables", "Accuracy", True),
             ("published", f"Against {self.against.called if self.against else ''}", self.against is not None),
             ("domains", "Accuracy per domain", any(each.panels for each in self.accuracies)),
+            ("curves", "Between two weights", bool(self.curves)),
             ("pairs", "Paired comparisons", bool(self.families)),
             ("prompts", "Prompt sets", bool(self.prompts)),
             ("classes", "Classes", bool(self.classes)),
@@ -130,6 +134,7 @@ def render_page(
         document=document,
         verdict=make_verdict(evaluation, document, against, families, answers),
         accuracies=tuple(_accuracies(table, style.decimals) for table in document.tables),
+        curves=tuple(curves(evaluation)),
         against=against,
         against_tables=tuple(against_tables(against)) if against else (),
         families=tuple(family_views(families, style.decimals)),
