@@ -31,6 +31,7 @@ from fastclip.cli import (
     status,
     store,
     verify,
+    wise,
 )
 from fastclip.cli.console import keep_streams
 from fastclip.cli.help import Command, Group
@@ -55,6 +56,7 @@ app.add_typer(shards.app, name="shards")
 app.command("eval", cls=Command)(evaluate.command)
 app.command("probe", cls=Command)(probe.command)
 app.command("adapt", cls=Command)(adapt.command)
+app.command("wise", cls=Command)(wise.command)
 app.command("report", cls=Command)(report.command)
 app.command("compare", cls=Command)(compare.command)
 app.command("features", cls=Command)(features.command)

@@ -26,9 +26,12 @@ def csv_file(evaluation: Evaluation) -> str:
     writer = csv.writer(file, lineterminator="\r\n")
     writer.writerow(FIELDS)
     recipes = {(each.dataset, each.backbone): each.recipe for each in evaluation.recipes}
+    tuned = {(each.dataset, domain, each.name): each.facts.recipe
+             for each in evaluation.heads if each.is_backbone for domain in each.domains}  # fmt: skip
     policy = evaluation.unreadable_policy
     for cell in evaluation.cells:
-        seen, accuracy, recipe = cell.seen(policy), cell.accuracy(policy), recipes.get((cell.dataset, cell.backbone))
+        seen, accuracy = cell.seen(policy), cell.accuracy(policy)
+        recipe = tuned.get((cell.dataset, cell.domain, cell.head)) or recipes.get((cell.dataset, cell.backbone))
         interval = wilson(cell.top1, seen) if seen else None
         weights = (RANDOM if recipe.random_weights else recipe.weights) if recipe else ""
         texts = (cell.dataset, cell.domain, cell.backbone, cell.head, cell.prompts, cell.sample)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fastclip.errors import printable
 from fastclip.report.comparisons import p_text
-from fastclip.report.head_notes import MOST_ROWS, settings_text
+from fastclip.report.head_notes import fits_shown, settings_text
 from fastclip.report.numbers import NO_NUMBER, percent
 from fastclip.report.style import plain_table, titled
 from fastclip.report.tables import accuracy_tables
@@ -68,10 +68,11 @@ def _pair_table(
 def fit_table(evaluation: Evaluation) -> Group | None:
     """A row a head and tested domain: training images, settings, and its answers against zero-shot's.
 
-    None if they are too many; the result file has them.
+    None if they are too many; the result file has them. Of weights on a line, those then stand for all that nobody
+    chooses by these numbers.
     """
-    rows = [(head, domain) for head in evaluation.heads for domain in head.domains]
-    if not 0 < len(rows) <= MOST_ROWS:
+    rows = [(head, domain) for head in fits_shown(evaluation) for domain in head.domains]
+    if not rows:
         return None
     several = len({head.facts.recipe.backbone for head, _ in rows}) > 1
     names = ["backbone"] * several + ["head", "tested"]

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from fastclip.errors import printable
 from fastclip.models.weights import describe_weights
+from fastclip.report.head_notes import weights_lines
 from fastclip.report.numbers import (
     BEST,
     MACRO,
@@ -159,6 +160,7 @@ def footnotes(evaluation: Evaluation, *, can_go_on: bool = True) -> list[str]:
     """
     images = {(cell.dataset, cell.domain): cell.images for cell in evaluation.cells}
     lines = [f"{sum(images.values()):,} images; {'; '.join(_made(evaluation))}.", f"{'; '.join(_weights(evaluation))}."]
+    lines += weights_lines(evaluation)
     for dataset in evaluation.datasets:
         if dataset.protocol != "full":
             lines.append(f"{dataset.name}: only the images of the protocol {dataset.protocol}.")

@@ -133,6 +133,11 @@ class UsedHead:
     epochs: tuple[Epoch, ...] = ()
     """Of fine-tuning. The backbone itself was trained then: `sha256` and the facts' recipe are of its new weights."""
 
+    @property
+    def is_backbone(self) -> bool:
+        """Whether the backbone itself was trained: zero-shot classification with other weights."""
+        return self.sha256 == self.facts.recipe.weights
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFacts:

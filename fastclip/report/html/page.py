@@ -29,6 +29,7 @@ from fastclip.report.html.compared import (
     family_views,
     prompt_tables,
 )
+from fastclip.report.html.curves import Curve, curves
 from fastclip.report.html.epochs import MOST_DRAWN as MOST_TUNED
 from fastclip.report.html.epochs import FineTuning, fine_tunings
 from fastclip.report.html.gallery import Gallery, make_galleries
@@ -77,6 +78,8 @@ class Page:
     document: Document
     verdict: Verdict
     accuracies: tuple[Accuracies, ...]
+    curves: tuple[Curve, ...]
+    """Of weights between two."""
     against: Against | None
     against_tables: tuple[AgainstTable, ...]
     families: tuple[FamilyView, ...]
@@ -100,6 +103,7 @@ class Page:
             ("tables", "Accuracy", True),
             ("published", f"Against {self.against.called if self.against else ''}", self.against is not None),
             ("domains", "Accuracy per domain", any(each.panels for each in self.accuracies)),
+            ("curves", "Between two weights", bool(self.curves)),
             ("pairs", "Paired comparisons", bool(self.families)),
             ("finetuning", "Fine-tuning", bool(self.fine_tunings)),
             ("prompts", "Prompt sets", bool(self.prompts)),
@@ -137,6 +141,7 @@ def render_page(
         document=document,
         verdict=make_verdict(evaluation, document, against, families, answers),
         accuracies=tuple(_accuracies(table, style.decimals) for table in document.tables),
+        curves=tuple(curves(evaluation)),
         against=against,
         against_tables=tuple(against_tables(against)) if against else (),
         families=tuple(family_views(families, style.decimals)),

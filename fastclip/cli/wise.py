@@ -1,0 +1,180 @@
+"""`fastclip wise`: weights between zero-shot and fine-tuned ones, and the curve of their accuracies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fastclip.cli.options import (
+    MODEL,
+    SHOW,
+    SPLIT,
+    BatchSize,
+    Compile,
+    Decoder,
+    Device,
+    Json,
+    Precision,
+    Predictions,
+    Prompts,
+    Results,
+    Shards,
+    Store,
+    Unreadable,
+    Workers,
+    prompt_sets,
+    takes,
+)
+from fastclip.cli.results import DEFAULT, find_places
+from fastclip.errors import UserError
+
+if TYPE_CHECKING:
+    from fastclip.evaluate.options import EvalOptions
+    from fastclip.finetune.ends import Line
+    from fastclip.results.cells import Evaluation
+
+
+def wise_options(
+    precision: Precision = None,
+    decoder: Decoder = None,
+    batch_size: BatchSize = None,
+    compile_towers: Compile = None,
+    device: Device = None,
+    shards: Shards = "shards",
+    store: Store = Path("embeddings"),
+    workers: Workers = None,
+) -> EvalOptions:
+    """The options that say how images are embedded. Raises `UserError`. Backbone and weights are the command's own."""
+    from fastclip.cli.options import eval_options
+
+    options = eval_options(
+        precision=precision,
+        decoder=decoder,
+        batch_size=batch_size,
+        compile_towers=compile_towers,
+        device=device,
+        shards=shards,
+    )
+    return replace(options, store=store, workers=workers)
+
+
+def wise(
+    options: EvalOptions,
+    weights: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[A] B",
+            help="Two weights files, or folders of fine-tunings. Without A, or with zero-shot for A: the weights that "
+            "B was fine-tuned from.",
+            show_default=False,
+        ),
+    ] = None,
+    test: Annotated[
+        list[str] | None, typer.Option("--test", metavar="DATASET[/DOMAIN]", help="Tested. Repeatable.", **SPLIT)
+    ] = None,
+    alpha: Annotated[
+        str, typer.Option(metavar="ALPHA", help="Shares of B: FIRST:LAST:STEP, or a list such as 0.3,0.5.", **MODEL)
+    ] = "0:1:0.1",
+    backbone: Annotated[
+        str | None, typer.Option("-b", "--backbone", metavar="NAME", help="Default: as B says.", **MODEL)
+    ] = None,
+    prompts: Prompts = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep the weights between A and B, for eval --weights.", **SHOW)
+    ] = None,
+    unreadable: Unreadable = "stop",
+    results: Results = DEFAULT,
+    json: Json = None,
+    predictions: Predictions = None,
+) -> None:
+    """Interpolate between zero-shot and fine-tuned weights (WiSE-FT), and test every step.
+
+    Fine-tuned weights often lose on other domains what they gain on their own. Weights in between often lose less.
+    """
+    from fastclip.cli.console import err
+    from fastclip.cli.embedding import embed_with_bar
+    from fastclip.cli.evaluate import end
+    from fastclip.cli.lean import load_lean
+    from fastclip.errors import needs_torch
+    from fastclip.files import check_place
+    from fastclip.finetune.wise import alphas
+
+    messages = err()
+    shares = alphas(alpha)
+    if not weights or len(weights) > 2:
+        raise UserError(f"{len(weights or ())} weights are named.", fix="fastclip wise A B --test DATASET/DOMAIN")
+    if not test:
+        raise UserError("No domain is tested.", fix="--test DATASET/DOMAIN")
+    places = find_places("wise", messages, results, json, predictions)
+    if save:
+        check_place(save / "alpha.safetensors")
+    with needs_torch():
+        load_lean()
+        from fastclip.data.shards.targets import find_targets
+        from fastclip.finetune.ends import find_line, weights_on
+        from fastclip.finetune.scoring import beside, weights_option
+        from fastclip.transfer import folds
+
+    tested = folds.places(find_targets(options.shards, test), test)
+    line = find_line(weights[0] if len(weights) > 1 else None, weights[-1], backbone)
+    name, _ = weights_option(line.backbone.name, line.backbone.architecture, None)
+    options = replace(options, backbones=(name,), prompts=prompt_sets(prompts), unreadable=unreadable)
+    with _temporary_folder() as folder:
+        tuned = weights_on(line, shares, tested, folder, save)
+        found = beside(options, line.zero_shot, tuned, tested, lambda setup: embed_with_bar(setup, messages))
+    if found is None:
+        return
+    evaluation, answers = found
+    _print(evaluation, line, begins=not shares[0])
+    places.keep(evaluation, answers, messages)
+    if save:
+        messages.print(f"Weights kept: {save}", soft_wrap=True)
+    end(evaluation)
+
+
+command = takes(wise_options, wise)
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder of this process that is removed afterwards, also after an error or a stop signal."""
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory(prefix="fastclip-wise-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def _print(evaluation: Evaluation, line: Line, *, begins: bool) -> None:
+    from fastclip.cli.console import out
+    from fastclip.report.document import average_notes
+    from fastclip.report.head_notes import head_notes
+    from fastclip.report.heads import fit_table, head_tables
+    from fastclip.report.tables import accuracy_tables
+    from fastclip.report.terminal import footnotes
+
+    console = out()
+    for each in head_tables(evaluation):
+        console.print(each)
+    if table := fit_table(evaluation):
+        console.print(table)
+    for text in [
+        *average_notes(accuracy_tables(evaluation)),
+        *_line_notes(line, begins=begins),
+        *head_notes(evaluation),
+        *footnotes(evaluation),
+    ]:
+        console.print(text, style="dim")
+
+
+def _line_notes(line: Line, *, begins: bool) -> Sequence[str]:
+    """Where the line begins: if it has its beginning, or if the fine-tuning did not begin there."""
+    from fastclip.errors import printable
+
+    where = "zero-shot" if line.start.training is None else f"{line.start.path}, which was fine-tuned too"
+    other = f" The weights at α 1 were fine-tuned from others, {line.training.base[:12]}." * line.begins_elsewhere
+    return [printable(f"α 0 is {where}.{other}")] if begins or other else []
