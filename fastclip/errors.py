@@ -51,6 +51,10 @@ class IntegrityError(FastclipError):
     exit_code = EXIT_INTEGRITY
 
 
+class LostProcessError(IncompleteError):
+    """Another process of the same training is gone. That is no reason of this one's own: a launcher restarts both."""
+
+
 def printable(text: str) -> str:
     """`text` on one line and without control characters: names of files may hold escape sequences."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -34,6 +34,13 @@ def available_memory() -> int:
     return max(0, min(free)) if free else 8 << 30
 
 
+def used_memory() -> int:
+    """Bytes of memory that this process has in use; 0 where the system does not say."""
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
 def keep_freed_memory() -> None:
     """Make malloc keep freed memory for the next batch, in one heap for all threads. Call it before any thread starts.
 

@@ -327,7 +327,7 @@ def parse_accelerate(words: Sequence[str]) -> None:
 def parse_sbatch(words: Sequence[str]) -> None:
     script = next(n for n, word in enumerate(words) if word.startswith("launch/"))
     assert (REPOSITORY / words[script]).is_file()
-    parse_fastclip(["eval", *words[script + 1 :]])
+    parse_fastclip(["finetune" if "finetune" in words[script] else "eval", *words[script + 1 :]])
 
 
 def parse_kubectl(words: Sequence[str]) -> None:

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fastclip.cli.embedding import embed_with_bar
 from helpers import Program, Sharded, stored_files, wait_until
 from safetensors.torch import load_file, save_file
 
 from fastclip.cli.console import err
-from fastclip.cli.embedding import embed_with_bar
 from fastclip.errors import UserError
 from fastclip.evaluate.options import EvalOptions
 from fastclip.files import digest_file

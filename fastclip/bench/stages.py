@@ -204,7 +204,7 @@ class _Stages:
             stages.append(self._once(loop, towers, self._setup.units))
             seconds.append(time.perf_counter() - started)
         settings = {**self._settings, **facts}
-        found = measurement(what, self._images, seconds, settings, _peak_gib(self._engine.device))
+        found = measurement(what, self._images, seconds, settings, peak_gib(self._engine.device))
         self._records.append(found)
         if what == "together":
             read = sum(unit.shard.bytes for unit in self._setup.units)
@@ -276,7 +276,7 @@ def _empty_compiler_cache(folder: Path) -> Iterator[None]:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
 
 
-def _peak_gib(device: torch.device) -> float:
+def peak_gib(device: torch.device) -> float:
     """The most memory taken so far: of the GPU, or of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30

@@ -26,6 +26,10 @@ def command(
         int, typer.Option(metavar="N", min=1, help="At least so many images, in whole shards.", **PLACE)
     ] = 512,
     rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Repetitions; the median counts.", **PLACE)] = 3,
+    finetune: Annotated[
+        str | None,
+        typer.Option(metavar="RECIPE", help="Measure fine-tuning instead: decoding and the step side by side."),
+    ] = None,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Add the records to this file, a line each.", **SHOW)
     ] = None,
@@ -37,6 +41,9 @@ def command(
     """
     import tempfile
 
+    if finetune:
+        _bench_finetune(options, finetune, rounds, json)
+        return
     from fastclip.bench.records import append_records, kept_records_path
     from fastclip.bench.stages import bench
     from fastclip.cli.console import err, out
@@ -58,6 +65,48 @@ def command(
     console.print(bounds)
     for line in facts:
         console.print(line, style="dim")
+
+
+def _bench_finetune(options: EvalOptions, recipe: str, rounds: int, json: Path | None) -> None:
+    import tempfile
+
+    from fastclip.bench.records import append_records
+    from fastclip.cli.console import err, out
+    from fastclip.finetune.options import FinetuneOptions, find_precision
+    from fastclip.finetune.training_recipes import find_training_recipe
+    from fastclip.report.style import plain_table, titled
+
+    chosen = find_training_recipe(recipe)
+    if options.batch_size:
+        chosen = chosen.changed(batch_size=options.batch_size)
+    precision = find_precision(options.precision)
+    training = FinetuneOptions(recipe=chosen, precision=precision, decoder=options.decoder)
+    evaluation = replace(options, precision=None, batch_size=None, workers=None)
+    with (
+        tempfile.TemporaryDirectory(prefix="fastclip-") as scratch,
+        err().status("looking at what there is") as status,
+    ):
+        from fastclip.bench.training import STEPS, bench_training
+
+        found = bench_training(
+            evaluation, training, STEPS, rounds, Path(scratch), lambda stage: status.update(f"measuring: {stage}")
+        )
+    if json:
+        append_records(json, found.records)
+    table = plain_table("stage", "images/s")
+    for name in ("decode", "step", "together"):
+        rate = getattr(found, name)
+        table.add_row(name, f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}")
+    console = out()
+    console.print(titled("the speed of fine-tuning", table))
+    bound = "decoding" if found.decode < found.step else "the step"
+    console.print(f"Bounded by {bound}. Together {found.together / found.limit:.0%} of what the two allow.")
+    settings = found.settings
+    console.print(
+        f"{settings['backbone']}, recipe {settings['recipe']}, {settings['precision']} on {settings['device']}, "
+        f"batches of {settings['batch']}, {settings['threads']} threads, decoded by {settings['decoder']}.",
+        style="dim",
+    )
 
 
 def _table(found: Bench) -> Table:

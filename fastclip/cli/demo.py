@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 IMAGES_PER_CLASS = 17
 
+NEW, NEW_SEED, NEW_IMAGES_PER_CLASS = "shapes-new", 3, 100
+"""Images that `--finetune` trains on: of another seed than those that are scored, and that `tiny` was trained on."""
+
 HELD_OUT = "shapes/outline"
 """A domain that `tiny` was trained without."""
 
@@ -26,6 +29,10 @@ def command(
         "embeddings"
     ),
     probe: Annotated[bool, typer.Option("--probe", help="Then train heads, and adapt from domain to domain.")] = False,
+    finetune: Annotated[
+        bool,
+        typer.Option("--finetune", help="Then fine-tune on new images of the domain that is hardest, and WiSE-FT."),
+    ] = False,
 ) -> None:
     """Draw a small dataset, evaluate a tiny CLIP on it, print the table, write a page.
 
@@ -36,7 +43,7 @@ def command(
     from fastclip.evaluate.options import EvalOptions
 
     if not (shards / "shapes" / "manifest.json").exists():
-        _draw_and_shard(shards)
+        _draw_and_shard(shards, "shapes", IMAGES_PER_CLASS)
     prompts = ("transferlearning", "photo", "openai80")
     options = EvalOptions(targets=("shapes",), backbones=("tiny",), prompts=prompts, shards=shards, store=store)
     messages = err()
@@ -47,6 +54,8 @@ def command(
     end(evaluation)
     if probe:
         _probe_and_adapt(options)
+    if finetune:
+        _finetune(options)
     if places.folder:
         _write_page(places.place_of(evaluation), shards)
     out().print(_next_steps(), soft_wrap=True)
@@ -79,26 +88,58 @@ def _probe_and_adapt(options: EvalOptions) -> None:
     adapt(options, source=train[:1], to=[HELD_OUT], method=["coral", "prior"])
 
 
+def _finetune(options: EvalOptions) -> None:
+    """The backbone trained on new images of the domain that it never saw, and tested on all four.
+
+    Then WiSE-FT: its weights on the way from the old ones.
+    """
+    from dataclasses import replace
+
+    from fastclip.cli.console import err
+    from fastclip.cli.finetune import train_and_score
+    from fastclip.cli.wise import wise
+    from fastclip.finetune.options import FinetuneOptions
+    from fastclip.finetune.training_recipes import find_training_recipe
+
+    shards = Path(options.shards)
+    if not (shards / NEW / "manifest.json").exists():
+        _draw_and_shard(shards, NEW, NEW_IMAGES_PER_CLASS, NEW_SEED, HELD_OUT.split("/")[1])
+    words = [NEW, "--test", "shapes", "-b", "tiny", "--lr", "1e-4", "--epochs", "4"]
+    _print_command(f"fastclip finetune {' '.join(words)}")
+    recipe = find_training_recipe("ce").changed(learning_rate=1e-4, epochs=4)
+    options = replace(options, targets=(), prompts=("transferlearning",))
+    kept = find_places("finetune", err(), DEFAULT, None, None)
+    (tuned,) = train_and_score(options, FinetuneOptions(recipe=recipe), [NEW], ["shapes"], kept)
+    _print_command(f"fastclip wise {tuned.weights.parent} --alpha 0:1:0.25 --test shapes")
+    wise(options, [str(tuned.weights.parent)], alpha="0:1:0.25", test=["shapes"])
+
+
 def _print_command(words: str) -> None:
     from fastclip.cli.console import out
 
     out().print(f"\n$ {words}\n", soft_wrap=True, markup=False)
 
 
-def _draw_and_shard(shards: Path) -> None:
+def _draw_and_shard(
+    shards: Path, name: str, images_per_class: int, seed: int | None = None, domain: str | None = None
+) -> None:
+    """Draw a dataset: by default all domains, and the images that are scored."""
     import tempfile
 
     from fastclip.cli import shard
-    from fastclip.cli.console import err
+    from fastclip.cli.console import counted, err
     from fastclip.cli.progress import waiting
     from fastclip.data.shapes import CLASSES, DOMAINS, SCORED_SEED, draw_shapes
     from fastclip.data.shards.writer import WriteOptions
 
-    total = len(DOMAINS) * len(CLASSES) * IMAGES_PER_CLASS
+    domains = [domain] if domain else DOMAINS
+    seed = SCORED_SEED if seed is None else seed
+    total = len(domains) * len(CLASSES) * images_per_class
     with tempfile.TemporaryDirectory(prefix="fastclip-") as folder:
-        with waiting(err(), f"drawing {total} images: {len(CLASSES)} shapes in {len(DOMAINS)} domains"):
-            draw_shapes(Path(folder), seed=SCORED_SEED, images_per_class=IMAGES_PER_CLASS)
-        shard.write_and_print("shapes", Path(folder), str(shards), WriteOptions(shard_images=100))
+        in_domains = counted(len(domains), "domain")
+        with waiting(err(), f"drawing {total} images: {len(CLASSES)} shapes in {in_domains}"):
+            draw_shapes(Path(folder), seed=seed, images_per_class=images_per_class, domains=domains)
+        shard.write_and_print(name, Path(folder), str(shards), WriteOptions(shard_images=100))
 
 
 def _next_steps() -> str:

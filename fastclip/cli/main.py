@@ -22,6 +22,7 @@ from fastclip.cli import (
     download,
     evaluate,
     features,
+    finetune,
     grim,
     probe,
     report,
@@ -37,7 +38,15 @@ from fastclip.cli.console import keep_streams
 from fastclip.cli.help import Command, Group
 from fastclip.cli.launcher import join_launcher, leave_verdict, speaks_when_stopped
 from fastclip.cli.signals import Stopped, ignore_signals, stop_on_signals
-from fastclip.errors import EXIT_INCOMPLETE, EXIT_INTEGRITY, EXIT_USAGE, GO_ON, FastclipError, printable
+from fastclip.errors import (
+    EXIT_INCOMPLETE,
+    EXIT_INTEGRITY,
+    EXIT_USAGE,
+    GO_ON,
+    FastclipError,
+    LostProcessError,
+    printable,
+)
 from fastclip.machine import keep_freed_memory
 
 app = typer.Typer(
@@ -56,6 +65,7 @@ app.add_typer(shards.app, name="shards")
 app.command("eval", cls=Command)(evaluate.command)
 app.command("probe", cls=Command)(probe.command)
 app.command("adapt", cls=Command)(adapt.command)
+app.command("finetune", cls=Command)(finetune.command)
 app.command("wise", cls=Command)(wise.command)
 app.command("report", cls=Command)(report.command)
 app.command("compare", cls=Command)(compare.command)
@@ -133,6 +143,10 @@ def _command() -> int:
             code = 0
         if code:
             leave_verdict(code)  # the command has printed the reason
+    except LostProcessError as error:
+        if speaks_when_stopped():
+            _print_error(str(error), error.fix)
+        code = error.exit_code  # and no verdict: the launcher starts all processes again
     except FastclipError as error:
         code = fail(str(error), error.fix, error.exit_code)
     except typer.Abort:  # Typer turns EOFError into it

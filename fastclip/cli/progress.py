@@ -52,6 +52,38 @@ def progress_bar(console: Console, title: str, total: int, unit: str = "images")
 
 
 @contextmanager
+def training_bar(console: Console, title: str, total: int) -> Iterator[Callable[..., None]]:
+    """A bar of `total` images of all epochs, with the loss, their rate, the time left and the memory of this process.
+
+    Yields a function advance(images, loss, gone_on=False): images of an earlier run are `gone_on` from.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from fastclip.machine import used_memory
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[facts]}"),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(printable(title), total=total, facts="")
+
+        def advance(images: int, loss: float | None, *, gone_on: bool = False) -> None:
+            if gone_on:
+                progress.update(task, completed=images)
+                return
+            progress.advance(task, images)
+            speed = progress.tasks[0].speed
+            rate = f", {speed:.0f} images/s" if speed else ""
+            progress.update(task, facts=f"loss {loss:.3f}{rate}, {used_memory() / 2**30:.1f} GiB")
+
+        yield advance
+
+
+@contextmanager
 def bytes_bar(console: Console, title: str, total: int | None, done: int) -> Iterator[Callable[[str, int], None]]:
     """A bar of `total` bytes (None: unknown), of which `done` are there already, with their rate and the time left.
 

@@ -6,7 +6,9 @@ import os
 import select
 import signal
 import threading
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from fastclip.cli.launcher import speaks_when_stopped
@@ -17,6 +19,12 @@ GRACE_S = 8.0
 """Seconds from a signal to the end of the process, whatever it is doing then. Slurm and Kubernetes give it 30."""
 
 _stopping = False
+
+_asked: list[int] = []
+"""The signals that arrived while they were deferred."""
+
+_deferred_s: float | None = None
+"""Seconds that a deferred signal leaves; None where signals are not deferred."""
 
 
 def stopped_by(number: int) -> str:
@@ -47,6 +55,22 @@ def stop_on_signals() -> None:
     threading.Thread(target=_end_in_time, args=(told,), name="grace", daemon=True).start()
 
 
+@contextmanager
+def deferred_signals(grace_s: float) -> Iterator[Callable[[], bool]]:
+    """In the block a signal raises nothing: the function that this yields says whether one came.
+
+    The block has `grace_s` from then on to finish what must not be lost. At its end `Stopped` is raised.
+    """
+    global _deferred_s
+    _deferred_s = grace_s
+    try:
+        yield lambda: bool(_asked)
+    finally:
+        _deferred_s = None
+    if _asked:
+        raise Stopped(_asked[0])
+
+
 def ignore_signals() -> None:
     """From now on signals do nothing. The program is about to end, and its exit code is decided."""
     for number in SIGNALS:
@@ -55,6 +79,9 @@ def ignore_signals() -> None:
 
 def _raise_stopped(number: int, frame: FrameType | None) -> None:
     global _stopping
+    if _deferred_s is not None and not _asked:
+        _asked.append(number)
+        return
     if _stopping:  # a second exception would interrupt the cleaning up after the first
         return
     _stopping = True
@@ -70,7 +97,12 @@ def _raise_stopped(number: int, frame: FrameType | None) -> None:
 
 def _end_in_time(told: int) -> None:
     number = os.read(told, 1)[0]
-    select.select([told], [], [], GRACE_S)
+    deadline = time.monotonic() + (_deferred_s or GRACE_S)
+    # Ctrl-C reaches a launcher and its processes; the launcher then stops them once more, which is no second wish.
+    impatient = _deferred_s is None or "TORCHELASTIC_RUN_ID" not in os.environ
+    while (left := deadline - time.monotonic()) > 0:
+        if select.select([told], [], [], left)[0] and os.read(told, 1) and impatient:
+            break
     if os.isatty(2):
         _tell("\x1b[?25h")  # show the cursor, which a progress bar hides
     os._exit(128 + number)

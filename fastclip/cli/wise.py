@@ -36,7 +36,6 @@ from fastclip.errors import UserError
 if TYPE_CHECKING:
     from fastclip.evaluate.options import EvalOptions
     from fastclip.finetune.ends import Line
-    from fastclip.results.cells import Evaluation
 
 
 def wise_options(
@@ -96,8 +95,8 @@ def wise(
 
     Fine-tuned weights often lose on other domains what they gain on their own. Weights in between often lose less.
     """
+    from fastclip.cli.beside import embed_with_bar, print_beside
     from fastclip.cli.console import err
-    from fastclip.cli.embedding import embed_with_bar
     from fastclip.cli.evaluate import end
     from fastclip.cli.lean import load_lean
     from fastclip.errors import needs_torch
@@ -130,7 +129,7 @@ def wise(
     if found is None:
         return
     evaluation, answers = found
-    _print(evaluation, line, begins=not shares[0])
+    print_beside(evaluation, _line_notes(line, begins=not shares[0]))
     places.keep(evaluation, answers, messages)
     if save:
         messages.print(f"Weights kept: {save}", soft_wrap=True)
@@ -147,28 +146,6 @@ def _temporary_folder() -> Iterator[Path]:
 
     with TemporaryDirectory(prefix="fastclip-wise-", ignore_cleanup_errors=True) as name:
         yield Path(name)
-
-
-def _print(evaluation: Evaluation, line: Line, *, begins: bool) -> None:
-    from fastclip.cli.console import out
-    from fastclip.report.document import average_notes
-    from fastclip.report.head_notes import head_notes
-    from fastclip.report.heads import fit_table, head_tables
-    from fastclip.report.tables import accuracy_tables
-    from fastclip.report.terminal import footnotes
-
-    console = out()
-    for each in head_tables(evaluation):
-        console.print(each)
-    if table := fit_table(evaluation):
-        console.print(table)
-    for text in [
-        *average_notes(accuracy_tables(evaluation)),
-        *_line_notes(line, begins=begins),
-        *head_notes(evaluation),
-        *footnotes(evaluation),
-    ]:
-        console.print(text, style="dim")
 
 
 def _line_notes(line: Line, *, begins: bool) -> Sequence[str]:

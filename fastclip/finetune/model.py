@@ -85,6 +85,11 @@ class TrainedModel(nn.Module):
         """Unit vectors without a gradient, to count held-out images."""
         return self._unit(functools.partial(self.clip.visual, self._normalised(crops)))
 
+    @torch.no_grad()
+    def embed_texts(self, tokens: Int64[Tensor, "texts length"]) -> Float[Tensor, "texts dim"]:
+        """Unit vectors of texts without a gradient, to count held-out images."""
+        return self._unit(functools.partial(encode_text, self.clip, tokens))
+
     def learning(self) -> dict[str, nn.Parameter]:
         """Parameters that learn, by open_clip's names, in open_clip's order."""
         return {name: each for name, each in self.clip.named_parameters() if each.requires_grad}

@@ -64,7 +64,7 @@ class Samples:
 
 
 def find_samples(targets: Sequence[Target], places: Sequence[Place]) -> Samples:
-    """The images of some domains. Raises `UserError` for an empty domain, and where all images are of one class.
+    """The images of some domains. Raises `UserError` for an empty domain.
 
     Their indexes are read in threads. Raises `IntegrityError` for one that is not the manifest's.
     """
@@ -92,9 +92,7 @@ def find_samples(targets: Sequence[Target], places: Sequence[Place]) -> Samples:
         spans=np.concatenate([each.spans for each in found]),
         shapes=np.concatenate([each.shapes for each in found]),
     )
-    samples = samples.take(_order(samples, list(chain(*(each.keys for each in found)))))
-    _check_classes(samples)
-    return samples
+    return samples.take(_order(samples, list(chain(*(each.keys for each in found)))))
 
 
 def hold_out(samples: Samples) -> tuple[Samples, Samples]:
@@ -109,7 +107,7 @@ def hold_out(samples: Samples) -> tuple[Samples, Samples]:
             fix="Train on more images, or take the last epoch: --select last",
         )
     train = samples.take(trains)
-    _check_classes(train)
+    check_classes(train)
     return train, samples.take(~trains)
 
 
@@ -149,7 +147,8 @@ def _order(samples: Samples, keys: Sequence[str]) -> Int64[np.ndarray, " images"
     return order
 
 
-def _check_classes(samples: Samples) -> None:
+def check_classes(samples: Samples) -> None:
+    """Raise `UserError` if all images are of one class: there is nothing to learn."""
     labels = np.unique(samples.labels)
     if len(labels) == 1:
         name = samples.sources[0].target.manifest.classes[labels[0]]

@@ -9,7 +9,7 @@ docs/finetuning.md says what else differs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from fastclip.errors import UserError
@@ -61,6 +61,12 @@ class TrainingRecipe:
     select: Literal["held-out", "last", "test"] = "held-out"
     """What chooses the epoch. `test` is the demo's: the number is then no measure of new images."""
     seed: int = 0
+
+    def changed(self, **changes: Any) -> TrainingRecipe:
+        """The recipe with other values. Raises `UserError` for a way to choose the epoch that there is not."""
+        if (select := changes.get("select")) not in (None, "held-out", "last", "test"):
+            raise UserError(f"--select does not know {select!r}.", fix="--select held-out | last | test")
+        return replace(self, **changes)
 
     def to_document(self) -> dict[str, Any]:
         """The recipe as JSON has it."""

@@ -1,0 +1,131 @@
+"""Checkpoints: all that training needs to go on, as a folder that is whole or absent, and proves itself.
+
+RUN/checkpoints/step-00000120/state.json               step, epochs, and the SHA-256 of the other files
+RUN/checkpoints/step-00000120/learning.safetensors     the tensors that learn
+RUN/checkpoints/step-00000120/optimizer.safetensors    their moments
+RUN/checkpoints/step-00000120/average.safetensors      their average over the steps, where the recipe has one
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fastclip.errors import IntegrityError
+from fastclip.files import canonical_json, digest, digest_file, write_folder
+from fastclip.results.cells import Epoch
+
+FORMAT = "fastclip.checkpoint/1"
+KEPT = 2
+"""Checkpoints that are kept beside the best epoch's: if one cannot be read, the one before it can."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state of training, after `step` steps."""
+
+    step: int
+    epochs: tuple[Epoch, ...]
+    """Those that are counted, epoch 0 first."""
+    loss_sum: float
+    """Of the images of the epoch that is under way."""
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    """By file: learning, optimizer and, where the recipe has one, average."""
+
+
+def save_checkpoint(folder: Path, run: str, checkpoint: Checkpoint, keep: Sequence[int]) -> None:
+    """Publish a checkpoint of the run with the digest `run` in its `folder`. Then remove older ones.
+
+    The steps in `keep` are not removed. Raises `IncompleteError` where the disk does not take it; the checkpoints
+    before it are still there then.
+    """
+    from safetensors.torch import save_file
+
+    def write(place: Path) -> None:
+        files = {}
+        for name, tensors in checkpoint.tensors.items():
+            path = place / f"{name}.safetensors"
+            save_file(dict(tensors), path)
+            files[path.name] = digest_file(path)
+        document = {
+            "format": FORMAT,
+            "run": run,
+            "step": checkpoint.step,
+            "epochs": [asdict(each) for each in checkpoint.epochs],
+            "loss_sum": checkpoint.loss_sum,
+            "files": files,
+        }
+        document["digest"] = digest(canonical_json(document))
+        (place / "state.json").write_bytes(canonical_json(document) + b"\n")
+
+    write_folder(_place(folder, checkpoint.step), write)
+    for step in _steps(folder)[KEPT:]:
+        if step not in keep:
+            shutil.rmtree(_place(folder, step), ignore_errors=True)
+
+
+def find_checkpoint(folder: Path, run: str, on_damaged: Any = lambda error: None) -> Checkpoint | None:
+    """The newest whole checkpoint of a run; None if there is none. `on_damaged` is told of those that are not whole.
+
+    Raises `IntegrityError` for a checkpoint of another run.
+    """
+    for step in _steps(folder):
+        try:
+            return read_checkpoint(folder, run, step)
+        except DamagedCheckpointError as error:
+            on_damaged(error)
+    return None
+
+
+class DamagedCheckpointError(IntegrityError):
+    """A checkpoint whose bytes are not those that were written."""
+
+
+def read_checkpoint(folder: Path, run: str, step: int) -> Checkpoint:
+    """The checkpoint of a step, proven. Raises `IntegrityError` for one that is damaged, or of another run."""
+    from safetensors.torch import load
+
+    place = _place(folder, step)
+    try:
+        document = json.loads((place / "state.json").read_bytes())
+        said = document.pop("digest")
+        if document["format"] != FORMAT or digest(canonical_json(document)) != said:
+            raise ValueError("its digest differs")
+        tensors = {}
+        for name, sha256 in document["files"].items():
+            data = (place / name).read_bytes()  # what is hashed is what is used
+            if digest(data) != sha256:
+                raise ValueError(f"{name} is not what was written")
+            tensors[name.removesuffix(".safetensors")] = load(data)
+        epochs = tuple(Epoch(**each) for each in document["epochs"])
+        found = Checkpoint(document["step"], epochs, document["loss_sum"], tensors)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedCheckpointError(f"The checkpoint {place} is damaged: {error}.", fix="Delete it.") from error
+    if document["run"] != run:
+        raise IntegrityError(
+            f"{place} is a checkpoint of another run ({str(document['run'])[:12]}, not {run[:12]}).",
+            fix="--out with another folder, or move that one away",
+        )
+    return found
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove all checkpoints of a run that has published its weights."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _place(folder: Path, step: int) -> Path:
+    return folder / "checkpoints" / f"step-{step:08d}"
+
+
+def _steps(folder: Path) -> list[int]:
+    """The steps that have a checkpoint, the newest first."""
+    names = [path.name for path in (folder / "checkpoints").glob("step-*")]
+    return sorted((int(name[5:]) for name in names if re.fullmatch("step-[0-9]{8,}", name)), reverse=True)
