@@ -109,8 +109,9 @@ def test_weights_do_not_change_when_their_file_does(recipe: TrainingRecipe, tmp_
     path.write_bytes(data)
     model = trained(SMALL_VIT, recipe, Weights(path, ""))
     with path.open("r+b") as file:  # in place: those that map the file see it
-        file.seek(len(data) // 2)
-        file.write(bytes(len(data) - len(data) // 2))
+        start = 8 + int.from_bytes(data[:8], "little")
+        file.seek(start)
+        file.write(bytes(len(data) - start))
     expected = load_file(source)
     assert all(torch.equal(each, expected[name]) for name, each in model.tensors().items())
 
@@ -246,9 +247,10 @@ def test_the_memory_forecast_is_near_what_a_step_takes(backbone: Backbone, recip
         assert 1 / 1.3 < forecast / taken < 1.3, precision
 
 
-def test_checkpointing_and_smaller_batches_need_less_memory():
+@pytest.mark.parametrize("name", list(SMALL))
+def test_checkpointing_and_smaller_batches_need_less_memory(name: str):
     def need(rows: int, checkpointing: bool) -> int:
-        return needed_bytes(SMALL_VIT, CE, "fp32", rows, checkpointing)
+        return needed_bytes(SMALL[name], CE, "fp32", rows, checkpointing)
 
-    assert need(64, True) < need(64, False)
-    assert need(32, False) < need(64, False)
+    assert need(64, True) < 0.8 * need(64, False)
+    assert need(32, False) < 0.8 * need(64, False)
