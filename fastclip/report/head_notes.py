@@ -22,7 +22,7 @@ SYMBOLS = {"strength": "λ", "alpha": "α", "beta": "β"}
 def labels_notes(evaluation: Evaluation) -> list[str]:
     """A line for all that saw labels or the tested images, and for how its settings were chosen."""
     heads = evaluation.heads
-    labelled = [each for each in heads if each.facts.images]
+    labelled = [each for each in heads if each.facts.images and not each.epochs]  # `training_notes` say it of those
     groups = [[each for each in labelled if each.is_backbone == trained] for trained in (True, False)]
     lines = [_labels_line(each) for each in groups if each]
     if without := list(dict.fromkeys(method_of(each) for each in heads if not each.facts.images)):
@@ -90,7 +90,9 @@ def fits_shown(evaluation: Evaluation) -> list[UsedHead]:
 
 def weights_lines(evaluation: Evaluation) -> list[str]:
     """A line with the digests of the weights that were fine-tuned, as far as their rows are shown one by one."""
-    found = dict.fromkeys((each.name, each.sha256[:12]) for each in fits_shown(evaluation) if each.is_backbone)
+    found = dict.fromkeys(
+        (each.name, each.sha256[:12]) for each in fits_shown(evaluation) if each.is_backbone and not each.epochs
+    )
     return [f"{'; '.join(f'{name}: weights {sha256}' for name, sha256 in found)}."] if found else []
 
 
