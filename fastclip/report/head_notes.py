@@ -115,7 +115,8 @@ def _training_lines(evaluation: Evaluation) -> list[str]:
     for head in filter(lambda each: each.is_backbone, evaluation.heads):
         facts = head.facts
         if used and facts.templates != used.templates:
-            lines[f"{facts.method} was trained with the prompts {facts.prompts}, and is tested with {tested}."] = True
+            of = f"{facts.method} was trained with the prompts {facts.prompts}"
+            lines[f"{of}, and is tested with {tested}, whose templates are others."] = True
         # Of a fine-tuning with its epochs, `training_notes` says it.
         if not head.epochs and (training := facts.recipe.training) and training.selected.startswith("the test domain"):
             lines[f"{facts.method}: its epoch was chosen by {training.selected}: that is no test of new images."] = True
