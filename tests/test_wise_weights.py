@@ -346,8 +346,7 @@ def test_weights_that_a_line_cannot_have_are_refused(folder: Program, curve: dic
         else:
             save_file(tensors, tmp_path / name)
     (tmp_path / "damaged").write_bytes(one(folder).read_bytes()[:-100])
-    assert "0 weights are named" in refused(folder, *test)
-    assert "3 weights are named" in refused(folder, "one", "one", "one", *test)
+    assert "No weights are named" in refused(folder, *test)
     assert "No domain is tested" in refused(folder, "one")
     assert "There is no weights file nowhere" in refused(folder, "nowhere", *test)
     assert "does not say how its weights were fine-tuned" in refused(folder, tmp_path / "foreign", *test)
