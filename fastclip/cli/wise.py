@@ -64,14 +64,18 @@ def wise_options(
 
 def wise(
     options: EvalOptions,
-    weights: Annotated[
-        list[str] | None,
+    start: Annotated[
+        str | None,
         typer.Argument(
-            metavar="[A] B",
-            help="Two weights files, or folders of fine-tunings. Without A, or with zero-shot for A: the weights that "
-            "B was fine-tuned from.",
+            metavar="A",
+            help="A weights file, or the folder of a fine-tuning. Left out, or zero-shot: the weights that B was "
+            "fine-tuned from.",
             show_default=False,
         ),
+    ] = None,
+    fine_tuned: Annotated[
+        str | None,
+        typer.Argument(metavar="B", help="Fine-tuned weights, as a file or a folder.", show_default=False),
     ] = None,
     test: Annotated[
         list[str] | None, typer.Option("--test", metavar="DATASET[/DOMAIN]", help="Tested. Repeatable.", **SPLIT)
@@ -105,8 +109,8 @@ def wise(
 
     messages = err()
     shares = alphas(alpha)
-    if not weights or len(weights) > 2:
-        raise UserError(f"{len(weights or ())} weights are named.", fix="fastclip wise A B --test DATASET/DOMAIN")
+    if not start:
+        raise UserError("No weights are named.", fix="fastclip wise FOLDER --test DATASET/DOMAIN")
     if not test:
         raise UserError("No domain is tested.", fix="--test DATASET/DOMAIN")
     places = find_places("wise", messages, results, json, predictions)
@@ -116,13 +120,13 @@ def wise(
         load_lean()
         from fastclip.data.shards.targets import find_targets
         from fastclip.finetune.ends import find_line, weights_on
-        from fastclip.finetune.scoring import beside, weights_option
+        from fastclip.finetune.scoring import beside, spelling
         from fastclip.transfer import folds
 
     tested = folds.places(find_targets(options.shards, test), test)
-    line = find_line(weights[0] if len(weights) > 1 else None, weights[-1], backbone)
-    name, _ = weights_option(line.backbone.name, line.backbone.architecture, None)
-    options = replace(options, backbones=(name,), prompts=prompt_sets(prompts), unreadable=unreadable)
+    line = find_line(start if fine_tuned else None, fine_tuned or start, backbone)
+    names = (spelling(line.backbone),)
+    options = replace(options, backbones=names, prompts=prompt_sets(prompts), unreadable=unreadable)
     with _temporary_folder() as folder:
         tuned = weights_on(line, shares, tested, folder, save)
         found = beside(options, line.zero_shot, tuned, tested, lambda setup: embed_with_bar(setup, messages))

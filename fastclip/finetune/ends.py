@@ -150,13 +150,17 @@ def _training(path: Path, of_end: Training) -> Training | None:
 
 def _zero_shot(backbone: Backbone, path: Path, training: Training) -> End:
     """The weights that `path` was fine-tuned from, where this machine has them by the backbone's name."""
-    found = find_weights(backbone, None)
+    cure = f"fastclip wise FILE {path}, with the zero-shot weights first"
+    try:
+        found = find_weights(backbone, None)
+    except UserError as error:
+        raise UserError(str(error), fix=cure) from error
     assert found.path, "weights that are looked for are in a file"
     if found.digest != training.base:
         raise UserError(
             f"{path} was fine-tuned from weights {training.base[:12]}; those of {backbone.name} here are "
             f"{found.digest[:12]} ({found.path}).",
-            fix="fastclip wise FILE, the zero-shot weights, and then the fine-tuned ones",
+            fix=cure,
         )
     return End(path=found.path, weights=found, training=None, tensors=read_weights(backbone, found.path, found.digest))
 

@@ -12,7 +12,7 @@ from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.score import score
 from fastclip.evaluate.setup import Setup, resolve
 from fastclip.heads.facts import HeadFacts
-from fastclip.models.backbones import known_backbone
+from fastclip.models.backbones import Backbone, known_backbone
 from fastclip.results.answers import ShardAnswers, by_domain, joined
 from fastclip.results.cells import Column, Epoch, Evaluation, UsedHead
 from fastclip.results.patterns import with_patterns
@@ -62,10 +62,9 @@ def beside(
     return _together(scored) if scored else None
 
 
-def weights_option(backbone: str, architecture: str, weights: Path | None) -> tuple[str, dict[str, Path]]:
-    """The spelling of a backbone that says its activation too, and its weights by it, as options have them."""
-    name = architecture if known_backbone(architecture) else backbone
-    return name, {name: weights} if weights else {}
+def spelling(backbone: Backbone) -> str:
+    """The name by which options call a backbone whose weights are given: where it can, it says the activation too."""
+    return backbone.architecture if known_backbone(backbone.architecture) else backbone.name
 
 
 def _options(options: EvalOptions, weights: Path | None, places: Sequence[Place]) -> EvalOptions:

@@ -90,7 +90,9 @@ def fits_shown(evaluation: Evaluation) -> list[UsedHead]:
 
 def weights_lines(evaluation: Evaluation) -> list[str]:
     """A line with the digests of the weights that were fine-tuned, as far as their rows are shown one by one."""
-    found = dict.fromkeys((each.name, each.sha256[:12]) for each in fits_shown(evaluation) if each.is_backbone)
+    found = dict.fromkeys(
+        (each.name, each.sha256[:12]) for each in fits_shown(evaluation) if each.is_backbone and not each.epochs
+    )
     return [f"{'; '.join(f'{name}: weights {sha256}' for name, sha256 in found)}."] if found else []
 
 
@@ -113,7 +115,8 @@ def _training_lines(evaluation: Evaluation) -> list[str]:
     for head in filter(lambda each: each.is_backbone, evaluation.heads):
         facts = head.facts
         if used and facts.templates != used.templates:
-            lines[f"{facts.method} was trained with the prompts {facts.prompts}, and is tested with {tested}."] = True
+            of = f"{facts.method} was trained with the prompts {facts.prompts}"
+            lines[f"{of}, and is tested with {tested}, whose templates are others."] = True
         # Of a fine-tuning with its epochs, `training_notes` says it.
         if not head.epochs and (training := facts.recipe.training) and training.selected.startswith("the test domain"):
             lines[f"{facts.method}: its epoch was chosen by {training.selected}: that is no test of new images."] = True
