@@ -70,6 +70,19 @@ def test_the_order_of_equal_images_does_not_depend_on_shards(tmp_path: Path):
     assert all(names == found[0] for names in found)
 
 
+def test_the_order_does_not_depend_on_that_of_the_datasets(tmp_path: Path):
+    copies(tmp_path, shard_images=4)
+    shard(tmp_path / "source" / "twins", tmp_path / "shards", "again", layout="domain/class")
+    names = ["twins", "again"]
+    found = []
+    for order in (names, names[::-1]):
+        targets = find_targets(str(tmp_path / "shards"), order)
+        samples = find_samples(targets, [Place(name, domain) for name in order for domain in ("night", "day")])
+        found.append([samples.named(number) for number in range(len(samples))])
+    assert found[0] == found[1] and len(found[0]) == 58
+    assert [name.partition("/")[0] for name in found[0][:2]] == ["again", "twins"]
+
+
 def test_a_part_is_held_out_by_hash_and_equal_bytes_never_on_both_sides(tmp_path: Path):
     samples = samples_of(drawn(tmp_path, per_class=40, classes=2), "photo", "sketch")
     train, held_out = hold_out(samples)
@@ -133,6 +146,7 @@ def test_every_image_is_seen_once_an_epoch_in_the_same_batches_of_any_shards(tmp
             assert [len(each) for each in rows] == [7] * 10 + [2]
             assert sorted(np.concatenate(rows)) == list(range(72))
             assert np.concatenate(rows).tolist() == epoch_order(samples.digests, 5, epoch).tolist()
+            assert len(batches._order) == 1, "no order of an earlier epoch takes memory"
         seen.append([samples.named(number) for step in (21, 0, 13, 1) for number in batches.batch(step).tolist()])
     assert seen[0] == seen[1]
 

@@ -77,11 +77,12 @@ class Loader:
         flip: bool,
         seed: int,
         keep_bytes: int,
+        tars: Tars | None = None,
     ) -> None:
         """Images have random views where `crop` or `flip` says so: see `Views`.
 
         Else they look the same in every epoch, and as many as go into `keep_bytes` of the device's memory are decoded
-        once.
+        once. Loaders of images of the same shards should share their `tars`: each shard is then hashed once.
         """
         self._samples = samples
         self._side = side
@@ -94,7 +95,7 @@ class Loader:
         self._views = Views(crop, flip, seed)
         self._copies = copy_numbers(samples.digests)
         self._kept = KeptCrops(0 if self._views.random else keep_bytes // (3 * side**2), len(samples))
-        self._tars = Tars(samples.sources)
+        self._tars = tars or Tars(samples.sources)
         self._unreadable: dict[int, str] = {}
         self._local = local()
         self._stack = ExitStack()

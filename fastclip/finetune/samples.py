@@ -33,7 +33,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Samples:
-    """Images with labels, ordered by digest; equal bytes by label, dataset, domain and key."""
+    """Images with labels, ordered by digest; equal bytes by label, dataset and domain, and then as in the index."""
 
     sources: tuple[Source, ...]
     source: Int32[np.ndarray, " images"]
@@ -92,7 +92,7 @@ def find_samples(targets: Sequence[Target], places: Sequence[Place]) -> Samples:
         spans=np.concatenate([each.spans for each in found]),
         shapes=np.concatenate([each.shapes for each in found]),
     )
-    return samples.take(_order(samples, list(chain(*(each.keys for each in found)))))
+    return samples.take(_order(samples))
 
 
 def hold_out(samples: Samples) -> tuple[Samples, Samples]:
@@ -131,14 +131,14 @@ def _read(source: Source) -> Images:
     return images
 
 
-def _order(samples: Samples, keys: Sequence[str]) -> Int64[np.ndarray, " images"]:
+def _order(samples: Samples) -> Int64[np.ndarray, " images"]:
     """The numbers of the images in the order that `Samples` promises."""
     order = np.argsort(samples.digests, kind="stable")
     same = copy_numbers(samples.digests)[order]
 
-    def place(number: int) -> tuple[int, str, str, str]:
+    def place(number: int) -> tuple[int, str, str, int]:
         target, shard = samples.sources[samples.source[number]]
-        return int(samples.labels[number]), target.name, shard.domain, keys[number]
+        return int(samples.labels[number]), target.name, shard.domain, number
 
     starts = np.flatnonzero(same == 0)
     for first, last in zip(starts, [*starts[1:], len(order)], strict=True):

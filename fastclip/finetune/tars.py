@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from threading import Lock
 
@@ -10,7 +9,7 @@ from fastclip.data.shards.reader import OpenTar, Proof
 from fastclip.finetune.samples import Source
 
 OPEN_TARS = 100
-"""Two descriptors each. A process often may have 1,024, and two loaders at a time."""
+"""Two descriptors each, of which a process may have 1,024, on some machines 256. Opening one again takes 40 µs."""
 
 
 class Tars:
@@ -19,7 +18,7 @@ class Tars:
     def __init__(self, sources: Sequence[Source], most: int = OPEN_TARS) -> None:
         self._sources = sources
         self._most = most
-        self._open: OrderedDict[int, OpenTar] = OrderedDict()
+        self._open: dict[int, OpenTar] = {}  # the oldest first
         self._proofs: dict[int, Proof] = {}
         self._opening = [Lock() for _ in sources]
         self._lock = Lock()
@@ -29,14 +28,13 @@ class Tars:
         with self._opening[number]:  # two threads that want the same tar do not both hash it
             with self._lock:
                 if number in self._open:
-                    self._open.move_to_end(number)
                     return self._open[number].bytes
             target, shard = self._sources[number]
             tar = OpenTar(target.folder, shard, self._proofs.get(number))
             with self._lock:
                 self._open[number] = tar
                 self._proofs[number] = tar.proof
-                oldest = self._open.popitem(last=False)[1] if len(self._open) > self._most else None
+                oldest = self._open.pop(next(iter(self._open))) if len(self._open) > self._most else None
         if oldest:
             oldest.check_unchanged()
         return tar.bytes
