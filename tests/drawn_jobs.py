@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 from helpers import shard
 
 from fastclip.data.shapes import draw_shapes
@@ -41,7 +40,7 @@ def small_job(data: Path, folder: Path, recipe: str = "ce", **changes: object) -
         samples=train,
         judges=judges,
         prototypes=prototypes.astype(np.float32),
-        tokens=torch.zeros((0, 0, 0), dtype=torch.int64),
+        tokens=None,
         precision="fp32",
         decoder="torchvision",
         accumulate=1,

@@ -104,14 +104,14 @@ def _finetune(options: EvalOptions) -> None:
     shards = Path(options.shards)
     if not (shards / NEW / "manifest.json").exists():
         _draw_and_shard(shards, NEW, NEW_IMAGES_PER_CLASS, NEW_SEED, HELD_OUT.split("/")[1])
-    words = [NEW, "--test", "shapes", "-b", "tiny", "--lr", "1e-4", "--epochs", "4"]
+    words = [NEW, "--test", "shapes", "-b", "tiny", "--lr", "1e-4", "--epochs", "4", "--batch-size", "16"]
     _print_command(f"fastclip finetune {' '.join(words)}")
-    recipe = find_training_recipe("ce").changed(learning_rate=1e-4, epochs=4)
+    recipe = find_training_recipe("ce").changed(learning_rate=1e-4, epochs=4, batch_size=16)
     options = replace(options, targets=(), prompts=("transferlearning",))
     kept = find_places("finetune", err(), DEFAULT, None, None)
     (tuned,) = train_and_score(options, FinetuneOptions(recipe=recipe), [NEW], ["shapes"], kept)
     _print_command(f"fastclip wise {tuned.weights.parent} --alpha 0:1:0.25 --test shapes")
-    wise(options, [str(tuned.weights.parent)], alpha="0:1:0.25", test=["shapes"])
+    wise(options, str(tuned.weights.parent), alpha="0:1:0.25", test=["shapes"])
 
 
 def _print_command(words: str) -> None:

@@ -295,4 +295,4 @@ def _epoch_line(epoch: Epoch) -> str:
     if epoch.images:
         share = percent(Fraction(epoch.right, epoch.images), 2)
         right = f"{epoch.right:,} of {epoch.images:,} that choose the epoch right ({share} %)"
-    return f"{name}: {', '.join(filter(None, (loss, right))) or 'nothing to count'}"
+    return f"{name}: {', '.join(filter(None, (loss, right))) or 'no image is held out'}"

@@ -43,8 +43,8 @@ class Job:
     judges: Samples | None
     """The images that choose the epoch; None if nothing does."""
     prototypes: Float32[np.ndarray, "classes dim"]
-    tokens: Int64[Tensor, "templates classes length"]
-    """Of every prompt; empty where the text tower does not learn."""
+    tokens: Int64[Tensor, "templates classes length"] | None
+    """Of every prompt; None where the text tower does not learn."""
     precision: Precision
     decoder: str
     accumulate: int
@@ -64,7 +64,8 @@ class Progress:
     images: int
     loss: float
     seconds: float
-    decode_s: float
+    wait_s: float
+    """Seconds of `seconds` in which the step waited for its images."""
 
 
 @dataclass(frozen=True)

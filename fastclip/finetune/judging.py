@@ -11,6 +11,7 @@ from fastclip.finetune.job import Job, UnreadableTrainingImageError
 from fastclip.finetune.learner import Learner, finite
 from fastclip.finetune.loader import LoadedBatch, Loader
 from fastclip.finetune.samples import Samples
+from fastclip.finetune.tars import Tars
 
 COUNTED_AT_ONCE = 64
 """Images in a pass, always: their counts then do not depend on the number of processes."""
@@ -18,8 +19,10 @@ CHECKED_AT_ONCE = 256
 """Images that are decoded together only to see whether they can be."""
 
 
-def loader_of(job: Job, samples: Samples, device: torch.device, *, random_views: bool = False) -> Loader:
-    """A loader of a job's images: CLIP's own crops, or the recipe's random views."""
+def loader_of(
+    job: Job, samples: Samples, device: torch.device, tars: Tars | None = None, *, random_views: bool = False
+) -> Loader:
+    """A loader of a job's images: CLIP's own crops, or the recipe's random views. Loaders of the same `tars` share."""
     return Loader(
         samples,
         side=job.backbone.side,
@@ -30,6 +33,7 @@ def loader_of(job: Job, samples: Samples, device: torch.device, *, random_views:
         flip=job.recipe.flip if random_views else False,
         seed=job.recipe.seed,
         keep_bytes=job.keep_bytes,
+        tars=tars,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from fastclip.finetune.optimizer import (
     optimizer_tensors,
 )
 from fastclip.finetune.team import Team, together
+from fastclip.finetune.views import uniform
 
 
 class Learner:
@@ -45,8 +45,10 @@ class Learner:
         self.optimizer = make_optimizer(self.parameters, job.recipe)
         self.average = Average(self.parameters, steps) if job.recipe.averaged else None
         self._prototypes = torch.from_numpy(job.prototypes).to(team.device)
-        length = trim_tokens(self.model, job.tokens.flatten(0, 1)).shape[1] if job.recipe.both_towers else 0
-        self._tokens = job.tokens[..., :length].to(team.device)
+        self._tokens = torch.zeros((0, 0, 0), dtype=torch.int64)
+        if job.tokens is not None:
+            length = trim_tokens(self.model, job.tokens.flatten(0, 1)).shape[1]
+            self._tokens = job.tokens[..., :length].to(team.device)
         self._prepared: nn.Module = self.model
 
     def join(self) -> None:
@@ -103,7 +105,8 @@ class Learner:
         templates = torch.zeros_like(labels)
         if self.job.recipe.random_template and len(self._tokens) > 1:
             digests = self.job.samples.digests[rows]
-            drawn = [draw_template(self.job.recipe.seed, epoch, bytes(each), len(self._tokens)) for each in digests]
+            seed = self.job.recipe.seed
+            drawn = [int(len(self._tokens) * next(uniform(seed, epoch, "template", bytes(d), 0))) for d in digests]
             templates = torch.tensor(drawn, device=labels.device)
         pairs, place = torch.unique(torch.stack([templates, labels], dim=1), dim=0, return_inverse=True)
         return self._tokens[pairs[:, 0], pairs[:, 1]], place
@@ -143,12 +146,6 @@ class Learner:
         """The whole model's tensors after the step of a `state`; as it is now without one."""
         state = self.state() if state is None else state
         return {**self.model.tensors(), **state["average" if self.average else "learning"]}
-
-
-def draw_template(seed: int, epoch: int, image: bytes, templates: int) -> int:
-    """The template that an image draws in an epoch, by its SHA-256: the same on every machine."""
-    words = f"{seed}\0{epoch}\0template\0".encode() + image
-    return int.from_bytes(sha256(words).digest()[:8], "big") % templates
 
 
 def finite(tensors: Sequence[Tensor]) -> bool:

@@ -23,6 +23,7 @@ from fastclip.finetune.learner import Learner, finite
 from fastclip.finetune.loader import Loader
 from fastclip.finetune.log import LOG, Log, open_log
 from fastclip.finetune.optimizer import learning_rate
+from fastclip.finetune.tars import Tars
 from fastclip.finetune.team import Team
 from fastclip.models.numerics import fixed_numerics
 from fastclip.results.cells import Epoch
@@ -65,7 +66,7 @@ class _Pending:
     loss: Callable[[], float]
     stops: Callable[[], Tensor]
     seconds: float
-    decode_s: float
+    wait_s: float
 
 
 class _Loop:
@@ -88,8 +89,12 @@ class _Loop:
         with ExitStack() as stack:
             self.log = stack.enter_context(open_log(job.folder / LOG if self.team.leads else None, self.step))
             self.log("start", step=self.step, processes=self.team.size, device=str(self.team.device))
-            loader = stack.enter_context(loader_of(job, job.samples, self.team.device, random_views=True))
-            judging = stack.enter_context(loader_of(job, job.judges, self.team.device)) if job.judges else None
+            device, tars = self.team.device, Tars(job.samples.sources)
+            loader = stack.enter_context(loader_of(job, job.samples, device, tars, random_views=True))
+            judging = None
+            if job.judges:
+                shared = tars if job.judges.sources is job.samples.sources else None
+                judging = stack.enter_context(loader_of(job, job.judges, device, shared))
             for epoch in range(self.step // self.per_epoch, job.recipe.epochs + 1):
                 if self.step == epoch * self.per_epoch and len(self.epochs) <= epoch:
                     if not self._end_epoch(epoch, judging):
@@ -114,7 +119,7 @@ class _Loop:
             stops = self.team.sum(torch.tensor(float(self.watch.stopping()), device=self.team.device))
             self.step = step + 1
             now = time.monotonic()
-            self._pending.append(_Pending(step, epoch, loss, stops, now - started, loaded.decode_s))
+            self._pending.append(_Pending(step, epoch, loss, stops, now - started, loaded.wait_s))
             started = now
             # A GPU is a step ahead of what is read back from it.
             if self._settle(leave=int(self.team.device.type == "cuda" and self.step < steps.stop)):
@@ -133,7 +138,7 @@ class _Loop:
                 raise self._not_finite(each.step, f"The loss is {loss}")
             self.loss_sum += loss * images
             stop |= bool(each.stops() > 0)
-            progress = Progress(each.step + 1, each.epoch, images, loss, each.seconds, each.decode_s)
+            progress = Progress(each.step + 1, each.epoch, images, loss, each.seconds, each.wait_s)
             rate = learning_rate(self.job.recipe, each.step, self.learner.steps)
             self.log("step", lr=rate, **vars(progress))
             self.watch.on_step(progress)

@@ -257,7 +257,7 @@ def make_job(plan: Plan, material: Material, folder: Path, run: str) -> Job:
 
     candidate, target = plan.candidate, plan.target(material.fold.train[0])
     prototypes = find_all_prototypes(plan.setup, target)[candidate.name][plan.prompts.name]
-    tokens = torch.zeros((0, 0, 0), dtype=torch.int64)
+    tokens = None
     if plan.options.recipe.both_towers:
         tower = load_text_tower(candidate.backbone, candidate.weights, torch.device("cpu"))
         classes = plan.prompts.classes(target.manifest.classes, target.manifest.names)

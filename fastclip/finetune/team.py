@@ -26,14 +26,18 @@ class Team:
         self.device = device
         self._accelerator: Any = None
         if self.size > 1:
-            from accelerate import Accelerator, InitProcessGroupKwargs
+            from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
             with warnings.catch_warnings(), together():
                 warnings.simplefilter("ignore")  # about threads, which are set by `training_numerics`
                 self._accelerator = Accelerator(
                     cpu=device.type == "cpu",
                     mixed_precision="no",  # `TrainedModel` casts by itself
-                    kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
+                    kwargs_handlers=[
+                        InitProcessGroupKwargs(timeout=LONGEST_WAIT),
+                        # Statistics of batch norms never move, so nobody need send them.
+                        DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+                    ],
                 )
 
     @property
@@ -45,7 +49,8 @@ class Team:
         """The model, so that a backward pass leaves in every process the mean of all gradients."""
         if not self._accelerator:
             return model
-        with together():
+        with together(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the name of the option about buffers is about to change
             prepared: nn.Module = self._accelerator.prepare_model(model)
         return prepared
 

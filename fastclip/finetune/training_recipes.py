@@ -107,7 +107,7 @@ TRAINING_RECIPES: Mapping[str, TrainingRecipe] = {
         _like_ce("flyp", loss="pairs", both_towers=True, logit_scale="free", random_template=True, batch_size=256,
                  decay_all=True, clip=None),
         _like_ce("clipood", learning_rate=5e-6, decay_all=True, batch_size=36, warmup_steps=0, clip=None, crop=0.7,
-                 flip=True, margin=0.3, averaged=True, select="last"),
+                 flip=True, margin=0.3, averaged=True),
         _like_ce("transferlearning", loss="pairs", both_towers=True, decoupled=False, learning_rate=5e-5,
                  betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2, decay_all=True, batch_size=32, constant=True,
                  clip=None, logit_scale="free", crop=None, seed=42),

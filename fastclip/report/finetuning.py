@@ -25,7 +25,7 @@ def epoch_table(evaluation: Evaluation) -> tuple[Grid, ...]:
                 (
                     epoch_name(head, each),
                     NO_NUMBER if each.loss is None else f"{each.loss:.4f}",
-                    f"{each.right:,}/{each.images:,}",
+                    f"{each.right:,}/{each.images:,}" if each.images else NO_NUMBER,
                     percent(share(each)),
                 )
                 for each in head.epochs
