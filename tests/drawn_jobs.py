@@ -45,7 +45,7 @@ def small_job(data: Path, folder: Path, recipe: str = "ce", **changes: object) -
         decoder="torchvision",
         accumulate=1,
         checkpointing=False,
-        save_every_s=0,
+        save_every_s=0.0,
         cores=2,
         keep_bytes=1 << 24,
     )

@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,13 +47,17 @@ def save_checkpoint(folder: Path, run: str, checkpoint: Checkpoint, keep: Sequen
     The steps in `keep` are not removed. Raises `IncompleteError` where the disk does not take it; the checkpoints
     before it are still there then.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     def write(place: Path) -> None:
         files = {}
         for name, tensors in checkpoint.tensors.items():
             path = place / f"{name}.safetensors"
-            save_file(dict(tensors), path)
+            try:
+                save_file(dict(tensors), path)
+            except SafetensorError as error:  # a full disk, in the library's own words
+                raise OSError(str(error)) from error
             files[path.name] = digest_file(path)
         document = {
             "format": FORMAT,
@@ -66,9 +71,10 @@ def save_checkpoint(folder: Path, run: str, checkpoint: Checkpoint, keep: Sequen
         (place / "state.json").write_bytes(canonical_json(document) + b"\n")
 
     write_folder(_place(folder, checkpoint.step), write)
-    for step in _steps(folder)[KEPT:]:
-        if step not in keep:
-            shutil.rmtree(_place(folder, step), ignore_errors=True)
+    with suppress(OSError):  # the new one is there; old ones can be removed next time
+        for step in _steps(folder)[KEPT:]:
+            if step not in keep:
+                shutil.rmtree(_place(folder, step), ignore_errors=True)
 
 
 def find_checkpoint(folder: Path, run: str, on_damaged: Any = lambda error: None) -> Checkpoint | None:

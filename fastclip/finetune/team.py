@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,15 +27,15 @@ class Team:
         self.device = device
         self._accelerator: Any = None
         if self.size > 1:
-            from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+            from accelerate import Accelerator, DistributedDataParallelKwargs
 
             with warnings.catch_warnings(), together():
                 warnings.simplefilter("ignore")  # about threads, which are set by `training_numerics`
+                _begin(process, device)
                 self._accelerator = Accelerator(
                     cpu=device.type == "cpu",
                     mixed_precision="no",  # `TrainedModel` casts by itself
                     kwargs_handlers=[
-                        InitProcessGroupKwargs(timeout=LONGEST_WAIT),
                         # Statistics of batch norms never move, so nobody need send them.
                         DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
                     ],
@@ -88,6 +89,25 @@ class Team:
             with together():
                 self._accelerator.end_training()
             self._accelerator = None
+
+
+def _begin(process: Process, device: torch.device) -> None:
+    """Begin the group of this attempt of the launcher. Accelerate takes it as it is.
+
+    Launchers with a fixed address keep one table of addresses for all their restarts. A process that looks for the
+    others in it may find those that have died, so each attempt has names of its own there.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    table, _, _ = next(torch.distributed.rendezvous("env://", timeout=LONGEST_WAIT))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    torch.distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=torch.distributed.PrefixStore(f"fastclip/{attempt}", table),
+        rank=process.rank,
+        world_size=process.world_size,
+        timeout=LONGEST_WAIT,
+    )
 
 
 @contextmanager
