@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from accelerate.commands.config.config_args import ClusterConfig
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import _filter_args
 from accelerate.utils.launch import prepare_multi_gpu_env
-from helpers import REPOSITORY, Plain, part_paths, stored_files, wait_until
+from helpers import REPOSITORY, Plain, Sharded, part_paths, stored_files, wait_until
 from torch.distributed import run as torchrun
 
 from fastclip.cli.main import app
@@ -199,6 +200,49 @@ def test_the_slurm_job_refuses_several_launchers_a_node_and_no_gpus(checkout: Ch
     ):
         code, _, err = checkout.run("bash", "launch/slurm.sbatch", *plain.arguments, **job, **settings)
         assert code == 2 and words in err
+
+
+HOSTS_AND_REQUEUES = """
+import pathlib, sys
+if sys.argv[1] == "show":
+    print("127.0.0.1")
+else:
+    pathlib.Path("requeued").open("a").write(" ".join(sys.argv[1:]) + chr(10))
+"""
+
+
+@pytest.mark.slow
+def test_a_fine_tuning_by_slurm_whose_time_is_up_is_requeued_and_goes_on_after_its_last_step(
+    checkout: Checkout, shapes: Sharded
+):
+    checkout.command("srun", SRUN)
+    checkout.command("scontrol", HOSTS_AND_REQUEUES)
+    job = {"SLURM_JOB_ID": 7, "SLURM_JOB_NODELIST": "n1", "SLURM_GPUS_ON_NODE": 2, "SLURM_NNODES": 1,
+           "SLURM_NTASKS": 1, "PORT": free_port()}  # fmt: skip
+    command = ["bash", "launch/slurm_finetune.sbatch", "shapes/outline", "--test", "shapes/flat", "-b", "tiny",
+               "--shards", shapes.shards, "--batch-size", 4, "--epochs", 40]  # fmt: skip
+    stopped = checkout.start(*command, **job)
+
+    def steps() -> int:
+        return sum(path.read_text().count('"step", ') for path in checkout.folder.glob("finetuned/*/log.jsonl"))
+
+    wait_until(lambda: steps() >= 5, "five steps")
+    stopped.send_signal(signal.SIGUSR1)
+    _, err = stopped.communicate(timeout=PATIENCE_S)
+    assert stopped.returncode == 143, err
+    assert (checkout.folder / "requeued").read_text() == "requeue 7\n"
+    (saved,) = checkout.folder.glob("finetuned/*/checkpoints/step-*")
+    again = checkout.start(*command, **job, SLURM_RESTART_COUNT=1)
+    wait_until(lambda: steps() > int(saved.name[5:]) + 3, "steps after those of before")
+    again.send_signal(signal.SIGUSR1)
+    _, err = again.communicate(timeout=PATIENCE_S)
+    assert f"Going on after step {int(saved.name[5:])}." in err
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("", 0))
+        return int(found.getsockname()[1])
 
 
 @pytest.mark.slow
