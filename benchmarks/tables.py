@@ -168,6 +168,19 @@ def features(records: Sequence[Measurement]) -> str:
     return table(head, body) + _on(found)
 
 
+def finetune(records: Sequence[Measurement]) -> str:
+    """Steps of fine-tuning, beside a plain loop that is fed from memory."""
+    found = latest(_of("finetune.py", records), "backbone", "device", "precision", "batch", "way")
+    body = []
+    for (backbone, precision, batch, _), rows in grouped(found, "backbone", "precision", "batch", "device"):
+        plain = next(each for each in rows if each.settings["way"].startswith("plain"))
+        for each in rows:
+            way = each.settings["way"]
+            share = each.settings["arithmetic"] if each is plain else f"{plain.seconds / each.seconds:.0%} of the plain"
+            body.append([f"{backbone}, {precision}, batches of {batch}: {way}", _rate(each.rate), share])
+    return table(["", "images/s", "arithmetic; speed"], body) + _on(found)
+
+
 def heads(records: Sequence[Measurement]) -> str:
     """Fits of heads, and other programs' on the same vectors."""
     found: list[Measurement] = []
@@ -197,7 +210,7 @@ def heads(records: Sequence[Measurement]) -> str:
 
 TABLES: dict[str, Callable[[Sequence[Measurement]], str]] = {
     each.__name__: each
-    for each in (peers, waterfall, decoders, precisions, stages, scale, scoring, reports, features, heads)
+    for each in (peers, waterfall, decoders, precisions, stages, scale, scoring, reports, features, heads, finetune)
 }
 
 

@@ -52,7 +52,7 @@ def work(shapes: Sharded, tmp_path_factory: pytest.TempPathFactory) -> Work:
 
 def facts_of(folder: Path) -> dict:
     facts = json.loads((folder / "finetune.json").read_text())
-    return {name: facts[name] for name in ("run", "training", "recipe", "epochs", "unreadable", "duplicates")}
+    return {name: facts[name] for name in ("run", "training", "recipe", "epochs", "unreadable")}
 
 
 def steps_in(folder: Path) -> list[int]:

@@ -20,8 +20,10 @@ from fastclip.finetune.job import Job, Progress, Watch
 from fastclip.finetune.judging import loader_of
 from fastclip.finetune.learner import Learner
 from fastclip.finetune.loop import train, training_numerics
+from fastclip.finetune.material import Material
 from fastclip.finetune.options import FinetuneOptions
-from fastclip.finetune.run import Material, Plan, make_job
+from fastclip.finetune.plan import Plan
+from fastclip.finetune.run import make_job
 from fastclip.finetune.samples import find_samples
 from fastclip.finetune.team import Team
 from fastclip.transfer.folds import Fold, Place

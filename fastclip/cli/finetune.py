@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
     from fastclip.evaluate.options import EvalOptions
     from fastclip.finetune.job import Watch
+    from fastclip.finetune.material import Material
     from fastclip.finetune.options import FinetuneOptions
-    from fastclip.finetune.run import Material, Plan
+    from fastclip.finetune.plan import Plan
     from fastclip.finetune.scoring import Tuned
     from fastclip.finetune.team import Team
     from fastclip.results.cells import Epoch
@@ -174,7 +175,8 @@ def train_and_score(
     from fastclip.cli.lean import load_lean
 
     load_lean()
-    from fastclip.finetune.run import find_material, make_plan, separate
+    from fastclip.finetune.material import find_material
+    from fastclip.finetune.plan import make_plan, separate
 
     messages = err()
     plan = make_plan(evaluation, options, separate(train), separate(test), one_out=one_out)
