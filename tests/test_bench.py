@@ -296,3 +296,14 @@ def test_black_images_are_no_obstacle_to_measuring(tmp_path: Path):
     black = shard(write(tmp_path / "in", files), tmp_path / "shards", "black")
     options = EvalOptions(targets=("black",), backbones=("tiny",), shards=black.shards, store=tmp_path / "store")
     assert bench(options, 8, 1, tmp_path / "bench").images == 8
+
+
+def test_bench_measures_decoding_and_the_step_of_fine_tuning_side_by_side(shapes: Sharded, fastclip: Program):
+    words = ["bench", "shapes", "-b", "tiny", "--random-weights", "--shards", shapes.shards, "--finetune", "ce"]
+    outcome = fastclip.here(*words, "--batch-size", 8, "--rounds", 1, "--json", "records.jsonl")
+    assert outcome.code == 0, outcome.err
+    assert "Bounded by" in outcome.out and "of what the two allow" in outcome.out
+    records = [json.loads(line) for line in (fastclip.folder / "records.jsonl").read_text().splitlines()]
+    assert [(each["what"], each["images"]) for each in records] == [
+        (f"finetune {stage}", 64) for stage in ("decode", "step", "together")
+    ]
