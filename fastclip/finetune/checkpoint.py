@@ -20,7 +20,8 @@ from typing import Any
 from torch import Tensor
 
 from fastclip.errors import IntegrityError
-from fastclip.files import canonical_json, digest, digest_file, write_folder
+from fastclip.files import canonical_json, digest, write_folder
+from fastclip.models.tensor_files import read_tensors, write_tensors
 from fastclip.results.cells import Epoch
 
 FORMAT = "fastclip.checkpoint/1"
@@ -47,18 +48,13 @@ def save_checkpoint(folder: Path, run: str, checkpoint: Checkpoint, keep: Sequen
     The steps in `keep` are not removed. Raises `IncompleteError` where the disk does not take it; the checkpoints
     before it are still there then.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
 
     def write(place: Path) -> None:
         files = {}
         for name, tensors in checkpoint.tensors.items():
             path = place / f"{name}.safetensors"
-            try:
-                save_file(dict(tensors), path)
-            except SafetensorError as error:  # a full disk, in the library's own words
-                raise OSError(str(error)) from error
-            files[path.name] = digest_file(path)
+            with path.open("wb") as file:
+                files[path.name] = write_tensors(file, tensors)
         document = {
             "format": FORMAT,
             "run": run,
@@ -94,10 +90,11 @@ class DamagedCheckpointError(IntegrityError):
     """A checkpoint whose bytes are not those that were written."""
 
 
-def read_checkpoint(folder: Path, run: str, step: int) -> Checkpoint:
-    """The checkpoint of a step, proven. Raises `IntegrityError` for one that is damaged, or of another run."""
-    from safetensors.torch import load
+def read_checkpoint(folder: Path, run: str, step: int, files: Sequence[str] = ()) -> Checkpoint:
+    """The checkpoint of a step, proven; of its files only some, if they are named.
 
+    Raises `IntegrityError` for one that is damaged, or of another run.
+    """
     place = _place(folder, step)
     try:
         document = json.loads((place / "state.json").read_bytes())
@@ -106,14 +103,16 @@ def read_checkpoint(folder: Path, run: str, step: int) -> Checkpoint:
             raise ValueError("its digest differs")
         tensors = {}
         for name, sha256 in document["files"].items():
-            data = (place / name).read_bytes()  # what is hashed is what is used
-            if digest(data) != sha256:
-                raise ValueError(f"{name} is not what was written")
-            tensors[name.removesuffix(".safetensors")] = load(data)
+            short = name.removesuffix(".safetensors")
+            if not files or short in files:
+                tensors[short] = read_tensors(place / name, sha256)
         epochs = tuple(Epoch(**each) for each in document["epochs"])
         found = Checkpoint(document["step"], epochs, document["loss_sum"], tensors)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedCheckpointError(f"The checkpoint {place} is damaged: {error}.", fix="Delete it.") from error
+        raise DamagedCheckpointError(
+            f"The checkpoint {place} is damaged: {error}.",
+            fix=f"Delete {place.parent}; the same command trains anew.",
+        ) from error
     if document["run"] != run:
         raise IntegrityError(
             f"{place} is a checkpoint of another run ({str(document['run'])[:12]}, not {run[:12]}).",
