@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,12 @@ from safetensors.torch import load_file
 from scipy.stats import binomtest
 
 from fastclip.data.shapes import CLASSES, draw_shapes
+from fastclip.evaluate.options import EvalOptions
 from fastclip.files import digest_file
+from fastclip.finetune.material import find_material
+from fastclip.finetune.options import FinetuneOptions
+from fastclip.finetune.plan import make_plan
+from fastclip.finetune.training_recipes import find_training_recipe
 from fastclip.models.backbones import TINY
 from fastclip.models.weights import find_weights
 
@@ -170,6 +175,80 @@ def test_accumulated_passes_are_one_batch_to_rounding(two: Shards, finished: Fin
     assert apart < 0.05 * moved
 
 
+def test_weights_that_are_trained_twice_name_all_that_they_saw(finished: Finished, two: Shards, fastclip: Program):
+    once = finished.folder / "weights.safetensors"
+    arguments = ["finetune", "shapes/flat", "--test", "shapes/night", "-b", "tiny", "--shards", two.folder, *FAST]
+    outcome = fastclip.here(*arguments, "--weights", once, "--epochs", 1)
+    assert outcome.code == 0, outcome.err
+    assert "0, as before" in outcome.out and "zero-shot" in outcome.out
+    facts = json.loads((the_run(fastclip) / "finetune.json").read_text())["training"]
+    assert [each["domain"] for each in facts["domains"]] == ["outline", "flat"] and facts["recipe"] == "ce after ce"
+    words = [
+        "eval",
+        "new",
+        "-b",
+        "tiny",
+        "--shards",
+        two.folder,
+        "--weights",
+        the_run(fastclip) / "weights.safetensors",
+    ]
+    assert "trained on images of new/outline that are tested here" in " ".join(fastclip.here(*words).out.split())
+
+
+def test_a_record_says_what_differs_from_the_recipe_by_that_name(finished: Finished):
+    facts = json.loads((finished.folder / "finetune.json").read_text())["training"]
+    assert (facts["recipe"], facts["changes"]) == ("ce", "learning rate 0.0001, batch size 16, epochs 2")
+
+
+def test_tested_images_that_trained_or_chose_the_epoch_are_counted_whatever_was_tested_first(
+    two: Shards, fastclip: Program
+):
+    mixed = fastclip.folder / "source" / "outline"
+    shutil.copytree(two.new.source / "outline", mixed)
+    draw_shapes(fastclip.folder / "more", seed=9, images_per_class=1, domains=["outline"])
+    for number, path in enumerate(sorted((fastclip.folder / "more").rglob("*.*"))):
+        shutil.copy(path, mixed / path.parent.name / f"more{number}{path.suffix}")
+    shutil.copytree(two.folder / "new", fastclip.folder / "shards" / "new")
+    shutil.copytree(two.folder / "shapes", fastclip.folder / "shards" / "shapes")
+    shard(fastclip.folder / "source", fastclip.folder / "shards", "mixed", shard_images=60)
+    for tested, count in (("shapes/outline", None), ("mixed", 144), ("shapes/flat", None)):
+        outcome = fastclip.here("finetune", "new", "--test", tested, "-b", "tiny", *FAST, "--epochs", 1)
+        assert outcome.code == 0, outcome.err
+        line = f"{count} tested images have the bytes of a training image"
+        assert ("have the bytes" in outcome.out) == (count is not None) and (count is None or line in outcome.out)
+    assert len(list((fastclip.folder / "finetuned").iterdir())) == 1, "one training serves all tests"
+
+
+def test_a_domain_may_have_a_comma_and_an_empty_name_means_nothing(two: Shards, fastclip: Program):
+    shutil.copytree(two.new.source / "outline", fastclip.folder / "source" / "out,line")
+    shutil.copytree(two.new.source / "outline", fastclip.folder / "source" / "other")
+    shard(fastclip.folder / "source", fastclip.folder / "shards", "odd", shard_images=60)
+    words = ["--test", "odd/other", "-b", "tiny", "--dry-run"]
+    assert fastclip.here("finetune", "odd/out,line", *words).code == 0
+    refused = fastclip.here("finetune", "odd/out,line,", *words)
+    assert refused.code == 2 and "empty name between its commas" in refused.err
+
+
+def test_every_option_is_declared_and_the_declarations_are_true(two: Shards, fastclip: Program):
+    """A run's folder is another one exactly for options that decide what the weights become."""
+    base = FinetuneOptions(recipe=find_training_recipe("ce"))
+    others = {
+        "recipe": find_training_recipe("ce").changed(epochs=3), "precision": "bf16", "accumulate": 2,
+        "checkpointing": True, "save_every_s": 1.0, "out": fastclip.folder / "elsewhere",
+    }  # fmt: skip
+    evaluation = EvalOptions(backbones=("tiny",), shards=two.folder, store=fastclip.folder / "store")
+
+    def run(options: FinetuneOptions) -> str:
+        plan = make_plan(evaluation, options, ["new"], ["shapes/outline"], one_out=False)
+        return find_material(plan, plan.folds[0]).run
+
+    assert {field.name for field in fields(FinetuneOptions)} == others.keys()
+    for field in fields(FinetuneOptions):
+        another = run(replace(base, **{field.name: others[field.name]})) != run(base)
+        assert another == (field.metadata["changes"] == "identity"), field.name
+
+
 # Bad input: two lines each, before any training.
 
 
@@ -186,6 +265,9 @@ REFUSED = {
         ["new", "--test", "shapes", "--prompts", "photo", "--prompts", "openai80"], "One prompt", "once",
     ),
     "a rate of 0": (["new", "--test", "shapes", "--lr", "0"], "--lr must be between 0 and 1", "--lr 1e-5"),
+    "no time between checkpoints": (["new", "--test", "shapes", "--save-every", "nan"], "--save-every is in", "Leave it"),
+    "more than there can be": (["new", "--test", "shapes", "--batch-size", "9" * 20], "is at most", "Leave it out"),
+    "one domain left out": (["new", "--leave-one-out"], "needs two domains", "fastclip finetune DATASET"),
     "no epoch": (["new", "--test", "shapes", "--epochs", "0"], "--epochs must be at least 1", "Leave it out"),
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from fastclip.data.shards.reader import read_index
 from fastclip.data.shards.targets import Target, find_targets
 from fastclip.errors import UserError
 from fastclip.finetune.batches import Batches, epoch_order, part_of
-from fastclip.finetune.samples import Samples, copy_numbers, find_samples, hold_out
+from fastclip.finetune.samples import Samples, check_classes, copy_numbers, find_samples, hold_out
 from fastclip.transfer.folds import Place
 
 
@@ -172,7 +172,7 @@ def test_a_domain_without_images_and_one_class_are_refused_by_name(tmp_path: Pat
         samples_of(sharded, "full", "empty")
     assert "rejected.jsonl" in error.value.fix
     with pytest.raises(UserError, match="All 5 images that train are of one class, 'ant'"):
-        samples_of(sharded, "cats")
+        check_classes(samples_of(sharded, "cats"))
     assert len(samples_of(sharded, "cats", "full")) == 23
 
 

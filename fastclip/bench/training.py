@@ -99,8 +99,18 @@ def bench_job(evaluation: EvalOptions, options: FinetuneOptions, steps: int, scr
     samples = find_samples(setup.targets, places)
     wanted = steps * recipe.batch_size
     rows = np.resize(np.arange(len(samples)), wanted)  # few images are taken over and over
-    material = Material(fold=fold, samples=samples.take(rows), judges=None, listed=wanted, unreadable=(), duplicates=0)
-    job = make_job(plan, material, scratch / "run", "0" * 64)
+    material = Material(
+        run="0" * 64,
+        folder=scratch / "run",
+        rejected=0,
+        fold=fold,
+        samples=samples.take(rows),
+        judges=None,
+        listed=wanted,
+        unreadable=(),
+        duplicates=0,
+    )
+    job = make_job(plan, material)
     return replace(job, keep_bytes=0), plan.engine.device
 
 

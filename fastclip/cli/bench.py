@@ -80,7 +80,7 @@ def _bench_finetune(options: EvalOptions, recipe: str, rounds: int, json: Path |
     if options.batch_size:
         chosen = chosen.changed(batch_size=options.batch_size)
     precision = find_precision(options.precision)
-    training = FinetuneOptions(recipe=chosen, precision=precision, decoder=options.decoder)
+    training = FinetuneOptions(recipe=chosen, precision=precision)
     evaluation = replace(options, precision=None, batch_size=None, workers=None)
     with (
         tempfile.TemporaryDirectory(prefix="fastclip-") as scratch,

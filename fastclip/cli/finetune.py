@@ -14,22 +14,20 @@ from fastclip.cli.console import counted, err, out
 from fastclip.cli.options import (
     MODEL,
     PLACE,
+    SHOW,
     SPLIT,
     Decoder,
     Device,
     Json,
     Predictions,
-    Prompts,
     Results,
     Shards,
     Store,
-    Unreadable,
-    WeightsFiles,
     eval_options,
     prompt_sets,
 )
 from fastclip.cli.results import DEFAULT, Places, find_places
-from fastclip.errors import EXIT_UNREADABLE, FastclipError
+from fastclip.errors import EXIT_UNREADABLE, GO_ON, FastclipError, LostProcessError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +64,8 @@ def command(
     lr: Annotated[float | None, typer.Option(metavar="RATE", help="Default: the recipe's.", **TRAIN)] = None,
     epochs: Annotated[int | None, typer.Option(metavar="N", help="Default: the recipe's, 10.", **TRAIN)] = None,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Images a step, over all processes.", **TRAIN)
+        int | None,
+        typer.Option(metavar="N", help="Images a step, of all processes together. Default: the recipe's.", **TRAIN),
     ] = None,
     weight_decay: Annotated[float | None, typer.Option(metavar="W", help="Default: the recipe's.", **TRAIN)] = None,
     warmup_steps: Annotated[
@@ -90,12 +89,19 @@ def command(
             **TRAIN,
         ),
     ] = False,
-    prompts: Prompts = None,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SET", help="transferlearning (default), photo, openai80, or a file of templates.", **MODEL
+        ),
+    ] = None,
     backbone: Annotated[
         str | None,
         typer.Option("-b", "--backbone", metavar="NAME", help="ViT-B/32, tiny, or ARCH/PRETRAINED.", **MODEL),
     ] = None,
-    weights: WeightsFiles = None,
+    weights: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="To start from. Default: the backbone's own.", **MODEL)
+    ] = None,
     precision: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="fp32, or bf16 for products (default on a GPU). Weights are fp32.", **MODEL),
@@ -114,7 +120,15 @@ def command(
     device: Device = None,
     shards: Shards = "shards",
     store: Store = Path("embeddings"),
-    unreadable: Unreadable = "stop",
+    unreadable: Annotated[
+        str,
+        typer.Option(
+            metavar="POLICY",
+            help="A tested image that is unreadable counts as: stop, wrong or exclude. A training image ends the run; "
+            "with exclude it is left out.",
+            **SHOW,
+        ),
+    ] = "stop",
     results: Results = DEFAULT,
     json: Json = None,
     predictions: Predictions = None,
@@ -124,8 +138,8 @@ def command(
 ) -> None:
     """Fine-tune a backbone on some domains and test it on others, beside zero-shot.
 
-    The epoch is chosen on held-out training images; tested images are scored once, at the end. Stopped or killed, the
-    same command goes on.
+    Held-out training images choose the epoch. Tested ones are scored once, at the end. After a stop or a crash the same
+    command goes on.
 
     Several processes: accelerate launch --config_file FILE -m fastclip finetune …
     """
@@ -142,8 +156,6 @@ def command(
         precision=find_precision(precision),
         accumulate=accumulate,
         checkpointing=checkpointing,
-        decoder=decoder,
-        unreadable=unreadable,
         save_every_s=save_every,
         out=folder,
     )
@@ -179,7 +191,13 @@ def train_and_score(
     from fastclip.finetune.plan import make_plan, separate
 
     messages = err()
-    plan = make_plan(evaluation, options, separate(train), separate(test), one_out=one_out)
+    plan = make_plan(
+        evaluation,
+        options,
+        separate(evaluation.shards, train),
+        separate(evaluation.shards, test),
+        one_out=one_out,
+    )
     materials = [find_material(plan, fold) for fold in plan.folds]
     if plan.process.reports:
         for line in _forecast(plan, materials):
@@ -202,7 +220,8 @@ def _train(plan: Plan, materials: list[Material], messages: Console) -> list[Tun
     for material in materials:
         with deferred_signals(GRACE_S) as stopping, _watched(plan, material, team, messages, stopping) as watch:
             found = train_fold(plan, material, team, watch)
-        assert found, "a training that was asked to stop ends by Stopped"
+        if found is None:  # this process was not asked itself: then the block ends by `Stopped`
+            raise LostProcessError("Another process of this training was stopped; a checkpoint is there.", fix=GO_ON)
         tuned.append(found)
         if team.leads:
             messages.print(f"Weights: {found.weights}", soft_wrap=True)
@@ -246,10 +265,13 @@ def _forecast(plan: Plan, materials: list[Material]) -> Iterator[str]:
         )
         if each.unreadable:
             yield f"{counted(len(each.unreadable), 'training image')} cannot be read: finetune.json lists them."
-    yield (
-        f"Training takes about {plan.needed_memory / 2**30:.1f} GiB of memory a process; "
-        f"{engine.free_memory / 2**30:.1f} GiB are free."
-    )
+        if each.rejected:
+            yield f"{counted(each.rejected, 'more image')} of these domains could not be used when they were sharded."
+    yield f"Training takes about {_size(plan.needed_memory)} of memory a process; {_size(engine.free_memory)} are free."
+
+
+def _size(memory: int) -> str:
+    return f"{memory / 2**30:.1f} GiB" if memory >= 2**30 else f"{memory / 2**20:.0f} MiB"
 
 
 @contextmanager
@@ -280,7 +302,7 @@ def _watched(
             messages.print(_epoch_line(epoch))
 
         def on_damaged(error: FastclipError) -> None:
-            messages.print(f"{error} Going on with the one before it.")
+            messages.print(f"{error} Going on without it.")
 
         yield Watch(on_start=on_start, on_step=on_step, on_epoch=on_epoch, on_damaged=on_damaged, stopping=stopping)
 

@@ -88,7 +88,7 @@ def resolve(
     files = {_name(name, known): path for name, path in options.weights.items()}
     _check_names(options, backbones, files, known)
     given = {name: _given(name, path) for name, path in files.items()}
-    precision = options.precision or _of_accelerate(environment)
+    precision = options.precision or of_accelerate(environment)
     wanted = {name: _wanted(options, name, given.get(name), precision, known) for name in backbones}
     for name, weights in given.items():
         spellings = [each for each in (*options.weights, *options.backbones) if _name(each, known) == name]
@@ -250,7 +250,7 @@ def _name(name: str, recipes: Iterable[Recipe]) -> str:
     return next((recipe.backbone for recipe in recipes if plain(recipe.backbone) == plain(name)), name)
 
 
-def _of_accelerate(environment: Mapping[str, str]) -> str | None:
+def of_accelerate(environment: Mapping[str, str]) -> str | None:
     """The precision that Accelerate was told; its `no` leaves the choice to fastclip."""
     told = environment.get("ACCELERATE_MIXED_PRECISION", "no")
     return None if told == "no" else told

@@ -84,7 +84,11 @@ def find_line(start: str | None, end: str, backbone: str | None) -> Line:
     else:
         place = _file(str(start))
         first = _end(found, place, _training(place, training))
-        zero_shot = first.path if first.training is None else _zero_shot(found, path, training).path
+        zero_shot = first.path
+        if first.training:
+            # Of weights that were trained twice, A may be the first training's: then zero-shot is where A began.
+            begun = (place, first.training) if first.weights.digest == training.base else (path, training)
+            zero_shot = _zero_shot(found, *begun).path
     check_alike(first.tensors, last.tensors)
     return Line(backbone=found, zero_shot=zero_shot, start=first, end=last, training=training)
 

@@ -41,8 +41,8 @@ def check_readable(samples: Samples, loaded: LoadedBatch) -> None:
     """Raise `UnreadableTrainingImageError` for the first image of a batch that cannot be read."""
     for number, reason in loaded.unreadable:
         raise UnreadableTrainingImageError(
-            f"The training image {samples.named(number)} cannot be read: {reason}.",
-            fix="--unreadable exclude trains without such images, and lists them.",
+            f"The image {samples.named(number)} cannot be read: {reason}.",
+            fix="--unreadable exclude trains and chooses without such images, and lists them.",
         )
 
 

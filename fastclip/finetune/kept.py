@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, Shaped, UInt8
 from torch import Tensor
 
 
@@ -51,7 +51,7 @@ class KeptCrops:
         return batch
 
 
-def on_device(numbers: Int64[np.ndarray, " numbers"], device: torch.device) -> Int64[Tensor, " numbers"]:
+def on_device(numbers: Shaped[np.ndarray, "*shape"], device: torch.device) -> Shaped[Tensor, "*shape"]:
     """Numbers as a tensor on a device. Nobody waits for a GPU: from memory that is not pinned a copy would."""
     tensor = torch.from_numpy(numbers)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

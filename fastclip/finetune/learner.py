@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastclip.finetune.batches import part_of
 from fastclip.finetune.job import Job
+from fastclip.finetune.kept import on_device
 from fastclip.finetune.loader import LoadedBatch
 from fastclip.finetune.losses import class_loss, gather, pair_loss, shared
 from fastclip.finetune.model import TrainedModel, trim_tokens
@@ -23,7 +24,7 @@ from fastclip.finetune.optimizer import (
     make_optimizer,
     optimizer_tensors,
 )
-from fastclip.finetune.team import Team, together
+from fastclip.finetune.team import Team
 from fastclip.finetune.views import uniform
 
 
@@ -48,7 +49,7 @@ class Learner:
         self._tokens = torch.zeros((0, 0, 0), dtype=torch.int64)
         if job.tokens is not None:
             length = trim_tokens(self.model, job.tokens.flatten(0, 1)).shape[1]
-            self._tokens = job.tokens[..., :length].to(team.device)
+            self._tokens = job.tokens[..., :length]  # on the CPU, where they are chosen
         self._prepared: nn.Module = self.model
 
     def join(self) -> None:
@@ -64,7 +65,7 @@ class Learner:
         lost = torch.zeros((), dtype=torch.float64, device=self.team.device)
         pieces = np.array_split(np.arange(len(loaded.labels)), min(self.job.accumulate, len(loaded.labels)))
         for piece in pieces:
-            with together(), self.team.apart(self._prepared, alone=piece is not pieces[-1]):
+            with self.team.together(), self.team.apart(self._prepared, alone=piece is not pieces[-1]):
                 loss = self._loss(rows, loaded, slice(int(piece[0]), int(piece[-1]) + 1), epoch)
                 (loss * self.team.size).backward()  # the gradients' mean over the processes is then their sum
                 lost += loss.detach()
@@ -87,35 +88,38 @@ class Learner:
         recipe = self.job.recipe
         if recipe.loss == "classes":
             images, _, scale = self._prepared(loaded.crops[piece])
-            mask = torch.from_numpy(real[piece]).to(self.team.device)
+            # Only the last batch of an epoch is filled up; any other mask needs no copy, which a GPU would wait for.
+            ones = torch.ones(piece.stop - piece.start, dtype=torch.bool, device=self.team.device)
+            mask = ones if real.all() else on_device(real[piece], self.team.device)
             labels = loaded.labels[piece]
             return class_loss(images, self._prototypes, labels, scale, mask, len(rows), margin=recipe.margin)
-        tokens, place = self._texts(own, loaded.labels, epoch)
+        tokens, place = self._texts(own, epoch)
         images, texts, scale = self._prepared(loaded.crops, tokens)
         counts = [int(part_of(rows, rank, self.team.size)[1].sum()) for rank in range(self.team.size)]
         images, texts = (gather(each, counts, self.team.rank) for each in (images, texts[place]))
-        labels = torch.from_numpy(self.job.samples.labels[rows]).to(self.team.device)
+        labels = on_device(self.job.samples.labels[rows], self.team.device)
         same_class = recipe.loss == "same class"
         return pair_loss(images, texts, shared(scale, self.team.size), labels, same_class=same_class)
 
     def _texts(
-        self, rows: np.ndarray, labels: Int64[Tensor, " batch"], epoch: int
+        self, rows: Int64[np.ndarray, " batch"], epoch: int
     ) -> tuple[Int64[Tensor, "texts length"], Int64[Tensor, " batch"]]:
-        """The distinct prompts of a batch as tokens, and for each image the place of its own."""
-        templates = torch.zeros_like(labels)
-        if self.job.recipe.random_template and len(self._tokens) > 1:
-            digests = self.job.samples.digests[rows]
-            seed = self.job.recipe.seed
-            drawn = [int(len(self._tokens) * next(uniform(seed, epoch, "template", bytes(d), 0))) for d in digests]
-            templates = torch.tensor(drawn, device=labels.device)
-        pairs, place = torch.unique(torch.stack([templates, labels], dim=1), dim=0, return_inverse=True)
-        return self._tokens[pairs[:, 0], pairs[:, 1]], place
+        """The distinct prompts of images as tokens, and for each image the place of its own."""
+        samples, recipe = self.job.samples, self.job.recipe
+        templates = np.zeros(len(rows), np.int64)
+        if recipe.random_template and len(self._tokens) > 1:
+            draws = (next(uniform(recipe.seed, epoch, "template", bytes(each), 0)) for each in samples.digests[rows])
+            templates[:] = [int(len(self._tokens) * each) for each in draws]
+        pairs, place = np.unique(np.stack([templates, samples.labels[rows]], axis=1), axis=0, return_inverse=True)
+        tokens = self._tokens[pairs[:, 0], pairs[:, 1]]
+        return on_device(tokens.numpy(), self.team.device), on_device(place.reshape(-1), self.team.device)
 
     def prototypes(self) -> Float32[Tensor, "classes dim"]:
         """Unit vectors of the classes by the text tower as it is now."""
         if not self.job.recipe.both_towers:
             return self._prototypes
-        means = torch.stack([self.model.embed_texts(tokens) for tokens in self._tokens]).mean(dim=0)
+        texts = (self.model.embed_texts(tokens.to(self.team.device)) for tokens in self._tokens)
+        means = torch.stack(list(texts)).mean(dim=0)
         return nn.functional.normalize(means, dim=-1)
 
     @contextmanager
@@ -144,8 +148,10 @@ class Learner:
 
     def published(self, state: Mapping[str, Mapping[str, Tensor]] | None) -> dict[str, Tensor]:
         """The whole model's tensors after the step of a `state`; as it is now without one."""
-        state = self.state() if state is None else state
-        return {**self.model.tensors(), **state["average" if self.average else "learning"]}
+        learned = state["average" if self.average else "learning"] if state else {}
+        if state is None and self.average:
+            learned = self.average.tensors()
+        return {**self.model.tensors(), **learned}
 
 
 def finite(tensors: Sequence[Tensor]) -> bool:

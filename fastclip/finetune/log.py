@@ -29,22 +29,25 @@ class Log:
 
 
 @contextmanager
-def open_log(path: Path | None, step: int) -> Iterator[Log]:
-    """The log at `path`, to be gone on with after `step` steps: lines of later steps will be written again."""
+def open_log(path: Path | None, step: int, epochs: int) -> Iterator[Log]:
+    """The log at `path`, to be gone on with after `step` steps and `epochs` counted epochs, the one before training
+    included: lines of later ones will be written again.
+    """
     if path is None:
         yield Log(None)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        kept = [line for line in path.read_bytes().splitlines(keepends=True) if _step(line) <= step]
+        kept = [line for line in path.read_bytes().splitlines(keepends=True) if _stays(line, step, epochs)]
         write_whole(path, b"".join(kept))
     with path.open("a", encoding="utf-8") as file:
         yield Log(file)
 
 
-def _step(line: bytes) -> float:
-    """The step of a line; infinite for one that was cut."""
+def _stays(line: bytes, step: int, epochs: int) -> bool:
+    """Whether a line is of what was done; not one that was cut."""
     try:
-        return float(json.loads(line).get("step", 0))
-    except (ValueError, AttributeError, TypeError):
-        return float("inf")
+        found = json.loads(line)
+        return found.get("step", 0) <= step and (found["event"] != "epoch" or found["epoch"] < epochs)
+    except (ValueError, AttributeError, TypeError, KeyError):
+        return False

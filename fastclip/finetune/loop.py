@@ -15,8 +15,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastclip.errors import IncompleteError
 from fastclip.finetune.batches import Batches, part_of
-from fastclip.finetune.checkpoint import Checkpoint, find_checkpoint, read_checkpoint, save_checkpoint
+from fastclip.finetune.checkpoint import (
+    Checkpoint,
+    DamagedCheckpointError,
+    find_checkpoint,
+    read_checkpoint,
+    remove_checkpoints,
+    save_checkpoint,
+)
 from fastclip.finetune.job import Job, NotFiniteError, Progress, Trained, Watch
 from fastclip.finetune.judging import check_readable, count, loader_of
 from fastclip.finetune.learner import Learner, finite
@@ -25,7 +33,7 @@ from fastclip.finetune.log import LOG, Log, open_log
 from fastclip.finetune.optimizer import learning_rate
 from fastclip.finetune.tars import Tars
 from fastclip.finetune.team import Team
-from fastclip.models.numerics import fixed_numerics
+from fastclip.models.numerics import fixed_numerics, is_out_of_memory
 from fastclip.results.cells import Epoch
 
 NAMED = 3
@@ -37,8 +45,17 @@ def train(job: Job, team: Team, watch: Watch) -> Trained | None:
 
     Raises `NotFiniteError`, `UnreadableTrainingImageError`, and `IncompleteError` for a full disk or a dead process.
     """
-    with training_numerics(team.device, job.cores):
-        return _Loop(job, team, watch).run()
+    try:
+        with training_numerics(team.device, job.cores):
+            return _Loop(job, team, watch).run()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        # The frames and their tensors go with the first error.
+        raise IncompleteError(
+            f"The memory of {team.device} does not hold a step of training: {str(error)[:100]}",
+            fix="--checkpointing, a smaller --batch-size, or for ce and clipood --accumulate 4",
+        ) from None
 
 
 @contextmanager
@@ -78,6 +95,7 @@ class _Loop:
         self.step, self.loss_sum = 0, 0.0
         self.epochs: tuple[Epoch, ...] = ()
         self._pending: deque[_Pending] = deque()
+        self._stop = False
         self._resume()
         self.learner.join()
         self._saved = time.monotonic()
@@ -87,7 +105,9 @@ class _Loop:
         job = self.job
         self.watch.on_start(self.step)
         with ExitStack() as stack:
-            self.log = stack.enter_context(open_log(job.folder / LOG if self.team.leads else None, self.step))
+            self.log = stack.enter_context(
+                open_log(job.folder / LOG if self.team.leads else None, self.step, len(self.epochs))
+            )
             self.log("start", step=self.step, processes=self.team.size, device=str(self.team.device))
             device, tars = self.team.device, Tars(job.samples.sources)
             loader = stack.enter_context(loader_of(job, job.samples, device, tars, random_views=True))
@@ -100,7 +120,8 @@ class _Loop:
                     if not self._end_epoch(epoch, judging):
                         self._save()
                         return None
-                    loader.check_unchanged()
+                    for each in filter(None, (loader, judging)):
+                        each.check_unchanged()
                     if epoch:
                         self._save()
                 if epoch < job.recipe.epochs and not self._run_epoch(epoch, loader):
@@ -116,33 +137,33 @@ class _Loop:
         for step, loaded in zip(steps, loader.ahead((rows, epoch) for rows in parts), strict=True):
             check_readable(self.job.samples, loaded)
             loss = self.learner.step(step, epoch, self.batches.batch(step), loaded)
-            stops = self.team.sum(torch.tensor(float(self.watch.stopping()), device=self.team.device))
+            stops = self.team.sum(torch.full((), float(self.watch.stopping()), device=self.team.device))
             self.step = step + 1
             now = time.monotonic()
             self._pending.append(_Pending(step, epoch, loss, stops, now - started, loaded.wait_s))
             started = now
             # A GPU is a step ahead of what is read back from it.
-            if self._settle(leave=int(self.team.device.type == "cuda" and self.step < steps.stop)):
+            self._settle(leave=int(self.team.device.type == "cuda" and self.step < steps.stop))
+            if self._stop:
                 return False
             if self.team.leads and now - self._saved > self.job.save_every_s:
+                loader.check_unchanged()
                 self._save()
         return True
 
-    def _settle(self, leave: int = 0) -> bool:
-        """Look at the losses of all steps but the last `leave`. Returns whether training is to stop."""
-        stop = False
+    def _settle(self, leave: int = 0) -> None:
+        """Look at the losses of all steps but the last `leave`, and whether any process wants to stop."""
         while len(self._pending) > leave:
             each = self._pending.popleft()
             loss, images = each.loss(), len(self.batches.batch(each.step))
             if not math.isfinite(loss):
                 raise self._not_finite(each.step, f"The loss is {loss}")
             self.loss_sum += loss * images
-            stop |= bool(each.stops() > 0)
+            self._stop |= bool(each.stops() > 0)
             progress = Progress(each.step + 1, each.epoch, images, loss, each.seconds, each.wait_s)
             rate = learning_rate(self.job.recipe, each.step, self.learner.steps)
             self.log("step", lr=rate, **vars(progress))
             self.watch.on_step(progress)
-        return stop
 
     def _end_epoch(self, epoch: int, judging: Loader | None) -> bool:
         """Count what chooses the epoch. Epoch 0 is the backbone as it was. False if training is to stop."""
@@ -170,17 +191,31 @@ class _Loop:
         return NotFiniteError(
             f"{what} at step {step + 1} (epoch {step // self.per_epoch + 1}), on {'; '.join(names[:NAMED])}{more}. "
             "Nothing is published.",
-            fix="A smaller --lr, or --precision fp32: another run, that begins anew.",
+            fix="A smaller --lr" + (", or --precision fp32" if self.job.precision != "fp32" else "") + ": another run.",
         )
 
     def _resume(self) -> None:
         """Go on after the newest whole checkpoint. The first process chooses it for all."""
-        found = find_checkpoint(self.job.folder, self.job.run, self.watch.on_damaged) if self.team.leads else None
+        found = self._newest() if self.team.leads else None
         step = self.team.agreed(found.step if found else 0)
         if step:
             found = found or read_checkpoint(self.job.folder, self.job.run, step)
             self.learner.load(found.tensors, step)
             self.step, self.epochs, self.loss_sum = step, found.epochs, found.loss_sum
+
+    def _newest(self) -> Checkpoint | None:
+        """The newest whole checkpoint, if the best epoch's, which the end will need, is whole too."""
+        found = find_checkpoint(self.job.folder, self.job.run, self.watch.on_damaged)
+        best = choose(found.epochs, self.job.recipe.select) * self.per_epoch if found else 0
+        if not found or best in (0, found.step):
+            return found
+        try:
+            read_checkpoint(self.job.folder, self.job.run, best)
+        except DamagedCheckpointError as error:
+            self.watch.on_damaged(error)
+            remove_checkpoints(self.job.folder)  # the others lead to nothing
+            return None
+        return found
 
     def _save(self) -> None:
         """Publish a checkpoint of what is settled. The first process writes for all: they have the same weights."""
@@ -200,5 +235,6 @@ class _Loop:
         chosen = choose(self.epochs, self.job.recipe.select)
         state = None
         if self.team.leads and chosen < self.job.recipe.epochs:
-            state = read_checkpoint(self.job.folder, self.job.run, chosen * self.per_epoch).tensors
+            file = "average" if self.job.recipe.averaged else "learning"
+            state = read_checkpoint(self.job.folder, self.job.run, chosen * self.per_epoch, [file]).tensors
         return Trained(self.epochs, chosen, self.learner.published(state) if self.team.leads else {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
@@ -10,6 +10,14 @@ from fastclip.errors import UserError
 from fastclip.finetune.training_recipes import TrainingRecipe
 
 PRECISIONS = ("fp32", "bf16")
+
+IDENTITY = {"changes": "identity"}
+"""The option decides what the weights become, but for last bits: another value is another run, in another folder."""
+RUNTIME = {"changes": "runtime"}
+"""The option changes last bits at most: where, how fast, and in how little memory."""
+
+MOST = 10_000_000
+"""The largest whole number of any option."""
 
 
 def find_precision(name: str | None) -> Literal["fp32", "bf16"] | None:
@@ -23,18 +31,16 @@ def find_precision(name: str | None) -> Literal["fp32", "bf16"] | None:
 class FinetuneOptions:
     """How weights are trained: the recipe decides what they become, all else where and how fast."""
 
-    recipe: TrainingRecipe
-    precision: Literal["fp32", "bf16"] | None = None
+    recipe: TrainingRecipe = field(metadata=IDENTITY)
+    precision: Literal["fp32", "bf16"] | None = field(default=None, metadata=IDENTITY)
     """fp32, or bf16 autocast with weights in fp32. Default: bf16 on a GPU, fp32 on a CPU."""
-    accumulate: int = 1
+    accumulate: int = field(default=1, metadata=RUNTIME)
     """Passes a step, each over a part of the batch."""
-    checkpointing: bool = False
+    checkpointing: bool = field(default=False, metadata=RUNTIME)
     """Compute activations again in the backward pass instead of keeping them."""
-    decoder: str | None = None
-    unreadable: str = "stop"
-    save_every_s: float = 600.0
+    save_every_s: float = field(default=600.0, metadata=RUNTIME)
     """Seconds between checkpoints within an epoch. There is one after each epoch anyway."""
-    out: Path = Path("finetuned")
+    out: Path = field(default=Path("finetuned"), metadata=RUNTIME)
 
     def __post_init__(self) -> None:
         recipe = self.recipe
@@ -54,6 +60,10 @@ class FinetuneOptions:
         ):
             if value < least:
                 raise UserError(f"--{name} must be at least {least}, not {value}.", fix="Leave it out.")
+            if value > MOST:
+                raise UserError(f"--{name} is at most {MOST:,}, not {value}.", fix="Leave it out.")
+        if not self.save_every_s >= 0:
+            raise UserError(f"--save-every is in seconds from 0 up, not {self.save_every_s:g}.", fix="Leave it out.")
         if not 0 < recipe.learning_rate < 1:
             raise UserError(f"--lr must be between 0 and 1, not {recipe.learning_rate:g}.", fix="--lr 1e-5")
         if not 0 <= recipe.weight_decay < 1:

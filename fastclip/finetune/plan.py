@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fastclip.data.shards.targets import Target
+from fastclip.data.shards.targets import Target, find_targets
 from fastclip.embed.processes import Process
 from fastclip.errors import UserError
 from fastclip.evaluate.engine import Candidate, Engine
 from fastclip.evaluate.options import EvalOptions
-from fastclip.evaluate.setup import Setup, resolve
-from fastclip.files import canonical_json, digest
+from fastclip.evaluate.setup import Setup, of_accelerate, resolve
+from fastclip.files import check_place
 from fastclip.finetune.memory import needed_bytes
 from fastclip.finetune.model import Precision
-from fastclip.finetune.options import FinetuneOptions
+from fastclip.finetune.options import FinetuneOptions, find_precision
+from fastclip.storage.folders import Location
 from fastclip.store.training import TrainingSet, classes_digest
 from fastclip.text.prompts import PromptSet
 from fastclip.transfer.folds import Fold, Place, check_classes, places, probe_folds
+
+VERSION = 1
+"""Raised by hand when a change of this code moves what a training becomes: older checkpoints are not gone on with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +37,8 @@ class Plan:
     evaluation: EvalOptions
     options: FinetuneOptions
     folds: tuple[Fold, ...]
+    told: Precision | None = None
+    """The precision that Accelerate was told."""
 
     @property
     def process(self) -> Process:
@@ -57,7 +64,7 @@ class Plan:
     @property
     def precision(self) -> Precision:
         """The precision of products; weights are fp32."""
-        return self.options.precision or ("bf16" if self.engine.on_gpu else "fp32")
+        return self.options.precision or self.told or ("bf16" if self.engine.on_gpu else "fp32")
 
     @property
     def rows(self) -> int:
@@ -102,8 +109,10 @@ def make_plan(
     check_classes(setup.targets)
     if len(classes := setup.targets[0].manifest.classes) < 2:
         raise UserError(f"{setup.targets[0].name} has one class, {classes[0]!r}.", fix="Train on two classes or more.")
-    plan_folds = _folds(places(setup.targets, train_on), places(setup.targets, test), one_out)
-    plan = Plan(setup=setup, evaluation=evaluation, options=options, folds=plan_folds)
+    folds = _folds(places(setup.targets, train_on), places(setup.targets, test), one_out)
+    told = find_precision(of_accelerate(os.environ))
+    plan = Plan(setup=setup, evaluation=evaluation, options=options, folds=folds, told=told)
+    check_place(options.out / "run" / "weights.safetensors")
     _check_memory(plan)
     return plan
 
@@ -113,15 +122,25 @@ def _folds(train_on: Sequence[Place], test: Sequence[Place], one_out: bool) -> t
         raise UserError("No domain is tested.", fix="--test DATASET/DOMAIN, or --leave-one-out")
     if both := [] if one_out else [str(each) for each in test if each in train_on]:
         raise UserError(f"{both[0]} is trained and tested.", fix="Leave out one of them.")
+    if one_out and len(train_on) < 2:
+        raise UserError("--leave-one-out needs two domains.", fix="fastclip finetune DATASET --leave-one-out …")
     return probe_folds(train_on, test, leave_one_out=one_out, split=None)
 
 
-def separate(names: Sequence[str]) -> list[str]:
-    """DATASET/A,B as DATASET/A and DATASET/B; other names as they are."""
+def separate(shards: Location, names: Sequence[str]) -> list[str]:
+    """DATASET/A,B as DATASET/A and DATASET/B; other names, and that of a domain `A,B`, as they are.
+
+    Raises `UserError` for an empty name: alone, DATASET/ means all domains.
+    """
     found = []
     for name in names:
-        dataset, slash, domains = name.partition("/")
-        found += [f"{dataset}/{each}" for each in domains.split(",")] if slash else [name]
+        dataset, _, domains = name.partition("/")
+        if "," not in domains or domains in [each.name for each in find_targets(shards, [dataset])[0].manifest.domains]:
+            found.append(name)
+            continue
+        if "" in (parts := domains.split(",")):
+            raise UserError(f"{name} has an empty name between its commas.", fix="DATASET/A,B, or DATASET for all")
+        found += [f"{dataset}/{each}" for each in parts]
     return found
 
 
@@ -137,37 +156,43 @@ def _check_memory(plan: Plan) -> None:
         )
 
 
-def run_document(plan: Plan, fold: Fold) -> dict[str, Any]:
-    """Everything that decides what the weights of a fold become, but for last bits. Its digest names the run."""
-    target = plan.target(fold.train[0])
+def run_document(plan: Plan, fold: Fold, left_out: Sequence[str]) -> dict[str, Any]:
+    """Everything that decides what the weights of a fold become, but for last bits. Its digest names the run.
+
+    `left_out` are training images that cannot be read.
+    """
     recipe = plan.options.recipe
     return {
+        "version": VERSION,
         "recipe": recipe.to_document(),
         "backbone": plan.candidate.name,
         "architecture": plan.candidate.backbone.architecture,
         "base": plan.candidate.weights.digest,
         "precision": plan.precision,
+        "decoder": plan.engine.decoder,
         "train": [asdict(each) for each in training_sets(plan, fold.train)],
         "judged_by": [asdict(each) for each in training_sets(plan, fold.test)] if recipe.select == "test" else [],
         "templates": list(plan.prompts.templates),
-        "classes": classes_of(target),
-        "unreadable": plan.options.unreadable,
+        "classes": classes_of(plan.target(fold.train[0])),
+        "left_out": list(left_out),
     }
 
 
 def classes_of(target: Target) -> str:
+    """The digest of a dataset's classes and their readable names."""
     return classes_digest(dict(zip(target.manifest.classes, target.manifest.names, strict=True)))
 
 
-def run_folder(plan: Plan, fold: Fold) -> Path:
-    """The folder of a fold: the same for the same work."""
+def run_folder(plan: Plan, fold: Fold, run: str) -> Path:
+    """The folder of a fold whose `run_document` has the digest `run`: the same for the same work."""
     train_on = "+".join(dict.fromkeys(each.domain for each in fold.train))
     words = f"{fold.train[0].dataset}-{train_on}-{plan.candidate.name}-{plan.options.recipe.name}"
     plain = "".join(letter if letter.isalnum() or letter in "._+-" else "-" for letter in words)[:100]
-    return plan.options.out / f"{plain}-{digest(canonical_json(run_document(plan, fold)))[:8]}"
+    return plan.options.out / f"{plain}-{run[:8]}"
 
 
 def training_sets(plan: Plan, domains: Sequence[Place]) -> tuple[TrainingSet, ...]:
+    """Domains as records of trainings name them."""
     found = []
     for place in domains:
         manifest = plan.target(place).manifest

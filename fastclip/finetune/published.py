@@ -9,7 +9,6 @@ from typing import Any
 
 from fastclip.errors import IntegrityError
 from fastclip.files import canonical_json, digest, digest_file, write_whole
-from fastclip.finetune.checkpoint import remove_checkpoints
 from fastclip.finetune.job import Trained
 from fastclip.finetune.material import Material
 from fastclip.finetune.plan import Plan, classes_of, training_sets
@@ -25,37 +24,41 @@ WEIGHTS = "weights.safetensors"
 FACTS = "finetune.json"
 
 
-def publish(plan: Plan, material: Material, team: Team, folder: Path, run: str, trained: Trained) -> None:
-    """Publish the weights of a run, then what is said of them, and remove its checkpoints."""
+def publish(plan: Plan, material: Material, team: Team, trained: Trained) -> None:
+    """Publish the weights of a run, then what is said of them."""
+    folder = material.folder
     recipe = plan.options.recipe
     training = _training(plan, material, trained)
     sha256 = write_weights(folder / WEIGHTS, dict(trained.tensors), training)
     threads = f"{team.size} × {plan.engine.cores} threads"
     document: dict[str, Any] = {
         "schema": SCHEMA,
-        "run": run,
+        "run": material.run,
         "weights": sha256,
         "training": training.to_document(),
         "recipe": recipe.to_document(),
         "precision": plan.precision,
         "epochs": [asdict(each) for each in trained.epochs],
         "listed": material.listed,
+        "rejected": material.rejected,
         "unreadable": [{"image": name, "reason": reason} for name, reason in material.unreadable],
         "made_by": f"{describe_libraries()}; {describe_machine(plan.engine.device)}; {threads}",
     }
     document["digest"] = digest(canonical_json(document))
     write_whole(folder / FACTS, json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n")
-    remove_checkpoints(folder)
 
 
 def _training(plan: Plan, material: Material, trained: Trained) -> Training:
     """The record that the weights carry. Of weights that were fine-tuned before, it names what they saw then too."""
     recipe, fold, before = plan.options.recipe, material.fold, plan.candidate.weights.training
-    name = recipe.name + (", fp16 round trip" if recipe.fp16_round_trip else "")
     tested = ", ".join(map(str, fold.test))
-    selected = {"held-out": "held-out images", "last": "the last epoch", "test": f"the test domain {tested}"}
+    ways = {"held-out": "held-out images", "last": "the last epoch", "test": f"the test domain {tested}"}
+    selected = ways[recipe.select]
+    if before and before.selected.startswith("the test domain"):  # a stain that later trainings do not remove
+        selected = f"{before.selected}, later by {selected}"
     return Training(
-        recipe=f"{name} after {before.recipe}" if before else name,
+        recipe=f"{recipe.label} after {before.recipe}" if before else recipe.label,
+        changes=recipe.changes,
         base=plan.candidate.weights.digest,
         backbone=plan.candidate.name,
         architecture=plan.candidate.backbone.architecture,
@@ -64,7 +67,7 @@ def _training(plan: Plan, material: Material, trained: Trained) -> Training:
         prompts=plan.prompts.name,
         templates=plan.prompts.templates,
         classes=classes_of(plan.target(fold.train[0])),
-        selected=selected[recipe.select],
+        selected=selected,
         epoch=trained.chosen,
         seed=recipe.seed,
     )
@@ -85,9 +88,11 @@ def find_finished(folder: Path, run: str) -> Finished | None:
         document = json.loads((folder / FACTS).read_bytes())
     except FileNotFoundError:
         return None
-    except ValueError:
-        document = {}
+    except (ValueError, RecursionError):
+        document = None
     try:
+        if not isinstance(document, dict):
+            raise ValueError("it is no record of a fine-tuning")
         said = document.pop("digest")
         if document["schema"] != SCHEMA or digest(canonical_json(document)) != said:
             raise ValueError("its digest differs")
@@ -106,14 +111,14 @@ def find_finished(folder: Path, run: str) -> Finished | None:
         ) from error
 
 
-def as_tuned(plan: Plan, material: Material, folder: Path, found: Finished) -> Tuned:
+def as_tuned(plan: Plan, material: Material, found: Finished) -> Tuned:
     """The weights of a finished run, to be scored on the tested domains of its fold."""
     chosen = next((each for each in found.epochs if each.number == found.training.epoch), None)
     settings = {"learning_rate": plan.options.recipe.learning_rate, "epoch": float(found.training.epoch)}
     held_out = float(chosen.images) if chosen and plan.options.recipe.select == "held-out" else 0.0
     return Tuned(
-        name=f"finetuned {found.training.recipe}",
-        weights=folder / WEIGHTS,
+        name=f"finetuned {plan.options.recipe.label}",
+        weights=material.folder / WEIGHTS,
         training=found.training,
         places=material.fold.test,
         settings=settings,

@@ -68,6 +68,19 @@ class TrainingRecipe:
             raise UserError(f"--select does not know {select!r}.", fix="--select held-out | last | test")
         return replace(self, **changes)
 
+    @property
+    def label(self) -> str:
+        """The name, with the vice that changes what the weights can become."""
+        return self.name + (", fp16 round trip" if self.fp16_round_trip else "")
+
+    @property
+    def changes(self) -> str:
+        """The values that are others than the recipe of this name has: `learning_rate 0.0001, epochs 4`."""
+        usual = asdict(TRAINING_RECIPES[self.name])
+        said = {"name", "select", "seed", "fp16_round_trip"}  # which are told elsewhere
+        found = {name: each for name, each in asdict(self).items() if name not in said and usual[name] != each}
+        return ", ".join(f"{name.replace('_', ' ')} {_shown(each)}" for name, each in found.items())
+
     def to_document(self) -> dict[str, Any]:
         """The recipe as JSON has it."""
         return {**asdict(self), "betas": list(self.betas)}
@@ -113,6 +126,10 @@ TRAINING_RECIPES: Mapping[str, TrainingRecipe] = {
                  clip=None, logit_scale="free", crop=None, seed=42),
     )
 }  # fmt: skip
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def find_training_recipe(name: str) -> TrainingRecipe:

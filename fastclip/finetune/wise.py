@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from fastclip.errors import UserError
@@ -13,9 +13,8 @@ from fastclip.store.training import Training
 if TYPE_CHECKING:
     from torch import Tensor
 
-FIXED = Decimal("0.5")
-"""The share that the authors of WiSE-FT recommend where none can be chosen."""
 MOST_ALPHAS = 101
+MOST_DECIMALS = 6
 
 
 def alphas(text: str) -> tuple[Decimal, ...]:
@@ -29,10 +28,12 @@ def alphas(text: str) -> tuple[Decimal, ...]:
             found = _steps(first, last, step)
         else:
             found = [Decimal(each) for each in text.split(",")]
-    except (InvalidOperation, ValueError):
+    except (ArithmeticError, ValueError):
         raise UserError(f"--alpha {text} is no list of numbers.", fix="--alpha 0:1:0.1, or --alpha 0.3,0.5") from None
     if not all(each.is_finite() and 0 <= each <= 1 for each in found):
         raise UserError(f"--alpha {text} leaves the line between the two, from 0 to 1.", fix="--alpha 0:1:0.1")
+    if any(_decimals(each.normalize()) > MOST_DECIMALS for each in found):
+        raise UserError(f"--alpha {text} has more than {MOST_DECIMALS} decimals.", fix="--alpha 0:1:0.1")
     return tuple(sorted(set(found)))
 
 

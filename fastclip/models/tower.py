@@ -78,12 +78,8 @@ class TextTower:
             self._positions, self._mask = model.positional_embedding.detach(), model.attn_mask
 
     def tokenize(self, prompts: Sequence[str]) -> Int64[Tensor, "prompts length"]:
-        """Token ids, padded with zeros. Raises `UserError` for a prompt that does not fit instead of cutting it."""
-        room = self._tokenizer.context_length - 2  # start and end tokens
-        for prompt in prompts if hasattr(self._tokenizer, "encode") else ():
-            if (length := len(self._tokenizer.encode(prompt))) > room:
-                raise UserError(f"The prompt {prompt!r} has {length} tokens; {room} fit.", fix="Shorten the template.")
-        return self._tokenizer(list(prompts))
+        """See the function `tokenize`."""
+        return tokenize(self._tokenizer, prompts)
 
     def __call__(self, prompts: Sequence[str], workers: int) -> Float32[Tensor, "prompts dim"]:
         """Unit vectors of `prompts`, on the CPU. Uses `workers` threads, on a GPU one; their number changes no bit. Two
@@ -109,6 +105,23 @@ class TextTower:
     def _encode(self, tokens: Int64[Tensor, "batch length"]) -> Float32[Tensor, "batch dim"]:
         features = self._model.encode_text(tokens.to(self._device)).float().cpu()
         return features / features.norm(dim=-1, keepdim=True)
+
+
+def find_tokenizer(backbone: Backbone) -> Any:
+    """open_clip's tokenizer of a backbone."""
+    import open_clip
+
+    return open_clip.get_tokenizer(backbone.architecture)
+
+
+def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Int64[Tensor, "prompts length"]:
+    """Token ids, padded with zeros. Raises `UserError` for a prompt that does not fit instead of cutting it."""
+    room = tokenizer.context_length - 2  # start and end tokens
+    for prompt in prompts if hasattr(tokenizer, "encode") else ():
+        if (length := len(tokenizer.encode(prompt))) > room:
+            raise UserError(f"The prompt {prompt!r} has {length} tokens; {room} fit.", fix="Shorten the template.")
+    tokens: Tensor = tokenizer(list(prompts))
+    return tokens
 
 
 def load_image_tower(
@@ -150,11 +163,9 @@ def round_weights(visual: nn.Module, dtype: torch.dtype) -> None:
 
 def load_text_tower(backbone: Backbone, weights: Weights, device: torch.device) -> TextTower:
     """The text tower of `backbone` in fp32 on `device`."""
-    import open_clip
-
     model = load_model(backbone, weights)
     model.visual = nn.Identity()  # frees the larger half
-    return TextTower(model.float(), open_clip.get_tokenizer(backbone.architecture), device)
+    return TextTower(model.float(), find_tokenizer(backbone), device)
 
 
 def load_model(backbone: Backbone, weights: Weights) -> Any:

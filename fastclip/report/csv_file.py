@@ -12,7 +12,7 @@ from fastclip.results.statistics import wilson
 FIELDS = (
     "dataset", "domain", "backbone", "head", "prompts", "sample", "images", "classified", "right", "right_top5",
     "unreadable", "missing_shards", "unreadable_policy", "counted", "accuracy", "low", "high", "level", "method",
-    "weights",
+    "weights", "weights_fine_tuned_on",
 )  # fmt: skip
 """`counted` are the images that the accuracy is a share of, a fraction of 1 with all its digits."""
 
@@ -44,6 +44,7 @@ def csv_file(evaluation: Evaluation) -> str:
                 "" if accuracy is None else repr(float(accuracy)),
                 *((repr(interval.low), repr(interval.high), interval.level, interval.method) if interval else [""] * 4),
                 text(weights),
+                text(recipe.training.places if recipe and recipe.training else ""),
             ]
         )
     return file.getvalue()

@@ -37,7 +37,9 @@ def epoch_table(evaluation: Evaluation) -> tuple[Grid, ...]:
 
 def epoch_name(head: UsedHead, epoch: Epoch) -> str:
     """`0, zero-shot`, `3, chosen` or `4`."""
-    words = [str(epoch.number)] + ["zero-shot"] * (epoch.number == 0) + ["chosen"] * is_chosen(head, epoch)
+    training = head.facts.recipe.training
+    before = "as before" if training and " after " in training.recipe else "zero-shot"  # it was trained already
+    words = [str(epoch.number)] + [before] * (epoch.number == 0) + ["chosen"] * is_chosen(head, epoch)
     return ", ".join(words)
 
 

@@ -29,7 +29,7 @@ def labels_notes(evaluation: Evaluation) -> list[str]:
         lines.append(f"{' and '.join(without)}: fitted without labels.")
     if any(each.transductive for each in heads):
         lines.append("Adaptation saw the target's images, without their labels (transductive).")
-    if any("held_out" in each.facts.figures for each in heads):
+    if any("held_out" in each.facts.figures and not each.epochs for each in heads):
         lines.append("Settings were chosen on held-out training images.")
     lines += _alpha_lines(evaluation)
     lines += _training_lines(evaluation)

@@ -40,6 +40,8 @@ class Training:
     """The way in which the epoch was chosen: `held-out images`, `the last epoch`, `the test domain shapes/outline`."""
     epoch: int
     seed: int
+    changes: str = ""
+    """The training recipe's values that are others than it has by its name: `learning rate 0.0001, 4 epochs`."""
     alpha: float = 1.0
     """The share of the fine-tuned weights, where they were interpolated with those they started from."""
 
@@ -50,8 +52,10 @@ class Training:
 
     @property
     def recipe_text(self) -> str:
-        """The training recipe, with α where weights were interpolated: `ce`, `ce (α 0.5)`."""
-        return self.recipe if self.alpha == 1 else f"{self.recipe} (α {self.alpha:g})"
+        """The training recipe, with its changes, and with α where weights were interpolated: `ce`, `ce (α 0.5)`."""
+        changes = [self.changes] if self.changes else []
+        alpha = [f"α {self.alpha:g}"] if self.alpha != 1 else []
+        return f"{self.recipe} ({', '.join(changes + alpha)})" if changes or alpha else self.recipe
 
     @property
     def epoch_text(self) -> str:
@@ -62,7 +66,8 @@ class Training:
     @property
     def summary(self) -> str:
         """`ce on new/outline, epoch 3`."""
-        return f"{self.recipe_text} on {self.places}, epoch {self.epoch}"
+        alpha = f" (α {self.alpha:g})" if self.alpha != 1 else ""
+        return f"{self.recipe}{alpha} on {self.places}, epoch {self.epoch}"
 
     def to_document(self) -> dict[str, Any]:
         """The record as JSON has it."""
