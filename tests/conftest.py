@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _numerics() -> None:
     fix_numerics(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def one_core(worker_id: str) -> Iterator[None]:
+    """One core for this process and those that it starts. A training takes all that it may use, a thread each, and
+    several at once on the same cores wait for each other at every operation.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    number = int(worker_id.removeprefix("gw")) if worker_id != "master" else 0
+    os.sched_setaffinity(0, {cores[number % len(cores)]})
+    yield
+    os.sched_setaffinity(0, cores)
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,6 @@ def small_job(data: Path, folder: Path, recipe: str = "ce", **changes: object) -
         accumulate=1,
         checkpointing=False,
         save_every_s=0.0,
-        cores=2,
+        cores=1,
         keep_bytes=1 << 24,
     )

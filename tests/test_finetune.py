@@ -25,6 +25,8 @@ from fastclip.finetune.training_recipes import find_training_recipe
 from fastclip.models.backbones import TINY
 from fastclip.models.weights import find_weights
 
+pytestmark = pytest.mark.usefixtures("one_core")
+
 SEED = 3
 """Of the images that train: neither that of the scored ones (0), nor of those that `tiny` has seen (1)."""
 FAST = ["--lr", "1e-4", "--epochs", "2", "--batch-size", "16"]
@@ -39,7 +41,7 @@ class Shards:
 
 
 @pytest.fixture(scope="module")
-def two(shapes: Sharded, tmp_path_factory: pytest.TempPathFactory) -> Shards:
+def two(one_core: None, shapes: Sharded, tmp_path_factory: pytest.TempPathFactory) -> Shards:
     folder = tmp_path_factory.mktemp("two")
     draw_shapes(folder / "source", seed=SEED, images_per_class=12, domains=["outline"])
     shutil.copytree(shapes.folder, folder / "shards" / "shapes")
@@ -265,7 +267,7 @@ REFUSED = {
         ["new", "--test", "shapes", "--prompts", "photo", "--prompts", "openai80"], "One prompt", "once",
     ),
     "a rate of 0": (["new", "--test", "shapes", "--lr", "0"], "--lr must be between 0 and 1", "--lr 1e-5"),
-    "no time between checkpoints": (["new", "--test", "shapes", "--save-every", "nan"], "--save-every is in", "Leave it"),
+    "no time to save": (["new", "--test", "shapes", "--save-every", "nan"], "--save-every is in", "Leave it"),
     "more than there can be": (["new", "--test", "shapes", "--batch-size", "9" * 20], "is at most", "Leave it out"),
     "one domain left out": (["new", "--leave-one-out"], "needs two domains", "fastclip finetune DATASET"),
     "no epoch": (["new", "--test", "shapes", "--epochs", "0"], "--epochs must be at least 1", "Leave it out"),

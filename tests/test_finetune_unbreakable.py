@@ -27,6 +27,8 @@ from fastclip.finetune.loop import train
 from fastclip.finetune.team import Team
 from fastclip.results.cells import Epoch
 
+pytestmark = pytest.mark.usefixtures("one_core")
+
 
 @dataclass(frozen=True)
 class Work:
@@ -38,7 +40,7 @@ class Work:
 
 
 @pytest.fixture(scope="module")
-def work(shapes: Sharded, tmp_path_factory: pytest.TempPathFactory) -> Work:
+def work(one_core: None, shapes: Sharded, tmp_path_factory: pytest.TempPathFactory) -> Work:
     folder = tmp_path_factory.mktemp("work")
     draw_shapes(folder / "source", seed=3, images_per_class=10, domains=["outline"])
     new = shard(folder / "source", folder / "shards", "new", shard_images=25)
@@ -72,7 +74,7 @@ def same(program: Program, work: Work) -> None:
     assert load_bytes(folder) == work.tensors, "other weights"
 
 
-@pytest.mark.parametrize("at", [3, 9])
+@pytest.mark.parametrize("at", [3, pytest.param(9, marks=pytest.mark.slow)])
 def test_a_killed_training_goes_on_to_the_same_bytes(at: int, work: Work, fastclip: Program):
     process = fastclip.start(*work.arguments)
     wait_until(lambda: len(steps_in(fastclip.folder)) >= at, f"{at} steps")

@@ -91,9 +91,7 @@ def command(
     ] = False,
     prompts: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="SET", help="transferlearning (default), photo, openai80, or a file of templates.", **MODEL
-        ),
+        typer.Option(metavar="SET", help="transferlearning (default), photo, openai80, or a file.", **MODEL),
     ] = None,
     backbone: Annotated[
         str | None,
