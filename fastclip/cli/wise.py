@@ -118,6 +118,10 @@ def wise(
         check_place(save / "alpha.safetensors")
     with needs_torch():
         load_lean()
+        # All of it before weights are written: a stop signal that comes within an import ends without cleaning up.
+        import fastclip.evaluate.embedding
+        import fastclip.evaluate.score
+        import fastclip.pixels.torchvision  # noqa: F401
         from fastclip.data.shards.targets import find_targets
         from fastclip.finetune.ends import find_line, weights_on
         from fastclip.finetune.scoring import beside, spelling
