@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("one_core")
 
 @dataclass(frozen=True)
 class Work:
-    """What is trained, and the bytes that come of it when nothing happens."""
+    """A training, and the bytes that come of it when nothing happens."""
 
     arguments: list[str]
     tensors: dict[str, bytes]

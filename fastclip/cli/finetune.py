@@ -250,7 +250,7 @@ def score_and_print(plan: Plan, tuned: list[Tuned], kept: Places, messages: Cons
 
 
 def _forecast(plan: Plan, materials: list[Material]) -> Iterator[str]:
-    """What will be trained, on what, and the memory that it takes."""
+    """The images and steps of each fold, a line each, and the memory that training takes."""
     recipe, engine = plan.options.recipe, plan.engine
     for each in materials:
         images = counted(len(each.samples), "image")

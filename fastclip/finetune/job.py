@@ -70,7 +70,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Watch:
-    """What the outside is told, and asked. Everything is called in the thread that trains."""
+    """Functions by which training tells the outside, and asks it. All are called in the thread that trains."""
 
     on_start: Callable[[int], object] = lambda step: None
     """Training begins, or goes on after so many steps."""

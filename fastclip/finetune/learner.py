@@ -1,4 +1,4 @@
-"""What learns, and one step of it: the model, its optimiser, and their state as tensors."""
+"""The model that learns with its optimiser: one step, and their state as tensors."""
 
 from __future__ import annotations
 

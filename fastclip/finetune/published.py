@@ -75,7 +75,7 @@ def _training(plan: Plan, material: Material, trained: Trained) -> Training:
 
 @dataclass(frozen=True)
 class Finished:
-    """What a finished run has published, proven."""
+    """The published facts of a finished run, proven."""
 
     training: Training
     epochs: tuple[Epoch, ...]
