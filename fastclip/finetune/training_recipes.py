@@ -59,7 +59,7 @@ class TrainingRecipe:
     fp16_round_trip: bool = False
     """Whether weights are rounded to fp16 after each step, as the demo's are."""
     select: Literal["held-out", "last", "test"] = "held-out"
-    """The images that choose the epoch, or the last one. `test` is the demo's: the number is then no measure of new images."""
+    """The way to choose the epoch. `test` is the demo's: the number is then no measure of new images."""
     seed: int = 0
 
     def changed(self, **changes: Any) -> TrainingRecipe:
