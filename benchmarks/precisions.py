@@ -28,7 +28,7 @@ from fastclip.models.backbones import TINY, Backbone, find_backbone
 from fastclip.models.numerics import find_device, fix_numerics
 from fastclip.models.rewrites import PackedConvolution, PackedLinear
 from fastclip.models.tower import Embedded, build_model, load_image_tower, load_model
-from fastclip.models.weights import Weights, find_weights
+from fastclip.models.weights import Weights, find_weights, weights_in
 from fastclip.pixels.decoders import make_decoder
 
 sys.path.append(str(REPOSITORY / "tests"))
@@ -172,12 +172,12 @@ def main() -> None:
         parts = [images[n : n + arguments.batch_size] for n in range(0, len(images), arguments.batch_size)]
         batches = [decoder.decode(part).crops[backbone.side] for part in parts]
         with tempfile.TemporaryDirectory() as folder:
-            weights = Weights(Path(folder) / "w.safetensors", "")
             if backbone == TINY:
                 weights = find_weights(backbone, None)
             else:
-                pixels = batches[0][:8].cpu().float() / 128 - 1
-                save_file(lively(build_model(backbone, drawn=True), pixels), weights.path)
+                path, pixels = Path(folder) / "w.safetensors", batches[0][:8].cpu().float() / 128 - 1
+                save_file(lively(build_model(backbone, drawn=True), pixels), path)
+                weights = weights_in(path)
             exact = None
             for way in dict.fromkeys(["fp32", *arguments.ways]):
                 tower = make_tower(backbone, weights, way, device)

@@ -13,11 +13,13 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from fastclip.errors import IncompleteError, IntegrityError, UserError
+
+MOST_HEADER_BYTES = 100_000_000
+"""The longest header of a safetensors file, by its library."""
 
 _PAUSES_S = (0.05, 0.1, 0.2, 0.4)
 """Seconds between attempts to read a file that a network file system has lost sight of."""
@@ -40,7 +42,7 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
-def digest(data: bytes) -> str:
+def digest(data: bytes | memoryview) -> str:
     """SHA-256 as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
@@ -48,16 +50,18 @@ def digest(data: bytes) -> str:
 def digest_file(path: Path) -> str:
     """SHA-256 of a file's bytes as 64 hexadecimal digits."""
     with path.open("rb", buffering=0) as file:
-        return digest_open_file(file)
+        return digest_descriptor(file.fileno())
 
 
-def digest_open_file(file: FileIO) -> str:
-    """SHA-256 of the bytes that an open file still gives, as 64 hexadecimal digits."""
+def digest_descriptor(fd: int) -> str:
+    """SHA-256 of an open file from its start, as 64 hexadecimal digits. Its position plays no part and stays."""
     state = hashlib.sha256()  # hashlib.file_digest is new in Python 3.11
     # A large block, always in the same memory: hashing then seldom asks for the lock that imports hold.
-    block = memoryview(bytearray(min(os.fstat(file.fileno()).st_size + 1, _BLOCK)))
-    while size := file.readinto(block):
+    block = memoryview(bytearray(min(os.fstat(fd).st_size + 1, _BLOCK)))
+    done = 0
+    while size := os.preadv(fd, [block], done):
         state.update(block[:size])
+        done += size
     return state.hexdigest()
 
 

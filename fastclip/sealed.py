@@ -12,11 +12,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fastclip.errors import IntegrityError
-from fastclip.files import canonical_json, digest
+from fastclip.files import MOST_HEADER_BYTES, canonical_json, digest
 
 _NO_DIGEST = "0" * 64
-_MOST_HEADER_BYTES = 100_000_000
-"""The limit of safetensors."""
 
 
 def seal(tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> bytes:
@@ -48,7 +46,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:
-            header = json.loads(file.read(min(length, _MOST_HEADER_BYTES)))
+            header = json.loads(file.read(min(length, MOST_HEADER_BYTES)))
             facts: dict[str, Any] = json.loads(header["__metadata__"]["fastclip"])["facts"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise IntegrityError(

@@ -21,7 +21,7 @@ from fastclip.finetune.optimizer import make_optimizer
 from fastclip.finetune.training_recipes import TRAINING_RECIPES, TrainingRecipe
 from fastclip.models.backbones import OPENAI_BACKBONES, TINY, Backbone
 from fastclip.models.tower import build_model, load_image_tower, load_model
-from fastclip.models.weights import Weights, find_weights, random_weights
+from fastclip.models.weights import Weights, find_weights, random_weights, weights_in
 
 CE, PAIRS = TRAINING_RECIPES["ce"], TRAINING_RECIPES["transferlearning"]
 LABELS = torch.arange(6)
@@ -33,7 +33,7 @@ def lively(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Weights]:
     folder = tmp_path_factory.mktemp("weights")
     for name, backbone in SMALL.items():
         save_file(lively_tensors(backbone), folder / f"{name}.safetensors")
-    return {name: Weights(folder / f"{name}.safetensors", "") for name in SMALL}
+    return {name: weights_in(folder / f"{name}.safetensors") for name in SMALL}
 
 
 def loss_of(model: TrainedModel) -> Tensor:
@@ -107,7 +107,7 @@ def test_weights_do_not_change_when_their_file_does(recipe: TrainingRecipe, tmp_
     path = tmp_path / "weights.safetensors"
     data = source.read_bytes()
     path.write_bytes(data)
-    model = trained(SMALL_VIT, recipe, Weights(path, ""))
+    model = trained(SMALL_VIT, recipe, weights_in(path))
     with path.open("r+b") as file:  # in place: those that map the file see it
         start = 8 + int.from_bytes(data[:8], "little")
         file.seek(start)
@@ -123,7 +123,7 @@ def test_a_written_model_is_the_model(name: str, tmp_path: Path, lively: dict[st
         for each in model.learning().values():
             each.mul_(1.01)
     save_file(model.tensors(), tmp_path / "weights.safetensors")
-    again = Weights(tmp_path / "weights.safetensors", "")
+    again = weights_in(tmp_path / "weights.safetensors")
     crops = draw_crops(model.side, 6)
     assert torch.equal(trained(SMALL[name], PAIRS, again).embed(crops), model.embed(crops))
     tower = load_image_tower(SMALL[name], again, "fp32", CPU)

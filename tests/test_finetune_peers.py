@@ -18,7 +18,7 @@ from fastclip.finetune.losses import class_loss, gather, pair_loss, shared
 from fastclip.finetune.optimizer import after_step, halved, make_optimizer
 from fastclip.finetune.training_recipes import TRAINING_RECIPES
 from fastclip.models.backbones import Backbone
-from fastclip.models.weights import Weights
+from fastclip.models.weights import weights_in
 
 DEMO = TRAINING_RECIPES["transferlearning"]
 STEPS, BATCH = 5, 8
@@ -37,7 +37,7 @@ class Trainings:
 
 def train(backbone: Backbone, file: Path, round_trip: bool, dtype: torch.dtype) -> tuple[dict[str, Tensor], set[str]]:
     recipe = replace(DEMO, fp16_round_trip=round_trip)
-    model = trained(backbone, recipe, Weights(file, "")).to(dtype)
+    model = trained(backbone, recipe, weights_in(file)).to(dtype)
     optimizer = make_optimizer(model.learning(), recipe)
     losses = []
     for step in range(STEPS):
@@ -156,7 +156,7 @@ def save_gradients(rank: int, counts: tuple[int, ...], folder: str) -> None:
 
 def gradients_of(name: str, dtype: torch.dtype, rank: int, counts: tuple[int, ...], folder: Path) -> dict[str, Tensor]:
     recipe, processes, total = TRAINING_RECIPES[name], len(counts), sum(counts)
-    model = trained(SMALL["small ResNet"], recipe, Weights(folder / "weights.safetensors", "")).to(dtype)
+    model = trained(SMALL["small ResNet"], recipe, weights_in(folder / "weights.safetensors")).to(dtype)
     learns = torch.nn.parallel.DistributedDataParallel(model) if processes > 1 else model
     start = sum(counts[:rank])
     rows = torch.arange(start, start + max(counts)) % total  # the last ones may belong to others: they fill up

@@ -16,7 +16,7 @@ PACKAGE = Path(fastclip.__file__).parent
 FLOORS = [
     {"errors", "machine", "threads"},
     {"files"},
-    {"sealed"},
+    {"proven", "sealed"},
     {"storage"},
     {"data"},
     {"store"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import hashlib
 import json
 import logging
@@ -40,7 +39,8 @@ from fastclip.models.tower import (
     load_text_tower,
     load_visual,
 )
-from fastclip.models.weights import Weights, find_weights, read_weights
+from fastclip.models.weights import find_weights, read_weights, weights_in
+from fastclip.proven import ProvenFile
 
 CPU = torch.device("cpu")
 
@@ -130,7 +130,7 @@ def test_embeddings_equal_those_of_openais_own_implementation(name: str, tmp_pat
     expected = load_file(tmp_path / "out.safetensors")
     assert int(expected["parameters"]) == PARAMETERS[name]
 
-    found = Weights(tmp_path / "weights.safetensors", "")
+    found = weights_in(tmp_path / "weights.safetensors")
     image_tower = load_image_tower(backbone, found, "fp32", CPU)
     text_tower = load_text_tower(backbone, found, CPU)
     model.double()
@@ -196,6 +196,10 @@ def test_precision_is_the_one_that_is_asked_for_or_the_fast_one_of_the_device():
         find_precision("fp8", CPU)
 
 
+def opened(path: Path) -> ProvenFile:
+    return ProvenFile(path, lambda how: IntegrityError(how, fix=""))
+
+
 class Archive(torch.nn.Module):
     """Like OpenAI's archives: a TorchScript module whose state has three numbers beside the weights."""
 
@@ -215,17 +219,17 @@ def test_an_archive_opens_only_under_a_published_digest_and_for_its_backbone(tmp
     sha256 = digest_file(path)
     rn50 = find_backbone("RN50")
     with pytest.raises(IntegrityError, match="none of OpenAI's nine"):
-        read_weights(rn50, path, sha256)
+        read_weights(rn50, opened(path))
     monkeypatch.setitem(backbones.PUBLISHED_ARCHIVES, sha256, rn50)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         filters = list(warnings.filters)
-        tensors = read_weights(rn50, path, sha256)
+        tensors = read_weights(rn50, opened(path))
         assert warnings.filters == filters, "they are everybody's"
     assert not warned, "that TorchScript is deprecated is nothing to the user"
     assert list(tensors) == ["weight"] and tensors["weight"].tolist() == [0, 1, 2, 3]
     with pytest.raises(UserError, match="holds RN50, not ViT-B/32"):
-        read_weights(find_backbone("ViT-B/32"), path, sha256)
+        read_weights(find_backbone("ViT-B/32"), opened(path))
 
 
 def test_the_published_digests_are_those_in_open_clips_addresses():
@@ -249,7 +253,7 @@ def test_a_pickled_file_is_refused_unopened(tmp_path: Path):
     torch.save({"weight": Evil()}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     for name in ("new.pt", "old.pt"):
         with pytest.raises(FastclipError):
-            read_weights(TINY, tmp_path / name, digest_file(tmp_path / name))
+            read_weights(TINY, opened(tmp_path / name))
     assert not canary.exists()
 
 
@@ -259,7 +263,7 @@ def test_weights_of_16_bits_give_the_vectors_of_the_same_numbers_in_32(tmp_path:
     halves = {name: tensor.half() for name, tensor in load_file(path).items()}
     save_file(halves, tmp_path / "half.safetensors")
     save_file({name: tensor.float() for name, tensor in halves.items()}, tmp_path / "whole.safetensors")
-    half, whole = (Weights(tmp_path / f"{name}.safetensors", "") for name in ("half", "whole"))
+    half, whole = (weights_in(tmp_path / f"{name}.safetensors") for name in ("half", "whole"))
     crops = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     for precision in ("fp32", "bf16"):
         images = [load_image_tower(TINY, each, precision, CPU)(crops) for each in (half, whole)]
@@ -267,36 +271,17 @@ def test_weights_of_16_bits_give_the_vectors_of_the_same_numbers_in_32(tmp_path:
     assert torch.equal(*(load_text_tower(TINY, each, CPU)(["a photo of a dog."], 1) for each in (half, whole)))
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what is mapped is seen on Linux only")
-def test_a_tower_of_16_bits_keeps_nothing_of_the_file_in_memory(tmp_path: Path):
-    path = find_weights(TINY, None).path
-    assert path is not None
-    save_file({name: tensor.float() for name, tensor in load_file(path).items()}, tmp_path / "mapped.safetensors")
-    found = Weights(tmp_path / "mapped.safetensors", "")
-
-    def mapped() -> bool:
-        gc.collect()
-        return str(found.path) in Path("/proc/self/maps").read_text()
-
-    exact = load_image_tower(TINY, found, "fp32", CPU)
-    assert mapped()
-    del exact
-    rounded = load_image_tower(TINY, found, "bf16", CPU)
-    assert not mapped()
-    assert rounded(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).vectors.isfinite().all()
-
-
 def test_damaged_or_other_weights_are_refused_with_the_tensor_named(tmp_path: Path):
     path = find_weights(TINY, None).path
     assert path is not None
     (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:-1])
     with pytest.raises(IntegrityError, match="damaged"):
-        read_weights(TINY, tmp_path / "cut.safetensors", "")
+        read_weights(TINY, opened(tmp_path / "cut.safetensors"))
     tensors = load_file(path)
     del tensors["text_projection"]
     save_file(tensors, tmp_path / "less.safetensors")
     with pytest.raises(IntegrityError, match="text_projection"):
-        load_model(TINY, Weights(tmp_path / "less.safetensors", ""))
+        load_model(TINY, weights_in(tmp_path / "less.safetensors"))
 
 
 def test_every_look_for_weights_hashes_the_file_as_it_is_then(tmp_path: Path):
@@ -386,7 +371,7 @@ def test_a_text_tower_of_another_make_reads_whole_prompts_and_agrees():
     ours = load_text_tower(TINY, find_weights(TINY, None), CPU)
     path = find_weights(TINY, None).path
     assert path is not None
-    tensors = convert_to_custom_text_state_dict(read_weights(TINY, path, ""))
+    tensors = convert_to_custom_text_state_dict(dict(read_weights(TINY, opened(path))))
     model = CustomTextCLIP(**open_clip.get_model_config(TINY.architecture))
     model.load_state_dict(tensors)
     other = TextTower(model, open_clip.get_tokenizer(TINY.architecture), CPU)
@@ -431,7 +416,8 @@ def test_a_file_whose_activation_nobody_names_is_refused_with_both_spellings(
 
 
 def test_a_word_or_a_published_digest_decides_the_activation(tmp_path: Path, monkeypatch):
-    unknown = weights.Weights(tmp_path / "w", "0" * 64)
+    (tmp_path / "w").write_bytes(b"")
+    unknown = weights.Weights(opened(tmp_path / "w"), "0" * 64)
     for spellings in (["ViT-B-32-quickgelu"], ["ViT-B/32", "ViT-B-32-quickgelu"]):
         weights.check_backbone("ViT-B/32", spellings, unknown)
     for other in ("tiny", "ViT-B-32/laion2b_s34b_b79k", "ViT-B-32/openai"):
@@ -440,7 +426,7 @@ def test_a_word_or_a_published_digest_decides_the_activation(tmp_path: Path, mon
         weights.check_backbone("ViT-B/32", ["ViT-B-32", "ViT-B-16-quickgelu"], unknown)
     archive = OPENAI_BACKBONES["ViT-B/32"].archive_sha256
     assert archive
-    weights.check_backbone("ViT-B/32", ["ViT-B/32"], weights.Weights(unknown.path, archive))
+    weights.check_backbone("ViT-B/32", ["ViT-B/32"], weights.Weights(unknown.file, archive))
     made = recipe(weights=archive, architecture="ViT-B-32-quickgelu")
     assert weights.describe_weights(made) == "weights 40d365715913 (OpenAI's ViT-B-32.pt, QuickGELU)"
     made = recipe(architecture="ViT-B-32")

@@ -12,7 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -34,6 +36,7 @@ from fastclip.files import digest, write_temporary
 from fastclip.models.tower import Embedded, ImageTower
 from fastclip.pixels.decoder import DecodedBatch, EncodedImage
 from fastclip.pixels.decoders import make_decoder
+from fastclip.proven import ProvenFile
 from fastclip.storage.cache import Cache, shard_cache
 from fastclip.storage.folders import Folder, LocalFolder, open_folder
 from fastclip.store.parts import part_name
@@ -173,7 +176,7 @@ def test_what_was_read_is_not_read_again_after_a_cut(shapes: Sharded, serve: Cal
     assert len(server.requests_for(shard.name)) == 3
     ranges = open_folder(f"{server.url()}/shapes")
     server.faults[f"shapes/{shard.index_name}"] += ["drop"]
-    assert ranges.local(shard.index_name, size=None, sha256=shard.index_sha256).is_file()
+    assert ranges.read_proven(shard.index_name, shard.index_sha256)
 
 
 def copy(shapes: Sharded, folder: Path) -> Path:
@@ -233,7 +236,7 @@ def test_files_of_one_name_on_two_servers_are_not_mixed_up(tmp_path: Path, serve
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.tar").write_bytes(name.encode())
         folder = open_folder(serve(tmp_path / name).url())
-        assert folder.local("0.tar", size=3, sha256=digest(name.encode())).read_bytes() == name.encode()
+        assert folder.open("0.tar", size=3, sha256=digest(name.encode())).read() == name.encode()
 
 
 def test_percent_signs_blanks_and_letters_of_any_script_in_names_are_names(
@@ -245,7 +248,7 @@ def test_percent_signs_blanks_and_letters_of_any_script_in_names_are_names(
         if str(folder).startswith("s3"):
             folder.write(name, b"bytes")
         assert folder.read(name) == b"bytes" and folder.exists(name) and not folder.exists("Real World/0.tar")
-        assert folder.local(name, size=None, sha256=digest(b"bytes")).read_bytes() == b"bytes"
+        assert folder.read_proven(name, digest(b"bytes")) == b"bytes"
         assert folder.name == "my data"
 
 
@@ -253,7 +256,7 @@ def test_a_flipped_byte_in_the_cache_is_noticed_and_fetched_anew(shapes: Sharded
     server = serve(shapes.shards)
     folder = open_folder(f"{server.url()}/shapes")
     shard = read_manifest(folder).shards[0]
-    path = folder.local(shard.name, size=shard.bytes, sha256=shard.sha256)
+    path = folder.open(shard.name, size=shard.bytes, sha256=shard.sha256).path
     whole = path.read_bytes()
     for damaged in (whole[:-1] + b"\1", whole[:-1], b""):
         path.write_bytes(damaged)
@@ -278,8 +281,12 @@ def test_two_processes_fill_one_cache_at_once(shapes: Sharded, serve: Callable[.
     assert sorted(names) == sorted([name for shard in shards for name in (shard.sha256, shard.index_sha256)])
 
 
+def missing(file: BinaryIO) -> None:
+    raise AssertionError("it is in the cache")
+
+
 def fill(cache: Cache, *contents: bytes) -> list[Path]:
-    return [cache.add(digest(data), lambda file, data=data: file.write(data)) for data in contents]
+    return [cache.open(digest(data), len(data), lambda file, data=data: file.write(data)).path for data in contents]
 
 
 def test_the_cache_stays_in_its_bounds_and_what_was_not_used_for_longest_goes_first(tmp_path: Path):
@@ -289,7 +296,7 @@ def test_the_cache_stays_in_its_bounds_and_what_was_not_used_for_longest_goes_fi
     orphan = write_temporary(old[0], lambda file: file.write(b"x" * 100))
     os.utime(orphan, (time.time() - 7200,) * 2)
     cache = Cache(tmp_path, 1000)
-    assert cache.find(old[0].name, 100) == old[0], "used now, so no longer the oldest"
+    assert cache.open(old[0].name, 100, missing).path == old[0], "used now, so no longer the oldest"
     new = fill(cache, b"n" * 100, b"m" * 100)
     assert sum(path.stat().st_size for path in all_files(tmp_path)) <= 1000
     assert all(path.exists() for path in (old[0], *new, old[-1])) and not old[1].exists()
@@ -305,10 +312,11 @@ def test_a_dataset_that_does_not_fit_keeps_what_fits_for_the_next_run(tmp_path: 
     again = Cache(tmp_path, 1000)
     hits = 0
     for data in shards:
-        if again.find(digest(data), 100):
+        with suppress(AssertionError):
+            again.open(digest(data), 100, missing)
             hits += 1
-        else:
-            fill(again, data)
+            continue
+        fill(again, data)
     assert hits >= 5
 
 
@@ -320,7 +328,7 @@ def test_a_full_or_misnamed_cache_is_a_sentence(
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("FASTCLIP_CACHE", str(tmp_path / "file"))
     with pytest.raises(IncompleteError, match="Cannot write"):
-        folder.local("0.tar", size=5, sha256=digest(b"bytes"))
+        folder.open("0.tar", size=5, sha256=digest(b"bytes"))
     monkeypatch.setenv("FASTCLIP_CACHE_GB", "lots")
     with pytest.raises(UserError, match=r"\$FASTCLIP_CACHE_GB must be a number, not 'lots'"):
         shard_cache()
@@ -335,7 +343,7 @@ def test_folders_here_and_in_an_object_store_behave_alike(kind: str, tmp_path: P
     with pytest.raises(FileNotFoundError):
         folder.read("manifest.json")
     with pytest.raises(FileNotFoundError):
-        folder.local("a/0.tar", size=3, sha256=digest(b"tar"))
+        folder.open("a/0.tar", size=3, sha256=digest(b"tar"))
     for name in ("a/0.tar", "a/1.tar", "b/0.tar", "a/0.index.jsonl", "a/.0.receipt.json", "a/deep/9.tar"):
         folder.write(name, name.encode())
     folder.write("manifest.json", b"old")
@@ -351,11 +359,11 @@ def test_folders_here_and_in_an_object_store_behave_alike(kind: str, tmp_path: P
     folder.remove("a/0.tar")
     folder.remove("a/0.tar")
     assert list(folder.list("*/*.tar")) == ["a/1.tar", "b/0.tar", "c/7.tar"]
-    assert folder.local("c/7.tar", size=27, sha256=digest(b"tar" * 9)).read_bytes() == b"tar" * 9
+    assert folder.open("c/7.tar", size=27, sha256=digest(b"tar" * 9)).read() == b"tar" * 9
     for size, sha256 in ((27, digest(b"")), (26, digest(b"tar" * 9))):
         if kind == "local" or sha256 == digest(b""):
             with pytest.raises(IntegrityError, match=r"pets/c/7\.tar"):
-                folder.local("c/7.tar", size=size, sha256=sha256)
+                folder.open("c/7.tar", size=size, sha256=sha256)
     assert isinstance(folder, Folder) and (folder.free_bytes() or 1) > 0
 
 
@@ -431,10 +439,10 @@ class WatchedFolder(LocalFolder):
         super().__init__(path)
         self.on_open = on_open
 
-    def local(self, name: str, *, size: int | None, sha256: str) -> Path:
+    def open(self, name: str, *, size: int, sha256: str) -> ProvenFile:
         if name.endswith(".tar"):
             self.on_open(name)
-        return super().local(name, size=size, sha256=sha256)
+        return super().open(name, size=size, sha256=sha256)
 
 
 MEAN = recipe(backbone="mean")

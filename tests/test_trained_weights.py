@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from dataclasses import replace
-from io import FileIO
 from pathlib import Path
 
 import oracle
@@ -18,9 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from fastclip.errors import IncompleteError, IntegrityError, UserError
 from fastclip.files import canonical_json
-from fastclip.models import trained_weights
-from fastclip.models.trained_weights import identify, read_training, write_weights
-from fastclip.models.weights import Weights, check_backbone
+from fastclip.models.tensor_files import TensorFile
+from fastclip.models.trained_weights import read_training, write_weights
+from fastclip.models.weights import Weights, check_backbone, weights_in
+from fastclip.proven import ProvenFile
 
 TINY = oracle.TINY / "tiny.safetensors"
 
@@ -50,7 +50,8 @@ def test_a_file_is_read_by_safetensors_and_says_how_it_was_trained(tmp_path: Pat
     with safe_open(path, "pt") as opened:
         metadata = opened.metadata()
     assert metadata["format"] == "pt" and json.loads(metadata["fastclip"]) == {"training": facts.to_document()}
-    assert read_training(path) == facts and identify(path) == (sha256, facts)
+    found = weights_in(path)
+    assert (found.digest, found.training) == (sha256, facts)
     assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
 
 
@@ -84,18 +85,20 @@ def test_a_file_is_replaced_whole_and_nothing_is_left_where_it_cannot_be_written
     assert path.read_bytes() == before and not temporaries(tmp_path)
 
 
-def test_digest_and_training_are_of_one_file_even_if_another_takes_its_name(tmp_path: Path, monkeypatch):
+def test_weights_are_those_that_were_hashed_even_if_another_file_takes_their_name(tmp_path: Path):
     path, other = tmp_path / "w.safetensors", tmp_path / "other.safetensors"
     sha256 = write_weights(path, tensors(), training())
-    write_weights(other, tensors(), training(epoch=9))
-    hashed = trained_weights.digest_open_file
+    write_weights(other, {name: each + 1 for name, each in tensors().items()}, training(epoch=9))
+    found = weights_in(path)
+    other.replace(path)
+    assert (found.digest, found.training) == (sha256, training())
+    assert found.file
+    for name, each in TensorFile(found.file).items():
+        assert torch.equal(each, tensors()[name]), name
 
-    def replaced_before_hashing(file: FileIO) -> str:
-        other.replace(path)
-        return hashed(file)
 
-    monkeypatch.setattr(trained_weights, "digest_open_file", replaced_before_hashing)
-    assert identify(path) == (sha256, training())
+def said(path: Path) -> Training | None:
+    return read_training(ProvenFile(path, lambda how: IntegrityError(how, fix="")))
 
 
 def test_other_files_say_nothing(tmp_path: Path):
@@ -114,9 +117,9 @@ def test_other_files_say_nothing(tmp_path: Path):
     }
     for name, data in others.items():
         (tmp_path / name).write_bytes(data)
-    assert read_training(TINY) is None
+    assert said(TINY) is None
     for name in ("foreign", "sealed", *others):
-        assert read_training(tmp_path / name) is None, name
+        assert said(tmp_path / name) is None, name
 
 
 @pytest.mark.parametrize(
@@ -133,17 +136,18 @@ def test_other_files_say_nothing(tmp_path: Path):
 def test_a_malformed_record_is_refused(text: str, tmp_path: Path):
     save_file({"a": torch.ones(2)}, tmp_path / "w", metadata={"fastclip": text})
     with pytest.raises(IntegrityError, match="damaged record of its training"):
-        read_training(tmp_path / "w")
+        said(tmp_path / "w")
 
 
 def test_a_file_that_says_its_backbone_needs_no_spelling_and_is_refused_for_another(tmp_path: Path):
-    facts = training(backbone="ViT-B/32", architecture="ViT-B-32-quickgelu")
-    weights = Weights(tmp_path / "w", "1" * 64, facts)
+    path, facts = tmp_path / "w", training(backbone="ViT-B/32", architecture="ViT-B-32-quickgelu")
+    path.write_bytes(b"")
+    weights = Weights(weights_in(path).file, "1" * 64, facts)
     check_backbone("ViT-B/32", ["ViT-B-32"], weights)  # without the record, this spelling leaves the activation open
     with pytest.raises(UserError, match="QuickGELU or GELU"):
         check_backbone("ViT-B/32", ["ViT-B-32"], replace(weights, training=None))
     with pytest.raises(UserError, match=r"holds weights of ViT-B/32 .* none of ViT-B/16") as error:
         check_backbone("ViT-B/16", ["ViT-B/16"], weights)
-    assert error.value.fix == f"-b ViT-B/32 --weights ViT-B/32={tmp_path / 'w'}"
+    assert error.value.fix == f"-b ViT-B/32 --weights ViT-B/32={path}"
     with pytest.raises(UserError, match=r"ViT-B-32\), which are none"):  # GELU under the name of QuickGELU's
         check_backbone("ViT-B/32", ["ViT-B/32"], replace(weights, training=replace(facts, architecture="ViT-B-32")))

@@ -25,8 +25,8 @@ from fastclip.files import digest_file
 from fastclip.finetune.scoring import Tuned, beside
 from fastclip.finetune.wise import alpha_text, alphas, interpolate
 from fastclip.models.backbones import TINY
-from fastclip.models.trained_weights import read_training, write_weights
-from fastclip.models.weights import find_weights
+from fastclip.models.trained_weights import write_weights
+from fastclip.models.weights import find_weights, weights_in
 from fastclip.results.cells import ZERO_SHOT, Column
 from fastclip.results.files.result import to_json
 from fastclip.results.files.result_reader import parse_result
@@ -181,7 +181,7 @@ def test_the_ends_are_embedded_as_the_files_that_are_there(folder: Program, curv
 
 
 def test_weights_in_between_say_how_they_were_trained_and_the_share(folder: Program, curve: dict):
-    assert read_training(folder.folder / "kept" / "alpha-0.5.safetensors") == replace(TRAINING, alpha=0.5)
+    assert weights_in(folder.folder / "kept" / "alpha-0.5.safetensors").training == replace(TRAINING, alpha=0.5)
 
 
 def test_a_second_run_embeds_nothing_writes_the_same_result_and_leaves_no_weights(
@@ -285,7 +285,9 @@ def test_of_several_processes_one_counts_and_the_others_embed(
 ):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert scored(folder, tmp_path, Tuned(name="ce", weights=one(folder), training=TRAINING, places=PLACES)) is None
+    path = one(folder)
+    tuned = Tuned(name="ce", weights=path, sha256=digest_file(path), training=TRAINING, places=PLACES)
+    assert scored(folder, tmp_path, tuned) is None
     assert len([*tmp_path.glob("embeddings/*/recipe.json")]) == 2
 
 
@@ -300,13 +302,21 @@ def scored(folder: Program, store: Path, *tuned: Tuned):
     options = EvalOptions(
         backbones=("tiny",), shards=folder.folder / "shards", store=store / "embeddings", precision="fp32"
     )
-    return beside(options, BASE.path, tuned, PLACES, lambda setup: embed_with_bar(setup, err()))
+    return beside(options, BASE.path, BASE.digest, tuned, PLACES, lambda setup: embed_with_bar(setup, err()))
 
 
 def test_weights_of_one_name_are_tested_on_a_domain_each_and_the_result_comes_back(folder: Program, curve: dict):
     files = [one(folder), folder.folder / "two" / "weights.safetensors"]
     tuned = [
-        Tuned(name="ce", weights=file, training=TRAINING, places=(place,), settings={"lr": 1e-4}, figures={"held": 3.0})
+        Tuned(
+            name="ce",
+            weights=file,
+            sha256=digest_file(file),
+            training=TRAINING,
+            places=(place,),
+            settings={"lr": 1e-4},
+            figures={"held": 3.0},
+        )
         for file, place in zip(files, PLACES, strict=True)
     ]
     found = scored(folder, folder.folder, *tuned)

@@ -20,7 +20,7 @@ from fastclip.machine import available_cores
 from fastclip.models.backbones import OPENAI_BACKBONES
 from fastclip.models.cost import flops
 from fastclip.models.tower import ImageTower, build_model, load_image_tower
-from fastclip.models.weights import Weights
+from fastclip.models.weights import weights_in
 
 sys.path.append(str(Path(__file__).parent.parent.parent / "tests"))
 from helpers import lively
@@ -106,9 +106,9 @@ def parity(probe: Probe) -> None:
         backbone = OPENAI_BACKBONES[name]
         crops = crops_of(probe.photos, backbone.side, count, probe.device)
         with tempfile.TemporaryDirectory() as folder:
-            weights = Weights(Path(folder) / "drawn.safetensors", "")
-            pixels = crops[:8].cpu().float() / 128 - 1
-            save_file(lively(build_model(backbone, drawn=True), pixels), weights.path)
+            path, pixels = Path(folder) / "drawn.safetensors", crops[:8].cpu().float() / 128 - 1
+            save_file(lively(build_model(backbone, drawn=True), pixels), path)
+            weights = weights_in(path)
             torch.set_num_threads(available_cores())
             exact = load_image_tower(backbone, weights, "fp32", torch.device("cpu"))(crops.cpu()).vectors
             torch.set_num_threads(1)

@@ -236,7 +236,8 @@ def score_and_print(plan: Plan, tuned: list[Tuned], kept: Places, messages: Cons
 
     tested = tuple(dict.fromkeys(place for each in tuned for place in each.places))
     given = next(iter(plan.evaluation.weights.values()), None)
-    scored = beside(plan.evaluation, given, tuned, tested, lambda setup: embed_with_bar(setup, messages))
+    base = plan.candidate.weights.digest
+    scored = beside(plan.evaluation, given, base, tuned, tested, lambda setup: embed_with_bar(setup, messages))
     if scored is None:
         return
     evaluation, answers = scored

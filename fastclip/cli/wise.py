@@ -133,7 +133,8 @@ def wise(
     options = replace(options, backbones=names, prompts=prompt_sets(prompts), unreadable=unreadable)
     with _temporary_folder() as folder:
         tuned = weights_on(line, shares, tested, folder, save)
-        found = beside(options, line.zero_shot, tuned, tested, lambda setup: embed_with_bar(setup, messages))
+        base = line.zero_shot
+        found = beside(options, base.path, base.digest, tuned, tested, lambda setup: embed_with_bar(setup, messages))
     if found is None:
         return
     evaluation, answers = found
@@ -160,6 +161,6 @@ def _line_notes(line: Line, *, begins: bool) -> Sequence[str]:
     """Where the line begins: if it has its beginning, or if the fine-tuning did not begin there."""
     from fastclip.errors import printable
 
-    where = "zero-shot" if line.start.training is None else f"{line.start.path}, which was fine-tuned too"
+    where = "zero-shot" if line.start.training is None else f"{line.start.weights.path}, which was fine-tuned too"
     other = f" The weights at α 1 were fine-tuned from others, {line.training.base[:12]}." * line.begins_elsewhere
     return [printable(f"α 0 is {where}.{other}")] if begins or other else []

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from torch import Tensor
 
 from fastclip.errors import IntegrityError
 from fastclip.files import canonical_json, digest, write_folder
-from fastclip.models.tensor_files import read_tensors, write_tensors
+from fastclip.models.tensor_files import TensorFile, write_tensors
+from fastclip.proven import ProvenFile
 from fastclip.results.cells import Epoch
 
 FORMAT = "fastclip.checkpoint/1"
@@ -105,20 +107,25 @@ def read_checkpoint(folder: Path, run: str, step: int, files: Sequence[str] = ()
         for name, sha256 in document["files"].items():
             short = name.removesuffix(".safetensors")
             if not files or short in files:
-                tensors[short] = read_tensors(place / name, sha256)
+                file = ProvenFile(place / name, partial(_damaged, place), sha256=sha256)
+                tensors[short] = dict(TensorFile(file))
+                file.check_unchanged()
         epochs = tuple(Epoch(**each) for each in document["epochs"])
         found = Checkpoint(document["step"], epochs, document["loss_sum"], tensors)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedCheckpointError(
-            f"The checkpoint {place} is damaged: {error}.",
-            fix=f"Delete {place.parent}; the same command trains anew.",
-        ) from error
+        raise _damaged(place, str(error)) from error
     if document["run"] != run:
         raise IntegrityError(
             f"{place} is a checkpoint of another run ({str(document['run'])[:12]}, not {run[:12]}).",
             fix="--out with another folder, or move that one away",
         )
     return found
+
+
+def _damaged(place: Path, how: str) -> DamagedCheckpointError:
+    return DamagedCheckpointError(
+        f"The checkpoint {place} is damaged: {how}.", fix=f"Delete {place.parent}; the same command trains anew."
+    )
 
 
 def remove_checkpoints(folder: Path) -> None:

@@ -13,8 +13,8 @@ from fastclip.files import digest_file
 from fastclip.finetune.scoring import Tuned
 from fastclip.finetune.wise import alpha_text, check_alike, interpolate, training_between
 from fastclip.models.backbones import Backbone, find_backbone, plain
-from fastclip.models.trained_weights import read_training, write_weights
-from fastclip.models.weights import Weights, find_weights, read_weights
+from fastclip.models.trained_weights import write_weights
+from fastclip.models.weights import Weights, find_weights, read_weights, weights_in
 from fastclip.store.training import Training
 from fastclip.transfer.folds import Place
 
@@ -29,12 +29,16 @@ ZERO_SHOT_WEIGHTS = "zero-shot"
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """Weights at one end of the line. `path` is their file."""
+    """Weights at one end of the line. Tensors are read when they are asked for."""
 
     path: Path
     weights: Weights
-    training: Training | None
     tensors: Mapping[str, Tensor]
+
+    @property
+    def training(self) -> Training | None:
+        """How they were fine-tuned, if they were."""
+        return self.weights.training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,7 @@ class Line:
     """All weights between `start` and `end`, and those of zero-shot, which are the start unless it was trained too."""
 
     backbone: Backbone
-    zero_shot: Path
+    zero_shot: Weights
     start: End
     end: End
     training: Training
@@ -64,7 +68,8 @@ def find_line(start: str | None, end: str, backbone: str | None) -> Line:
     Raises `UserError` for weights that do not say how they were trained, of another backbone, or of other tensors.
     """
     path = _file(end)
-    training = read_training(path)
+    last = weights_in(path)
+    training = last.training
     if training is None:
         raise UserError(
             f"{path} does not say how its weights were fine-tuned.",
@@ -77,20 +82,21 @@ def find_line(start: str | None, end: str, backbone: str | None) -> Line:
     if backbone and plain(backbone) not in (plain(training.backbone), plain(training.architecture)):
         raise UserError(f"{path} is for {training.backbone}, not for {backbone}.", fix=f"-b {training.backbone}")
     found = find_backbone(training.backbone)
-    last = _end(found, path, training)
     if start in (None, ZERO_SHOT_WEIGHTS):
         first = _zero_shot(found, path, training)
-        zero_shot = first.path
+        zero_shot = first.weights
     else:
         place = _file(str(start))
-        first = _end(found, place, _training(place, training))
-        zero_shot = first.path
+        zero_shot = weights_in(place)
+        _check_backbone(zero_shot, training)
+        first = _end(found, zero_shot)
         if first.training:
             # Of weights that were trained twice, A may be the first training's: then zero-shot is where A began.
             begun = (place, first.training) if first.weights.digest == training.base else (path, training)
-            zero_shot = _zero_shot(found, *begun).path
-    check_alike(first.tensors, last.tensors)
-    return Line(backbone=found, zero_shot=zero_shot, start=first, end=last, training=training)
+            zero_shot = _zero_shot(found, *begun).weights
+    line = Line(backbone=found, zero_shot=zero_shot, start=first, end=_end(found, last), training=training)
+    check_alike(line.start.tensors, line.end.tensors)
+    return line
 
 
 def weights_on(
@@ -105,11 +111,15 @@ def weights_on(
         if not alpha and line.start.training is None:
             continue
         training = training_between(line.start.training, line.training, alpha)
-        path = {0: line.start.path, 1: line.end.path}.get(int(alpha)) if alpha in (0, 1) else None
-        path = path or _write(line, alpha, training, folder, save)
+        if alpha in (0, 1):
+            end = line.end if alpha else line.start
+            path, sha256 = end.path, end.weights.digest
+        else:
+            path, sha256 = _write(line, alpha, training, folder, save)
         yield Tuned(
             name=line.head_name(alpha),
             weights=path,
+            sha256=sha256,
             training=training,
             places=places,
             settings={"alpha": float(alpha)},
@@ -118,17 +128,22 @@ def weights_on(
             path.unlink()
 
 
-def _write(line: Line, alpha: Decimal, training: Training, folder: Path, save: Path | None) -> Path:
-    """The file of the weights at `alpha`. Raises `UserError` where `save` has other weights under its name."""
+def _write(line: Line, alpha: Decimal, training: Training, folder: Path, save: Path | None) -> tuple[Path, str]:
+    """The file of the weights at `alpha`, and its SHA-256.
+
+    Raises `UserError` where `save` has other weights under its name.
+    """
     name = f"alpha-{alpha_text(alpha)}.safetensors"
     tensors = interpolate(line.start.tensors, line.end.tensors, float(alpha))
+    for end in (line.start, line.end):
+        assert end.weights.file, "weights at an end are in a file"
+        end.weights.file.check_unchanged()
     if save and not (save / name).exists():
-        write_weights(save / name, tensors, training)
-        return save / name
+        return save / name, write_weights(save / name, tensors, training)
     sha256 = write_weights(folder / name, tensors, training)
     if save and digest_file(save / name) != sha256:
         raise UserError(f"{save / name} holds other weights.", fix="--save DIR with another folder, or move that away")
-    return folder / name
+    return folder / name, sha256
 
 
 def _file(name: str) -> Path:
@@ -140,16 +155,15 @@ def _file(name: str) -> Path:
     return path
 
 
-def _training(path: Path, of_end: Training) -> Training | None:
-    """How the weights at the start were trained, if they were. Raises `UserError` for those of another backbone."""
-    training = read_training(path)
+def _check_backbone(start: Weights, of_end: Training) -> None:
+    """Raise `UserError` for weights that were fine-tuned from another backbone's than those at the end."""
+    training = start.training
     if training and (training.backbone, training.architecture) != (of_end.backbone, of_end.architecture):
         raise UserError(
-            f"{path} is for {training.backbone} ({training.architecture}), the other weights are for "
+            f"{start.path} is for {training.backbone} ({training.architecture}), the other weights are for "
             f"{of_end.backbone} ({of_end.architecture}).",
             fix="Name two files of one backbone.",
         )
-    return training
 
 
 def _zero_shot(backbone: Backbone, path: Path, training: Training) -> End:
@@ -166,9 +180,9 @@ def _zero_shot(backbone: Backbone, path: Path, training: Training) -> End:
             f"{found.digest[:12]} ({found.path}).",
             fix=cure,
         )
-    return End(path=found.path, weights=found, training=None, tensors=read_weights(backbone, found.path, found.digest))
+    return _end(backbone, found)
 
 
-def _end(backbone: Backbone, path: Path, training: Training | None) -> End:
-    weights = find_weights(backbone, path)
-    return End(path=path, weights=weights, training=training, tensors=read_weights(backbone, path, weights.digest))
+def _end(backbone: Backbone, weights: Weights) -> End:
+    assert weights.file, "weights at an end are in a file"
+    return End(path=weights.file.path, weights=weights, tensors=read_weights(backbone, weights.file))

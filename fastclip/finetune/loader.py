@@ -184,7 +184,7 @@ class Loader:
 
     def _encoded(self, number: int, view: View) -> EncodedImage:
         offset, size = self._samples.spans[number].tolist()
-        data = self._tars.bytes_of(int(self._samples.source[number]))[offset : offset + size]
+        data = self._tars.read(int(self._samples.source[number]), offset, size)
         height, width = self._samples.shapes[number].tolist()
         return EncodedImage(data, height, width, view.region)
 

@@ -47,8 +47,7 @@ class TrainedModel(nn.Module):
         model = load_model(backbone, weights)
         if checkpointing:
             recompute_blocks(model)
-        # Copies: a mapped tensor would change, or end the process, when its file is replaced during the training.
-        self._aside = {} if recipe.both_towers else {name: each.clone() for name, each in _text_half(model).items()}
+        self._aside = {} if recipe.both_towers else _text_half(model)
         self.side = backbone.side
         self._order = tuple(model.state_dict())
         self.clip: Any = (model if recipe.both_towers else _ImageHalf(model)).eval()
@@ -173,8 +172,8 @@ def _text_half(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _own(model: nn.Module, device: torch.device, images: torch.memory_format) -> None:
-    """Replace parameters and buffers by copies in fp32 on `device`: those of a safetensors file are mapped from it."""
+    """Bring parameters and buffers to `device`, in fp32."""
     for tensor in (*model.parameters(), *model.buffers()):
         wanted = torch.float32 if tensor.is_floating_point() else tensor.dtype
         memory_format = images if tensor.ndim == 4 else torch.contiguous_format
-        tensor.data = tensor.data.to(device, wanted, copy=True, memory_format=memory_format)
+        tensor.data = tensor.data.to(device, wanted, memory_format=memory_format)

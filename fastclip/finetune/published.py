@@ -77,6 +77,8 @@ def _training(plan: Plan, material: Material, trained: Trained) -> Training:
 class Finished:
     """The published facts of a finished run, proven."""
 
+    weights: str
+    """Their SHA-256."""
     training: Training
     epochs: tuple[Epoch, ...]
     made_by: str
@@ -101,6 +103,7 @@ def find_finished(folder: Path, run: str) -> Finished | None:
         if digest_file(folder / WEIGHTS) != document["weights"]:
             raise ValueError(f"{WEIGHTS} is not the file that it names")
         return Finished(
+            weights=document["weights"],
             training=parse_training(document["training"]),
             epochs=tuple(Epoch(**each) for each in document["epochs"]),
             made_by=document["made_by"],
@@ -119,6 +122,7 @@ def as_tuned(plan: Plan, material: Material, found: Finished) -> Tuned:
     return Tuned(
         name=f"finetuned {plan.options.recipe.label}",
         weights=material.folder / WEIGHTS,
+        sha256=found.weights,
         training=found.training,
         places=material.fold.test,
         settings=settings,

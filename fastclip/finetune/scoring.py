@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from fastclip.errors import GO_ON, IncompleteError
+from fastclip.errors import GO_ON, IncompleteError, IntegrityError
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.score import score
 from fastclip.evaluate.setup import Setup, resolve
@@ -29,6 +29,8 @@ class Tuned:
     name: str
     """The head's name in cells: `ce`, or `ce, α 0.3`."""
     weights: Path
+    sha256: str
+    """The digest of `weights`."""
     training: Training
     places: tuple[Place, ...]
     settings: Mapping[str, float] = field(default_factory=dict)
@@ -42,6 +44,7 @@ class Tuned:
 def beside(
     options: EvalOptions,
     base: Path | None,
+    base_sha256: str,
     tuned: Iterable[Tuned],
     tested: Sequence[Place],
     embed_missing: Callable[[Setup], None],
@@ -51,13 +54,14 @@ def beside(
     The base answers zero-shot, under all prompt sets of the options; tuned weights answer under the first one, in a
     column with their name. One after the other is embedded by `embed_missing`, so `tuned` may write each file when it
     is asked for, and remove it afterwards. None in a process that does not report: it only embeds. Raises
-    `IncompleteError` if something could not be embedded.
+    `IncompleteError` if something could not be embedded, and `IntegrityError` if weights are no longer those of their
+    digest. Without a file the base is the one that this machine has.
     """
-    found = _scored(_options(options, base, tested), embed_missing)
+    found = _scored(_options(options, base, tested), base_sha256, embed_missing)
     scored = [found] if found else []
     for each in tuned:
         of_it = _options(replace(options, prompts=options.prompts[:1]), each.weights, each.places)
-        if found := _scored(of_it, embed_missing, each):
+        if found := _scored(of_it, each.sha256, embed_missing, each):
             scored.append(found)
     return _together(scored) if scored else None
 
@@ -73,8 +77,16 @@ def _options(options: EvalOptions, weights: Path | None, places: Sequence[Place]
     return replace(options, weights=given, targets=tuple(map(str, places)), here=True)
 
 
-def _scored(options: EvalOptions, embed_missing: Callable[[Setup], None], tuned: Tuned | None = None) -> Scored | None:
+def _scored(
+    options: EvalOptions, sha256: str, embed_missing: Callable[[Setup], None], tuned: Tuned | None = None
+) -> Scored | None:
     setup = resolve(options)
+    for recipe in setup.recipes.values():
+        if recipe.weights != sha256:
+            raise IntegrityError(
+                f"The weights {sha256[:12]} of {recipe.backbone} were replaced by others, {recipe.weights[:12]}.",
+                fix="Put the first ones back, or begin anew with the others.",
+            )
     for _ in range(2):  # once more if a part was damaged: it is moved aside, and made again
         embed_missing(setup)
         if not setup.process.reports:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from threading import Lock
 
-from fastclip.data.shards.reader import OpenTar, Proof
+from fastclip.data.shards.reader import OpenTar
 from fastclip.finetune.samples import Source
+from fastclip.proven import Proof
 
 OPEN_TARS = 100
-"""Two descriptors each, of which a process may have 1,024, on some machines 256. Opening one again takes 40 µs."""
+"""A process may have 1,024 descriptors, on some machines 256. Opening a tar again takes 40 µs."""
 
 
 class Tars:
@@ -23,12 +24,15 @@ class Tars:
         self._opening = [Lock() for _ in sources]
         self._lock = Lock()
 
-    def bytes_of(self, number: int) -> memoryview:
-        """The bytes of a tar. Raises `UserError` if it is missing, `IntegrityError` if it is not the manifest's."""
+    def read(self, number: int, offset: int, size: int) -> memoryview:
+        """Bytes of a tar. Raises `UserError` if it is missing, `IntegrityError` if it is not the manifest's."""
+        return self._opened(number).read(offset, size)
+
+    def _opened(self, number: int) -> OpenTar:
         with self._opening[number]:  # two threads that want the same tar do not both hash it
             with self._lock:
                 if number in self._open:
-                    return self._open[number].bytes
+                    return self._open[number]
             target, shard = self._sources[number]
             tar = OpenTar(target.folder, shard, self._proofs.get(number))
             with self._lock:
@@ -37,7 +41,7 @@ class Tars:
                 oldest = self._open.pop(next(iter(self._open))) if len(self._open) > self._most else None
         if oldest:
             oldest.check_unchanged()
-        return tar.bytes
+        return tar
 
     def check_unchanged(self) -> None:
         """Raise `IntegrityError` if the bytes of an open tar changed since it was proven. Closed ones were checked."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float32, Int64, UInt8
@@ -19,12 +19,16 @@ from fastclip.errors import IntegrityError, UserError
 from fastclip.models.backbones import TINY, Backbone
 from fastclip.models.compiled import compile_visual
 from fastclip.models.rewrites import pack_products, rewrite
+from fastclip.models.tensor_files import TensorFile
 from fastclip.models.weights import RANDOM_SEED, Weights, read_weights
 
 # Batches are padded to one fixed shape: another one picks other kernels and moves the last bits.
 PROMPTS_PER_BATCH = {"cpu": 16, "cuda": 256}
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+Half: TypeAlias = Literal["image", "text", "both"]
 
 
 class Embedded(NamedTuple):
@@ -133,11 +137,11 @@ def load_image_tower(
 
 
 def load_visual(backbone: Backbone, weights: Weights, precision: str, device: torch.device) -> Any:
-    """open_clip's image half on `device`, rewritten to less arithmetic. The text half is mapped, but never read.
+    """open_clip's image half on `device`, rewritten to less arithmetic. The text half is not even read.
 
     Convolutions and products are computed in `precision`; layer norms stay in fp32, as in OpenAI's own fp16 models.
     """
-    visual = load_model(backbone, weights).visual.to(device).float()  # a GPU folds and rounds faster
+    visual = load_model(backbone, weights, "image").visual.to(device).float()  # a GPU folds and rounds faster
     rewrite(visual.eval(), DTYPES[precision])
     if precision != "fp32":
         round_weights(visual, DTYPES[precision])
@@ -145,10 +149,7 @@ def load_visual(backbone: Backbone, weights: Weights, precision: str, device: to
 
 
 def round_weights(visual: nn.Module, dtype: torch.dtype) -> None:
-    """Round the weights of `visual` as open_clip does for 16 bits. It also builds other layer norms then.
-
-    Tensors that stay in 32 bits are copied: a mapped one would keep the whole file in memory.
-    """
+    """Round the weights of `visual` as open_clip does for 16 bits. It also builds other layer norms then."""
     from open_clip.model import convert_weights_to_lp
     from open_clip.transformer import LayerNorm, LayerNormFp32
 
@@ -156,37 +157,45 @@ def round_weights(visual: nn.Module, dtype: torch.dtype) -> None:
         if type(module) is LayerNorm:
             module.__class__ = LayerNormFp32
     convert_weights_to_lp(visual, dtype=dtype)
-    for tensor in (*visual.parameters(), *visual.buffers()):
-        if tensor.dtype == torch.float32:
-            tensor.data = tensor.data.clone()
 
 
 def load_text_tower(backbone: Backbone, weights: Weights, device: torch.device) -> TextTower:
     """The text tower of `backbone` in fp32 on `device`."""
-    model = load_model(backbone, weights)
-    model.visual = nn.Identity()  # frees the larger half
+    model = load_model(backbone, weights, "text")
+    model.visual = nn.Identity()
     return TextTower(model.float(), find_tokenizer(backbone), device)
 
 
-def load_model(backbone: Backbone, weights: Weights) -> Any:
-    """open_clip's model of `backbone` with `weights`, on the CPU.
+def load_model(backbone: Backbone, weights: Weights, half: Half = "both") -> Any:
+    """open_clip's model of `backbone` with `weights`, on the CPU, in the precision of their file.
 
-    Tensors keep the precision of their file, and are mapped from it if it is a safetensors file.
+    Of the other `half` no tensor is read: it is on the device `meta`. Raises `IntegrityError` if the file is another
+    one than was hashed when `weights` were found.
     """
-    model = build_model(backbone, drawn=weights.path is None).eval()
-    if weights.path is None:
+    model = build_model(backbone, drawn=weights.random).eval()
+    if weights.file is None:
         return model.requires_grad_(False)
-    tensors = read_weights(backbone, weights.path, weights.digest)
     try:
-        # `assign` takes the tensors as they are, mapped from the file, instead of copying them over random ones.
+        tensors = _half(read_weights(backbone, weights.file), half)
+        # `assign` takes the tensors as they are instead of copying them over random ones.
         model.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:
+        weights.file.check_unchanged()
         difference = str(error).split("\n")[1].strip()[:200]
         raise IntegrityError(
             f"{weights.path} does not hold {backbone.name}: {difference}",
             fix="Check that the file belongs to this backbone.",
         ) from error
+    weights.file.check_unchanged()
     return model.requires_grad_(False)
+
+
+def _half(tensors: Mapping[str, Tensor], half: Half) -> dict[str, Tensor]:
+    """The tensors of a model, those of its other half without memory where they are not read yet."""
+    if not isinstance(tensors, TensorFile) or half == "both":
+        return dict(tensors)
+    is_image = half == "image"
+    return {name: tensors[name] if name.startswith("visual.") == is_image else tensors.blank(name) for name in tensors}
 
 
 def build_model(backbone: Backbone, *, drawn: bool) -> Any:

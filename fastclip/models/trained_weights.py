@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from fastclip.errors import IntegrityError
-from fastclip.files import canonical_json, digest_open_file, publish, write_temporary
+from fastclip.files import MOST_HEADER_BYTES, canonical_json, publish, write_temporary
+from fastclip.proven import ProvenFile
 from fastclip.store.training import Training, parse_training
 
 if TYPE_CHECKING:
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
 
 ENTRY = "fastclip"
 """The name of the facts in the metadata."""
-
-_MOST_HEADER_BYTES = 100_000_000
-"""The limit of safetensors."""
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], training: Training) -> str:
@@ -35,29 +33,16 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], training: Training)
     return written[0]
 
 
-def read_training(path: Path) -> Training | None:
+def read_training(file: ProvenFile) -> Training | None:
     """How the weights in a file were fine-tuned, from its header alone; None for any other file, damaged ones too.
 
     Raises `IntegrityError` for a record that is malformed.
     """
-    with path.open("rb", buffering=0) as file:
-        return _training(file, path)
-
-
-def identify(path: Path) -> tuple[str, Training | None]:
-    """The SHA-256 of a weights file and how it was fine-tuned: of the same bytes, even if another takes its name."""
-    with path.open("rb", buffering=0) as file:
-        training = _training(file, path)
-        file.seek(0)
-        return digest_open_file(file), training
-
-
-def _training(file: BinaryIO, path: Path) -> Training | None:
-    length = int.from_bytes(file.read(8), "little")
-    if length > _MOST_HEADER_BYTES:
+    length = int.from_bytes(file.read(0, min(8, file.size)), "little")
+    if length > min(MOST_HEADER_BYTES, file.size - 8):
         return None
     try:
-        text = json.loads(file.read(length))["__metadata__"][ENTRY]
+        text = json.loads(bytes(file.read(8, length)))["__metadata__"][ENTRY]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     try:
@@ -67,5 +52,6 @@ def _training(file: BinaryIO, path: Path) -> Training | None:
         return parse_training(facts["training"]) if "training" in facts else None
     except (ValueError, TypeError, RecursionError) as error:
         raise IntegrityError(
-            f"{path} carries a damaged record of its training: {error}.", fix="Copy the file again, or train again."
+            f"{file.path} carries a damaged record of its training: {error}.",
+            fix="Copy the file again, or train again.",
         ) from None

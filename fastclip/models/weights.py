@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,8 @@ from urllib.parse import urlsplit
 from fastclip.errors import IntegrityError, UserError
 from fastclip.models.archives import archive_folder, openai_archive
 from fastclip.models.backbones import OPENAI_BACKBONES, PUBLISHED_ARCHIVES, TINY, Backbone, known_backbone, plain
-from fastclip.models.trained_weights import identify
+from fastclip.models.trained_weights import read_training
+from fastclip.proven import ProvenFile
 from fastclip.store.recipes import Recipe
 from fastclip.store.training import Training
 from fastclip.threads import threads
@@ -30,17 +32,22 @@ RANDOM_SEED = 0
 
 @dataclass(frozen=True)
 class Weights:
-    """A weights file and its SHA-256; without a file, weights drawn at random, for benchmarks only."""
+    """A weights file, open, and its SHA-256; without a file, weights drawn at random, for benchmarks only."""
 
-    path: Path | None
+    file: ProvenFile | None
     digest: str
     training: Training | None = None
     """How they were fine-tuned, if the file says so."""
 
     @property
+    def path(self) -> Path | None:
+        """Where the file was when it was opened."""
+        return self.file.path if self.file else None
+
+    @property
     def random(self) -> bool:
         """Whether they are drawn at random: an accuracy from them means nothing."""
-        return self.path is None
+        return self.file is None
 
 
 def random_weights(backbone: Backbone) -> Weights:
@@ -65,7 +72,15 @@ def find_all_weights(given: Mapping[Backbone, Path | None], cores: int) -> dict[
 
 def weights_in(path: Path) -> Weights:
     """The weights in a file. Raises `IntegrityError` if it says in a malformed way how they were fine-tuned."""
-    return Weights(path, *identify(path))
+    file = ProvenFile(path, partial(_differs, path))
+    return Weights(file, file.sha256, read_training(file))
+
+
+def _differs(path: Path, how: str) -> IntegrityError:
+    return IntegrityError(
+        f"{path} is not the weights file that was hashed: {how}.",
+        fix="Let nothing write to it, then run the same command again.",
+    )
 
 
 def check_backbone(backbone: str, spellings: Iterable[str], weights: Weights) -> None:
@@ -114,19 +129,19 @@ def describe_weights(recipe: Recipe, file: Path | None = None) -> str:
     return f"weights {recipe.weights[:12]} ({', '.join(filter(None, (where, recipe.activation)))}{tuned})"
 
 
-def read_weights(backbone: Backbone, path: Path, sha256: str) -> dict[str, Tensor]:
-    """Tensors by open_clip's names from a safetensors file, mapped, or one of OpenAI's nine archives.
+def read_weights(backbone: Backbone, file: ProvenFile) -> Mapping[str, Tensor]:
+    """Tensors by open_clip's names from a safetensors file, each read when it is asked for, or from an archive.
 
-    An archive is TorchScript, which can hold code, so it is opened only if `sha256` is one that OpenAI published.
+    An archive is TorchScript, which can hold code, so only OpenAI's nine are opened. Call `file.check_unchanged()`
+    when all is read, and before anything that was made of it is published.
     """
-    with path.open("rb") as file:
-        start = file.read(9)
+    start = bytes(file.read(0, min(9, file.size)))
     if start[8:9] == b"{":  # a safetensors file: eight bytes of length, then a header in JSON
-        return _read_safetensors(path)
+        return _read_safetensors(file)
     if start[:4] == b"PK\x03\x04":
-        return _read_archive(backbone, path, sha256)
+        return _read_archive(backbone, file)
     raise UserError(
-        f"{path} is neither a safetensors file nor one of OpenAI's archives.",
+        f"{file.path} is neither a safetensors file nor one of OpenAI's archives.",
         fix="Convert it to safetensors with the program that wrote it; fastclip opens no pickled file.",
     )
 
@@ -193,30 +208,34 @@ def is_near(endpoint: str) -> bool:
     return True
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _read_safetensors(file: ProvenFile) -> Mapping[str, Tensor]:
+    from fastclip.models.tensor_files import TensorFile
 
     try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise IntegrityError(f"{path} is damaged: {error}.", fix="Copy or download the file again.") from error
+        return TensorFile(file)
+    except ValueError as error:
+        raise IntegrityError(f"{file.path} is damaged: {error}.", fix="Copy or download the file again.") from error
 
 
-def _read_archive(backbone: Backbone, path: Path, sha256: str) -> dict[str, Tensor]:
-    published = PUBLISHED_ARCHIVES.get(sha256)
+def _read_archive(backbone: Backbone, file: ProvenFile) -> dict[str, Tensor]:
+    published = PUBLISHED_ARCHIVES.get(file.sha256)
     if published is None:
         raise IntegrityError(
-            f"{path} is none of OpenAI's nine archives by its SHA-256, {sha256[:16]}…; it was not opened.",
+            f"{file.path} is none of OpenAI's nine archives by its SHA-256, {file.sha256[:16]}…; it was not opened.",
             fix="Download it again, or pass a safetensors file: an unknown archive could run code.",
         )
     if published.name != backbone.name:
-        raise UserError(f"{path} holds {published.name}, not {backbone.name}.", fix=f"-b {published.name}")
+        raise UserError(f"{file.path} holds {published.name}, not {backbone.name}.", fix=f"-b {published.name}")
     import torch
 
     with _READING_ARCHIVE, warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit")
-        tensors = dict(torch.jit.load(path, map_location="cpu").state_dict())
+        try:
+            # The descriptor by its name: the path may lead to another file by now.
+            tensors = dict(torch.jit.load(f"/dev/fd/{file.fd}", map_location="cpu").state_dict())
+        except RuntimeError:
+            file.check_unchanged()  # then that is the reason
+            raise
     for number in ("input_resolution", "context_length", "vocab_size"):
         tensors.pop(number, None)
     return tensors

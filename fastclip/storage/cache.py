@@ -11,8 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-from fastclip.errors import UserError
-from fastclip.files import digest_file, publish, write_temporary
+from fastclip.errors import IncompleteError, IntegrityError, UserError
+from fastclip.files import publish, write_temporary
+from fastclip.proven import ProvenFile
 
 YOUNG_S = 600.0
 """Files that some process used in the last ten minutes stay."""
@@ -21,7 +22,10 @@ ABANDONED_S = 3600.0
 """A temporary file that was not written to for an hour belongs to a dead process."""
 
 JUST_USED = 4
-"""A process keeps the last four files that it gave out: they may be about to be opened."""
+"""A process keeps the last four files that it gave out: the next run is likely to ask for them."""
+
+_ROUNDS = 3
+"""Another process may remove a file between its arrival and its opening."""
 
 
 class Cache:
@@ -41,35 +45,38 @@ class Cache:
         """Bytes that may be added before the folder is looked through again."""
         self._lock = threading.Lock()
 
-    def find(self, sha256: str, size: int | None) -> Path | None:
-        """The file with these bytes, None without one. A file whose bytes have changed since is removed."""
-        path = self._path(sha256)
-        try:
-            if size in (None, path.stat().st_size) and digest_file(path) == sha256:
-                return self._use(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        path.unlink(missing_ok=True)
-        return None
+    def open(self, sha256: str, size: int | None, write: Callable[[BinaryIO], object]) -> ProvenFile:
+        """The file with these bytes. Where it is not there, `write` writes it; it must give these bytes.
 
-    def add(self, sha256: str, write: Callable[[BinaryIO], object]) -> Path:
-        """The file that `write` writes, which must have these bytes. Two processes may add one file; neither waits."""
+        A file whose bytes have changed since is removed. Two processes may add one file; neither waits.
+        """
         path = self._path(sha256)
-        temporary = write_temporary(path, write)
-        self._make_room(temporary.stat().st_size)
-        publish(temporary, path)
-        return self._use(path)
+        for _ in range(_ROUNDS):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                try:
+                    found = ProvenFile(path, _differs, size=size, sha256=sha256)
+                except IntegrityError:
+                    path.unlink()
+                else:
+                    self._use(path)
+                    return found
+            temporary = write_temporary(path, write)
+            self._make_room(temporary.stat().st_size)
+            publish(temporary, path)
+            self._use(path)
+        raise IncompleteError(
+            f"{path} is removed again and again before it can be read.", fix="export FASTCLIP_CACHE=DIR, another folder"
+        )
 
     def _path(self, sha256: str) -> Path:
         return self.folder / sha256[:2] / sha256
 
-    def _use(self, path: Path) -> Path:
+    def _use(self, path: Path) -> None:
         with self._lock:
             self._used.pop(path, None)
             self._used[path] = None
         with suppress(OSError):  # another user's folder, or another process removed the file
             os.utime(path)
-        return path
 
     def _make_room(self, size: int) -> None:
         with self._lock:
@@ -96,6 +103,10 @@ class Cache:
         others.sort(key=lambda path: entries[path].st_mtime)
         ours = [path for path in list(self._used)[:-JUST_USED] if path in entries]
         return [*others, *reversed(ours)]
+
+
+def _differs(how: str) -> IntegrityError:
+    return IntegrityError(f"A file of the cache is not the one it is called after: {how}.", fix="Run it again.")
 
 
 def _entries(folder: Path) -> dict[Path, os.stat_result]:

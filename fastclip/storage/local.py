@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from fastclip.errors import IntegrityError
-from fastclip.files import digest_file, publish, rename, write_whole
+from fastclip.files import publish, rename, write_whole
+from fastclip.proven import Differs, ProvenFile, read_proven
 
 
 @runtime_checkable  # the tests check annotations
@@ -40,12 +42,15 @@ class Folder(Protocol):
         """The bytes of a small file. Raises `FileNotFoundError`."""
         ...
 
-    def local(self, name: str, *, size: int | None, sha256: str) -> Path:
-        """The path on this machine of a file with exactly these bytes. This call checks them; no caller needs to.
+    def read_proven(self, name: str, sha256: str) -> bytes:
+        """The bytes of a small file with this digest, hashed as they are in memory.
 
-        Raises `FileNotFoundError` if no file is called `name`, `IntegrityError` if it has other bytes. Open it at
-        once: a cache may remove it after some minutes (an open or mapped file stays readable).
+        Raises `FileNotFoundError` if no file is called `name`, `IntegrityError` if it has other bytes.
         """
+        ...
+
+    def open(self, name: str, *, size: int, sha256: str) -> ProvenFile:
+        """A file with exactly these bytes, open. It stays readable if a cache removes it. Raises as `read_proven`."""
         ...
 
     def write(self, name: str, data: bytes) -> None:
@@ -110,17 +115,14 @@ class LocalFolder:
         except (NotADirectoryError, IsADirectoryError) as error:
             raise FileNotFoundError(*error.args) from error
 
-    def local(self, name: str, *, size: int | None, sha256: str) -> Path:
-        path = self.path / name
-        before = path.stat()
-        if size is not None and before.st_size != size:
-            raise differs(str(path), self.name, f"it has {before.st_size:,} bytes, the manifest says {size:,}")
-        if digest_file(path) != sha256:
-            raise differs(str(path), self.name, "its SHA-256 is not the manifest's")
-        after = path.stat()
-        if (before.st_size, before.st_mtime_ns, before.st_ino) != (after.st_size, after.st_mtime_ns, after.st_ino):
-            raise differs(str(path), self.name, "it changed while it was read")
-        return path
+    def read_proven(self, name: str, sha256: str) -> bytes:
+        return read_proven(self.path / name, sha256, self._differs(name))
+
+    def open(self, name: str, *, size: int, sha256: str) -> ProvenFile:
+        return ProvenFile(self.path / name, self._differs(name), size=size, sha256=sha256)
+
+    def _differs(self, name: str) -> Differs:
+        return partial(differs, str(self.path / name), self.name)
 
     def write(self, name: str, data: bytes) -> None:
         write_whole(self.path / name, data)

@@ -18,6 +18,8 @@ from typing import Any, BinaryIO, NoReturn, TypeVar
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from fastclip.errors import FastclipError, UserError
+from fastclip.files import digest
+from fastclip.proven import ProvenFile
 from fastclip.storage.cache import shard_cache
 from fastclip.storage.http import get
 from fastclip.storage.local import Folder, differs
@@ -107,16 +109,24 @@ class RemoteFolder(ABC):
         except MissingError as error:
             raise FileNotFoundError(str(error)) from None
 
-    def local(self, name: str, *, size: int | None, sha256: str) -> Path:
+    def read_proven(self, name: str, sha256: str) -> bytes:
+        data = bytes(self._cached(name, None, sha256).read())
+        if digest(data) != sha256:
+            raise differs(self._shown(name), self.name, "its copy in the cache changed while it was read")
+        return data
+
+    def open(self, name: str, *, size: int, sha256: str) -> ProvenFile:
+        return self._cached(name, size, sha256)
+
+    def _cached(self, name: str, size: int | None, sha256: str) -> ProvenFile:
         """The file in the cache, fetched if it is not there."""
         wanted = RemoteFile(name=name, shown=self._shown(name), bytes=size, sha256=sha256)
 
         def fetch(file: BinaryIO) -> None:
             receive(wanted, partial(self._get, name), file, self._options(), most_bytes=SMALL_FILE_BYTES)
 
-        shards = shard_cache()
         try:
-            return shards.find(sha256, size) or shards.add(sha256, fetch)
+            return shard_cache().open(sha256, size, fetch)
         except MissingError as error:
             raise FileNotFoundError(str(error)) from None
         except OtherBytesError as error:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import mmap
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from fastclip.data.shards.fingerprint import fingerprint
 from fastclip.data.shards.manifest import (
@@ -27,6 +25,7 @@ from fastclip.data.sources.samples import IMAGES, split_name
 from fastclip.data.sources.tars import TarMember, list_tar
 from fastclip.errors import FastclipError, IntegrityError, UserError
 from fastclip.files import digest
+from fastclip.proven import ProvenFile
 from fastclip.storage.folders import Folder
 
 
@@ -63,9 +62,9 @@ def check_dataset(
 
 def _check_shard(folder: Folder, shard: Shard, classes: int, rejected: Sequence[Rejected]) -> _CheckedShard:
     lines = []
-    path, records = None, []
+    tar, records = None, []
     try:
-        path = folder.local(shard.name, size=shard.bytes, sha256=shard.sha256)
+        tar = folder.open(shard.name, size=shard.bytes, sha256=shard.sha256)
     except (FileNotFoundError, IntegrityError) as error:
         lines.append(_says(f"{folder}/{shard.name}", error))
     try:
@@ -74,37 +73,36 @@ def _check_shard(folder: Folder, shard: Shard, classes: int, rejected: Sequence[
         lines.append(str(error))
     if records and shard.images_sha256 not in ("", images_sha256(records)):  # empty: an earlier version wrote it
         lines.append(f"{folder}/{shard.index_name}: the digest of its images is not the manifest's.")
-    if path and records:
+    if tar and records:
         try:
-            members = list_tar(path)
+            members = list_tar(tar.path)
         except IntegrityError as error:
             return _CheckedShard(records, [*lines, str(error)])
-        lines += [f"{folder}/{shard.name}: {line}" for line in _row_differences(path, records, members, classes)]
+        lines += [f"{folder}/{shard.name}: {line}" for line in _row_differences(tar, records, members, classes)]
         lines += [f"{folder}/{shard.name}: {line}" for line in _uncounted(shard, records, members, rejected)]
     return _CheckedShard(records, lines)
 
 
 def _row_differences(
-    path: Path, records: Sequence[ImageRecord], members: Sequence[TarMember], classes: int
+    tar: ProvenFile, records: Sequence[ImageRecord], members: Sequence[TarMember], classes: int
 ) -> Iterator[str]:
     """Rows of the index that differ from the tar at their offset."""
     at = {member.offset: member for member in members}
     labels = {split_name(member.name)[0]: member for member in members if split_name(member.name)[1] == "cls"}
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for record in records:
-            member = at.get(record.offset)
-            if member is None or member.size != record.size or _image_key(member) != record.key:
-                found = f"{member.name!r} of {member.size:,} bytes" if member else "no member"
-                yield f"{record.key!r} of {record.size:,} bytes should begin at {record.offset:,}; there is {found}."
-                continue
-            if digest(data[record.offset : record.offset + record.size]) != record.sha256:
-                yield f"the bytes of {record.key!r} have another SHA-256 than its row in the index."
-            label = labels.get(record.key)
-            text = data[label.offset : label.offset + min(label.size, 32)].strip() if label else None
-            if text is not None and (not text.isdigit() or int(text) != record.label):
-                yield f"{record.key!r} has the label {record.label} in the index, {text!r} in the tar."
-            if not 0 <= record.label < classes:
-                yield f"{record.key!r} has the label {record.label}; there are {classes} classes."
+    for record in records:
+        member = at.get(record.offset)
+        if member is None or member.size != record.size or _image_key(member) != record.key:
+            found = f"{member.name!r} of {member.size:,} bytes" if member else "no member"
+            yield f"{record.key!r} of {record.size:,} bytes should begin at {record.offset:,}; there is {found}."
+            continue
+        if digest(tar.read(record.offset, record.size)) != record.sha256:
+            yield f"the bytes of {record.key!r} have another SHA-256 than its row in the index."
+        label = labels.get(record.key)
+        text = bytes(tar.read(label.offset, min(label.size, 32))).strip() if label else None
+        if text is not None and (not text.isdigit() or int(text) != record.label):
+            yield f"{record.key!r} has the label {record.label} in the index, {text!r} in the tar."
+        if not 0 <= record.label < classes:
+            yield f"{record.key!r} has the label {record.label}; there are {classes} classes."
 
 
 def _image_key(member: TarMember) -> str | None:

@@ -201,8 +201,8 @@ def read_manifest(location: Location) -> Manifest:
 
 def read_rejected(location: Location, manifest: Manifest) -> list[Rejected]:
     """The files of the source that are in no shard. Raises `IntegrityError` if the list was changed."""
-    path = open_folder(location).local(REJECTED, size=None, sha256=manifest.rejected_sha256)
-    return [Rejected(**json.loads(line)) for line in path.read_bytes().splitlines()]
+    data = open_folder(location).read_proven(REJECTED, manifest.rejected_sha256)
+    return [Rejected(**json.loads(line)) for line in data.splitlines()]
 
 
 def rewrite(folder: Folder | Path) -> str:

@@ -1,16 +1,13 @@
-"""Reads shards through their index: mapped into memory, checked against the manifest, no copy."""
+"""Reads shards through their index, from files that are checked against the manifest and stay open."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import mmap
-import os
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from itertools import chain
-from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, Shaped
@@ -18,52 +15,45 @@ from jaxtyping import Int64, Shaped
 from fastclip.data.shards.manifest import ImageRecord, Shard, images_sha256, rewrite
 from fastclip.errors import UserError
 from fastclip.files import canonical_json, digest, patiently
+from fastclip.proven import Proof, ProvenFile
 from fastclip.storage.folders import Folder, Location, differs, open_folder
 
 
 class OpenTar:
-    """A tar whose bytes are what the manifest says, mapped into memory: they stay readable as long as a view lives."""
+    """A tar whose bytes are what the manifest says. What is read later comes from the very file that was hashed."""
 
     def __init__(self, location: Location, shard: Shard, known: Proof | None = None) -> None:
-        """Map a tar of the dataset at `location`. Raises `UserError` if missing, `IntegrityError` if it differs.
+        """Open a tar of the dataset at `location`. Raises `UserError` if missing, `IntegrityError` if it differs.
 
         One SHA-256 over the whole tar, 1–2 GB/s: truncated tars and flipped bits read without an error otherwise. It is
         not computed again where `known`, the `proof` of an earlier opening, is of this very file.
         """
         self.shard = shard
         folder = open_folder(location)
-        self._dataset = folder.name
         try:
-            self._file = (known and _same_file(known)) or self._proven(folder)
-            # Private copy-on-write: the pages of a read-only map, and PyTorch takes it without a warning.
-            self.bytes = memoryview(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY))
+            found = known and ProvenFile.again(known, partial(differs, str(known.path), folder.name))
+            self._file = found or patiently(lambda: folder.open(shard.name, size=shard.bytes, sha256=shard.sha256))
         except FileNotFoundError:
             raise UserError(
                 f"{folder}/{shard.name} is missing; the manifest lists it.",
                 fix=f"Write the shards again: {rewrite(folder)}",
             ) from None
-        except ValueError:  # mmap of an empty file
-            raise differs(f"{folder}/{shard.name}", folder.name, "the file is empty") from None
-        self.proof = Proof(Path(self._file.name), _stamp(self._file))
+        self.proof = self._file.proof
 
-    def _proven(self, folder: Folder) -> BinaryIO:
-        shard = self.shard
-        return patiently(lambda: folder.local(shard.name, size=shard.bytes, sha256=shard.sha256)).open("rb")
+    def read(self, offset: int, size: int) -> memoryview:
+        """Bytes of the tar. Raises `OSError`, and `IntegrityError` if it has become shorter."""
+        return self._file.read(offset, size)
 
     def check_unchanged(self) -> None:
-        """Raise `IntegrityError` if the file's bytes changed since it was checked: a map shows the new bytes."""
-        stamp = _stamp(self._file)
-        if stamp == self.proof.stamp:
-            return
-        if stamp[0] != self.shard.bytes or hashlib.sha256(self.bytes).hexdigest() != self.shard.sha256:
-            raise differs(self._file.name, self._dataset, "it changed while it was read")
+        """Raise `IntegrityError` if the file's bytes changed since it was opened."""
+        self._file.check_unchanged()
 
 
 class OpenShard(OpenTar):
-    """A shard whose bytes are what the manifest says. Its images stay readable as long as a view of them lives."""
+    """A shard whose bytes are what the manifest says."""
 
     def __init__(self, location: Location, shard: Shard) -> None:
-        """Map a shard of the dataset at `location`, and read its index. Raises as `OpenTar` does."""
+        """Open a shard of the dataset at `location`, and read its index. Raises as `OpenTar` does."""
         super().__init__(location, shard)
         folder = open_folder(location)
         self.records = read_index(folder, shard)
@@ -71,33 +61,9 @@ class OpenShard(OpenTar):
             raise differs(f"{folder}/{shard.index_name}", folder.name, "its images are not those of the manifest")
 
     def image_bytes(self, row: int) -> memoryview:
-        """The encoded image of `row`, as it was in the source: a view, not a copy."""
+        """The encoded image of `row`, as it was in the source. Raises as `read` does."""
         record = self.records[row]
-        return self.bytes[record.offset : record.offset + record.size]
-
-
-class Proof(NamedTuple):
-    """A file that had the bytes of the manifest when it was opened: where, and its stamp."""
-
-    path: Path
-    stamp: tuple[int, ...]
-
-
-def _same_file(known: Proof) -> BinaryIO | None:
-    """The file of an earlier opening; None if it is gone, or if anybody has touched it since."""
-    try:
-        file = known.path.open("rb")
-    except FileNotFoundError:
-        return None
-    if _stamp(file) == known.stamp:
-        return file
-    file.close()
-    return None
-
-
-def _stamp(file: BinaryIO) -> tuple[int, ...]:
-    facts = os.fstat(file.fileno())
-    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_dev, facts.st_ino
+        return self.read(record.offset, record.size)
 
 
 def read_index(location: Location, shard: Shard) -> list[ImageRecord]:
@@ -178,7 +144,7 @@ def read_images(location: Location, shard: Shard) -> Images:
 def _index_rows(folder: Folder, shard: Shard) -> list[bytes]:
     path = f"{folder}/{shard.index_name}"
     try:
-        data = patiently(lambda: folder.local(shard.index_name, size=None, sha256=shard.index_sha256)).read_bytes()
+        data = patiently(lambda: folder.read_proven(shard.index_name, shard.index_sha256))
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing; it stands beside {shard.name}.", fix=f"Write the shards again: {rewrite(folder)}"

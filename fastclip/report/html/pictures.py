@@ -6,7 +6,6 @@ import base64
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 from fastclip.data.images import open_image
@@ -77,23 +76,29 @@ def _read(folder: Folder, manifest: Manifest, shown: Shown, places: Sequence[Pla
         for shard, there in _shards_of(folder, manifest, answers, rows):
             try:
                 records = read_records(folder, shard, list(there.values()))
-                with _tar(folder, shard).open("rb") as file:
-                    for row, record in zip(there, records, strict=True):
-                        file.seek(record.offset)
-                        data = file.read(record.size)
-                        same = digest(data) == answers.digests[row]
-                        found[Place(number, row)] = _picture(data, shown.side) if same else OTHER_BYTES
+                read = _reader_of(folder, shard)
+                for row, record in zip(there, records, strict=True):
+                    data = read(record.offset, record.size)
+                    same = digest(data) == answers.digests[row]
+                    found[Place(number, row)] = _picture(data, shown.side) if same else OTHER_BYTES
             except (FastclipError, OSError):
                 unread = Picture(why=f"its shard cannot be read: fastclip shards check {printable(folder.name)}")
                 found.update((Place(number, row), unread) for row in there)
     return found
 
 
-def _tar(folder: Folder, shard: Shard) -> Path:
-    """The tar on this machine. Each image proves itself by its digest, so that here it need not be read whole."""
-    if isinstance(folder, LocalFolder):
-        return folder.path / shard.name
-    return folder.local(shard.name, size=shard.bytes, sha256=shard.sha256)
+def _reader_of(folder: Folder, shard: Shard) -> Callable[[int, int], bytes]:
+    """Reads bytes of a tar by offset and size. Each image proves itself by its digest: here no tar is hashed."""
+    if not isinstance(folder, LocalFolder):
+        fetched = folder.open(shard.name, size=shard.bytes, sha256=shard.sha256)
+        return lambda offset, size: bytes(fetched.read(offset, size))
+
+    def read(offset: int, size: int) -> bytes:
+        with (folder.path / shard.name).open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    return read
 
 
 def _shards_of(

@@ -1,0 +1,154 @@
+"""Open files whose bytes have a digest: what was hashed is what is read, whatever happens to the path meanwhile.
+
+Nothing is mapped: a file that is cut short under a map ends the process.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from fastclip.errors import IntegrityError
+from fastclip.files import digest, digest_descriptor
+
+Differs = Callable[[str], IntegrityError]
+"""The error for a file that is not the wanted one. Its argument says how it differs."""
+
+_MOST_BYTES = 1 << 30
+"""Linux reads at most 2 GiB at once."""
+
+
+class Proof(NamedTuple):
+    """A file as it was when it was hashed: where, its digest and its stamp, empty if that could miss a change."""
+
+    path: Path
+    sha256: str
+    stamp: tuple[int, ...]
+
+
+class ProvenFile:
+    """A file that was hashed when it was opened. Reading goes to that very file, from any thread.
+
+    It can be pickled; the process that gets it opens and hashes the path again, and refuses other bytes.
+
+    `fd` is the descriptor, for libraries that read themselves; `check_unchanged` must follow. It is closed when nobody
+    has this object any more.
+    """
+
+    fd: int
+
+    def __init__(self, path: Path, differs: Differs, *, size: int | None = None, sha256: str | None = None) -> None:
+        """Open and hash the file at `path`. Raises `differs` unless it has this size and digest, where they are given.
+
+        Raises `OSError` for a file that cannot be read.
+        """
+        self.path, self._differs = path, differs
+        self._open()
+        if size not in (None, self.size):
+            raise differs(f"it has {self.size:,} bytes, and should have {size:,}")
+        self.sha256 = self._hash()
+        if sha256 not in (None, self.sha256):
+            raise differs(f"its SHA-256 is {self.sha256[:12]}…, and should be {sha256[:12]}…")
+        if _stamp(self.fd)[0] != self._stamp:
+            raise differs("it changed while it was read")
+
+    @classmethod
+    def again(cls, known: Proof, differs: Differs) -> ProvenFile | None:
+        """The file of an earlier proof, not hashed again; None if it is gone, or if anybody has touched it since."""
+        found = cls.__new__(cls)
+        found.path, found.sha256, found._differs = known.path, known.sha256, differs
+        try:
+            found._open()
+        except FileNotFoundError:
+            return None
+        return found if found._stamp == known.stamp else None
+
+    def _open(self) -> None:
+        # Not blocking: opening a pipe would wait for somebody to write.
+        self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        weakref.finalize(self, os.close, self.fd)
+        if not stat.S_ISREG(os.fstat(self.fd).st_mode):
+            raise self._differs("it is no regular file")
+        self._stamp, self._settled = _stamp(self.fd)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self._stamp[0]
+
+    @property
+    def proof(self) -> Proof:
+        """What `again` needs."""
+        return Proof(self.path, self.sha256, self._stamp if self._settled else ())
+
+    def read(self, offset: int = 0, size: int | None = None) -> memoryview:
+        """Bytes of the file, without a `size` all from `offset` on. Raises as `read_into` does."""
+        # Not `bytes`: torch warns of memory that cannot be written to.
+        data = memoryview(bytearray(self.size - offset if size is None else size))
+        self.read_into(data, offset)
+        return data
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill `buffer` from `offset` on. Raises `OSError`, and `differs` if the file ends before that."""
+        done = 0
+        while done < len(buffer):
+            with _naming(self.path):
+                count = os.preadv(self.fd, [buffer[done : done + _MOST_BYTES]], offset + done)
+            if not count:
+                raise self._differs(f"it ends at byte {offset + done:,}")
+            done += count
+
+    def check_unchanged(self) -> None:
+        """Raise `differs` if the file's bytes changed since it was hashed. Hashes it again only if it was touched."""
+        stamp, settled = _stamp(self.fd)
+        if stamp == self._stamp and self._settled:
+            return
+        if stamp[0] != self.size or self._hash() != self.sha256:
+            raise self._differs("it changed while it was read")
+        self._stamp, self._settled = stamp, settled
+
+    def _hash(self) -> str:
+        with _naming(self.path):
+            return digest_descriptor(self.fd)
+
+    def __reduce__(self) -> tuple[Callable[..., ProvenFile], tuple[Path, Differs, str]]:
+        return _open_again, (self.path, self._differs, self.sha256)
+
+
+def read_proven(path: Path, sha256: str, differs: Differs) -> bytes:
+    """The bytes of a small file, hashed as they are in memory. Raises `OSError`, and `differs` for another digest."""
+    data = path.read_bytes()
+    if digest(data) != sha256:
+        raise differs("its SHA-256 is another")
+    return data
+
+
+def _open_again(path: Path, differs: Differs, sha256: str) -> ProvenFile:
+    return ProvenFile(path, differs, sha256=sha256)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of a descriptor do not say whose it is."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _stamp(fd: int) -> tuple[tuple[int, ...], bool]:
+    """What shows that a file was written to, and whether it will show that of the next write.
+
+    The clock of files ticks every few milliseconds, on some file systems every one or two seconds. Two writes within a
+    tick leave the same time.
+    """
+    facts = os.fstat(fd)
+    tick_s = 0.1 if facts.st_ctime_ns % 1_000_000_000 else 2.0
+    settled = time.time() - facts.st_ctime > tick_s
+    return (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_dev, facts.st_ino), settled
