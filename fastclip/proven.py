@@ -83,6 +83,11 @@ class ProvenFile:
         return self._stamp[0]
 
     @property
+    def mtime_ns(self) -> int:
+        """When it was last changed."""
+        return self._stamp[1]
+
+    @property
     def proof(self) -> Proof:
         """What `again` needs."""
         return Proof(self.path, self.sha256, self._stamp if self._settled else ())

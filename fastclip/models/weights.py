@@ -214,6 +214,7 @@ def _read_safetensors(file: ProvenFile) -> Mapping[str, Tensor]:
     try:
         return TensorFile(file)
     except ValueError as error:
+        file.check_unchanged()  # then that is the reason
         raise IntegrityError(f"{file.path} is damaged: {error}.", fix="Copy or download the file again.") from error
 
 
@@ -234,7 +235,7 @@ def _read_archive(backbone: Backbone, file: ProvenFile) -> dict[str, Tensor]:
             # The descriptor by its name: the path may lead to another file by now.
             tensors = dict(torch.jit.load(f"/dev/fd/{file.fd}", map_location="cpu").state_dict())
         except RuntimeError:
-            file.check_unchanged()  # then that is the reason
+            file.check_unchanged()
             raise
     for number in ("input_resolution", "context_length", "vocab_size"):
         tensors.pop(number, None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import mmap
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +22,7 @@ from fastclip.data.sources.samples import Sample, SourceShard, find_shards, pair
 from fastclip.data.sources.tars import is_gzip
 from fastclip.errors import IntegrityError, UserError
 from fastclip.files import digest
+from fastclip.proven import ProvenFile
 from fastclip.storage.folders import LocalFolder
 
 
@@ -160,33 +159,38 @@ def _index_shard(
     """The rows and the digest of one shard, and its images without a usable header."""
     domain = unquote(shard.path.parent.name)
     records, rejected = [], []
-    with shard.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for (key, image, _), label in zip(samples, labels, strict=True):
-            encoded = data[image.offset : image.offset + image.size]
-            on_image()
-            try:
-                _, height, width = read_header(encoded)
-            except ValueError as error:
-                row = Rejected(path=f"{shard.name}/{image.name}", reason=str(error), domain=domain, label=label)
-                rejected.append(row)
-                continue
-            record = ImageRecord(
-                key=key,
-                label=label,
-                path=class_path(classes[label], image.name),
-                offset=image.offset,
-                size=image.size,
-                height=height,
-                width=width,
-                sha256=digest(encoded),
-            )
-            records.append(record)
-        size, sha256 = len(data), hashlib.sha256(data).hexdigest()
+    tar = ProvenFile(shard.path, partial(_changed, shard.path))
+    for (key, image, _), label in zip(samples, labels, strict=True):
+        encoded = bytes(tar.read(image.offset, image.size))
+        on_image()
+        try:
+            _, height, width = read_header(encoded)
+        except ValueError as error:
+            row = Rejected(path=f"{shard.name}/{image.name}", reason=str(error), domain=domain, label=label)
+            rejected.append(row)
+            continue
+        record = ImageRecord(
+            key=key,
+            label=label,
+            path=class_path(classes[label], image.name),
+            offset=image.offset,
+            size=image.size,
+            height=height,
+            width=width,
+            sha256=digest(encoded),
+        )
+        records.append(record)
     if not records:
         raise UserError(
             f"None of the {len(rejected)} images in {shard.name} can be used; the first: {rejected[0].reason}.",
             fix="Get the shard again, or move it away.",
         )
-    if shard.path.stat().st_mtime_ns != shard.mtime_ns:
-        raise IntegrityError(f"{shard.path} changed while it was read.", fix="Run the same command when it is whole.")
-    return _IndexedShard(shard_row(shard.name, domain, records, size=size, sha256=sha256), records, rejected)
+    tar.check_unchanged()
+    if tar.mtime_ns != shard.mtime_ns:
+        raise _changed(shard.path, "it is another one than was listed")
+    row_of_shard = shard_row(shard.name, domain, records, size=tar.size, sha256=tar.sha256)
+    return _IndexedShard(row_of_shard, records, rejected)
+
+
+def _changed(path: Path, how: str) -> IntegrityError:
+    return IntegrityError(f"{path} changed while it was read: {how}.", fix="Run the same command when it is whole.")
