@@ -20,7 +20,7 @@ def embed_with_bar(setup: Setup, messages: Console) -> None:
     missing = missing_units(setup)
     if not missing:
         return
-    weights = "".join(f", {path.name}" for path in setup.weights.values())
+    weights = "".join(f", {each.path.name}" for each in setup.weights.values() if each.path)
     with progress_bar(messages, f"embedding{weights}", share_images(setup, missing)) as advance:
         done = embed(setup, advance)
     if done.failures:

@@ -34,7 +34,7 @@ def command(options: EvalOptions, store: Store = Path("embeddings")) -> None:
     cells = status(setup)
     console = out()
     console.print(titled("what is embedded", _table(cells)))
-    for line in _recipes(cells, setup.weights):
+    for line in _recipes(cells, {name: each.path for name, each in setup.weights.items()}):
         console.print(line, style="dim")
     for line in _reasons(cells):
         console.print(line)
@@ -53,7 +53,7 @@ def _table(cells: list[CellStatus]) -> Table:
     return table
 
 
-def _recipes(cells: list[CellStatus], files: Mapping[str, Path]) -> list[str]:
+def _recipes(cells: list[CellStatus], files: Mapping[str, Path | None]) -> list[str]:
     """The recipe of each dataset and backbone that has a part, a line each. `files` are the weights that were given."""
     from fastclip.models.weights import describe_weights
 

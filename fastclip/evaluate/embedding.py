@@ -217,7 +217,7 @@ def _join_run(setup: Setup, attempts: Attempts) -> None:
         return
     targets = [[target.name, *target.domains] for target in setup.targets]
     # Of several weights that one run embeds with, each is a run of its own: processes need not be at the same.
-    given = {name: str(path) for name, path in setup.weights.items()}
+    given = {name: str(each.path) for name, each in setup.weights.items()}
     run = digest(canonical_json([process.world_size, targets, setup.backbones, given]))
     facts = {name: candidate.recipe.to_document() for name, candidate in setup.engine.candidates.items()}
     attempts.join(run, process.rank, facts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -24,7 +23,7 @@ from fastclip.models.numerics import (
     find_switches,
     free_memory_bytes,
 )
-from fastclip.models.weights import Weights, find_all_weights, random_weights
+from fastclip.models.weights import Weights, find_weights, random_weights
 from fastclip.pixels.decoders import decoder_spec
 from fastclip.store.recipes import Preprocessing, Recipe
 
@@ -141,7 +140,7 @@ def find_engine(
     )
 
 
-def find_text_weights(recipe: Recipe, engine: Engine | None, given: Path | None) -> tuple[Backbone, Weights]:
+def find_text_weights(recipe: Recipe, engine: Engine | None, given: Weights | None) -> tuple[Backbone, Weights]:
     """The backbone of a recipe and the weights that its prototypes need: those of the embeddings, and no others.
 
     Raises `UserError` if they are not on this machine.
@@ -152,7 +151,7 @@ def find_text_weights(recipe: Recipe, engine: Engine | None, given: Path | None)
     backbone = find_backbone(recipe.backbone)
     if recipe.random_weights:
         return backbone, random_weights(backbone)
-    found = find_all_weights({backbone: given}, cores=1)[backbone]
+    found = given or find_weights(backbone, None)
     if found.digest != recipe.weights:
         raise UserError(
             f"The embeddings of {recipe.backbone} were made with weights {recipe.weights[:12]}; {found.path} is "

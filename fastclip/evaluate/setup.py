@@ -52,8 +52,8 @@ class Setup:
     """The shards that this machine embeds, unless they are there: those of datasets without a complete recipe."""
     engine: Engine | None = None
     """How this process embeds; None where nothing has to be embedded."""
-    weights: Mapping[str, Path] = field(default_factory=dict)
-    """Backbone → the weights file that was given."""
+    weights: Mapping[str, Weights] = field(default_factory=dict)
+    """Backbone → the weights that were given."""
     device: str | None = None
     no_engine: str = ""
     """Why this machine cannot embed what is missing; empty if it can."""
@@ -134,7 +134,7 @@ def resolve(
         recipes=recipes,
         units=tuple(_units(targets, shelf, missing, recipes)) if engine else (),
         engine=engine,
-        weights=files,
+        weights=given,
         device=options.device,
         no_engine=no_engine,
     )
