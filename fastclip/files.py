@@ -14,15 +14,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 from fastclip.errors import IncompleteError, IntegrityError, UserError
+from fastclip.faults import patiently
 
 MOST_HEADER_BYTES = 100_000_000
 """The longest header of a safetensors file, by its library."""
-
-_PAUSES_S = (0.05, 0.1, 0.2, 0.4)
-"""Seconds between attempts to read a file that a network file system has lost sight of."""
 
 _STREAMS = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))
 """Folders of devices and open files. Nothing is created or replaced there: root would replace /dev/stdout."""
@@ -33,8 +31,6 @@ _CANNOT_SYNC_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 _BLOCK = 1 << 25
 
 _DAY_S = 86_400.0
-
-T = TypeVar("T")
 
 
 def canonical_json(value: Any) -> bytes:
@@ -63,21 +59,6 @@ def digest_descriptor(fd: int) -> str:
         state.update(block[:size])
         done += size
     return state.hexdigest()
-
-
-def patiently(read: Callable[[], T], lost: tuple[int, ...] = (errno.ESTALE,)) -> T:
-    """The result of `read()`, tried again for 0.75 s while it fails with an error of `lost`.
-
-    A network file system says ESTALE once when another machine has replaced or removed the file.
-    """
-    for pause_s in _PAUSES_S:
-        try:
-            return read()
-        except OSError as error:
-            if error.errno not in lost:
-                raise
-        time.sleep(pause_s)
-    return read()
 
 
 def write_new(path: Path, data: bytes) -> bool:
@@ -217,7 +198,7 @@ def rename(old: Path, new: Path) -> None:
 def _holds(path: Path, data: bytes) -> bool:
     """Whether the file at `path` holds `data`. False for a folder and for a link to nowhere."""
     try:
-        return patiently(path.read_bytes, (errno.ESTALE, errno.ENOENT)) == data
+        return patiently(path.read_bytes, (errno.ENOENT,)) == data
     except (FileNotFoundError, IsADirectoryError):
         return False
     except OSError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from faults import Faults, build
 from helpers import REPOSITORY, Plain, Program, Sharded, shard, stored_files
 
 from fastclip.data.shapes import SCORED_SEED, draw_shapes
@@ -110,6 +111,18 @@ def plain(shapes: Sharded, tmp_path_factory: pytest.TempPathFactory) -> Plain:
     assert outcome.code == 0, outcome.err
     record = (program.folder / "record.json").read_bytes()
     return Plain(many.shards, arguments, stored_files(program.folder / "embeddings"), outcome.out, record)
+
+
+@pytest.fixture(scope="session")
+def faults_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that puts faults into the calls of a program."""
+    return build(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.fixture
+def faults(faults_library: Path, tmp_path: Path) -> Faults:
+    (tmp_path / "faults").mkdir()
+    return Faults(faults_library, tmp_path / "faults")
 
 
 @pytest.fixture

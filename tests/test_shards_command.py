@@ -32,7 +32,9 @@ def differences(folder: Path) -> list[str]:
         manifest = read_manifest(folder)
     except IntegrityError as error:
         return [str(error)]
-    return check_dataset(open_folder(folder), manifest, workers=2)
+    checked = check_dataset(open_folder(folder), manifest, workers=2)
+    assert not checked.unread
+    return list(checked.differences)
 
 
 @pytest.fixture(scope="module")

@@ -219,7 +219,7 @@ def test_members_of_a_tar_gz_are_read_in_any_order_as_from_the_tar(tmp_path: Pat
     assert index.file.stat().st_mode & 0o077 == 0 and index.file.parent.stat().st_mode & 0o077 == 0
     adopt_seek_indexes({zipped: index})
     zipped.write_bytes(packed(whole + bytes(512)))
-    with pytest.raises(IntegrityError, match="changed after it was listed"):
+    with pytest.raises(IntegrityError, match="changed while it was read"):
         BlobReader().read(Blob("tar", zipped, 5, offset=512))
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fastclip.cli.help import Command, Group
-from fastclip.errors import EXIT_INTEGRITY
+from fastclip.errors import EXIT_INCOMPLETE, EXIT_INTEGRITY
 
 if TYPE_CHECKING:
+    from fastclip.data.shards.check import Checked
     from fastclip.storage.folders import Folder
 
 app = typer.Typer(cls=Group, no_args_is_help=True, help="Check shards, or index shards that another program wrote.")
@@ -25,7 +26,7 @@ def check(
 ) -> None:
     """Read every byte of the shards again and name each difference from what was written.
 
-    If there is a difference, the exit code is 5.
+    If there is a difference, the exit code is 5; else 4 if a file cannot be read.
     """
     from fastclip.cli.console import counted, out
     from fastclip.data.shards.manifest import check_dataset_name, list_datasets
@@ -36,40 +37,48 @@ def check(
     wanted = list(dict.fromkeys(names or list_datasets(folder)))
     if not wanted:
         raise UserError(f"{folder} holds no sharded dataset.", fix="fastclip shard NAME --source DIR, or --shards DIR")
-    found = 0
+    found = unread = 0
     for name in wanted:
         check_dataset_name(name)
-        lines = _check(folder.child(name))
-        found += len(lines)
-        for line in lines:
+        checked = _check(folder.child(name))
+        found, unread = found + len(checked.differences), unread + len(checked.unread)
+        for line in (*checked.differences, *checked.unread):
             out().print(printable(line), soft_wrap=True)
     if found:
         cure = "Copy these files again from where they were written, or shard the dataset again."
         out().print(f"{counted(found, 'difference')}. {cure}", soft_wrap=True)
-        raise typer.Exit(EXIT_INTEGRITY)
+    if unread:
+        cure = "See that the disk or the server gives them, then check again: nothing is known about them."
+        out().print(f"{counted(unread, 'file')} not read. {cure}", soft_wrap=True)
+    if found or unread:
+        raise typer.Exit(EXIT_INTEGRITY if found else EXIT_INCOMPLETE)
 
 
-def _check(folder: Folder) -> list[str]:
-    """The differences of one dataset. If there are none, this is printed, with its size."""
+def _check(folder: Folder) -> Checked:
+    """What is wrong with one dataset. If nothing is, this is printed, with its size."""
     from fastclip.cli.console import counted, err, out
     from fastclip.cli.progress import progress_bar
-    from fastclip.data.shards.check import check_dataset
+    from fastclip.data.shards.check import Checked, check_dataset
     from fastclip.data.shards.manifest import read_manifest
     from fastclip.errors import IntegrityError, printable
+    from fastclip.faults import MachineError, named
     from fastclip.machine import available_cores
 
     try:
-        manifest = read_manifest(folder)
+        with named(f"{folder}/manifest.json"):
+            manifest = read_manifest(folder)
     except IntegrityError as error:
-        return [str(error)]
+        return Checked([str(error)], [])
+    except MachineError as error:
+        return Checked([], [str(error)])
     images = sum(shard.images for shard in manifest.shards)
     with progress_bar(err(), f"checking {folder.name}", images) as advance:
-        lines = check_dataset(folder, manifest, workers=available_cores(), on_images=advance)
-    if not lines:
+        checked = check_dataset(folder, manifest, workers=available_cores(), on_images=advance)
+    if not checked.differences and not checked.unread:
         size = sum(shard.bytes for shard in manifest.shards) / 1e6
         counts = f"{counted(len(manifest.shards), 'shard')}, {counted(images, 'image')}, {size:,.1f} MB"
         out().print(printable(f"{folder.name}: {counts}, as written."), soft_wrap=True)
-    return lines
+    return checked
 
 
 @app.command("index", cls=Command)

@@ -168,6 +168,8 @@ def reasons() -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # a damaged file makes Pillow's plugins raise anything
+        if "out of memory" in str(error):  # from a codec
+            raise MemoryError(str(error)) from error
         raise ValueError(f"does not decode: {error}") from error
 
 

@@ -24,11 +24,16 @@ from fastclip.data.shards.reader import OpenShard
 from fastclip.embed.attempts import Attempts
 from fastclip.embed.plan import Unit
 from fastclip.errors import FastclipError, IntegrityError, UserError
+from fastclip.faults import MachineError, fault
 from fastclip.models.numerics import fix_numerics
 from fastclip.models.tower import Embedded, ImageTower
 from fastclip.pixels.decoder import Decoder, EncodedImage
+from fastclip.storage.folders import LocalFolder
 from fastclip.store.parts import Part
 from fastclip.store.store import Store
+
+MOST_LOST_IN_A_ROW = 3
+"""Shards that a server may fail to give one after the other: it is patiently asked for each, which takes minutes."""
 
 
 @dataclass
@@ -62,6 +67,8 @@ class _OpenUnit:
     towers: Mapping[str, ImageTower]
     read_s: float
     done: list[_EmbeddedBatch] = field(default_factory=list)
+    failures: list[FastclipError] = field(default_factory=list)
+    """Why it cannot be read to its end. It is given up with the first."""
 
 
 @dataclass
@@ -87,9 +94,10 @@ class EmbeddingLoop:
     def __post_init__(self) -> None:
         self.failures: list[FastclipError] = []
         self._local = threading.local()
-        self._in_flight: deque[tuple[_OpenUnit, Future[_EmbeddedBatch]]] = deque()
+        self._in_flight: deque[tuple[_OpenUnit, Future[_EmbeddedBatch | None]]] = deque()
         self._ahead: deque[Future[_OpenUnit | None]] = deque()
         self._lock = threading.Lock()
+        self._lost_in_a_row = 0
 
     def run(self, units: Iterable[Unit]) -> None:
         """Embed every unit that is not published when its turn comes. Batches never span shards; work in flight does.
@@ -123,6 +131,8 @@ class EmbeddingLoop:
                 if not self._owed(opened.unit, opened.towers):
                     self.attempts.end(opened.unit)
                     break  # another process was faster
+                if opened.failures:
+                    break
                 yield opened, first_row
 
     def _opened(self, units: Iterator[Unit]) -> Iterator[_OpenUnit]:
@@ -151,12 +161,20 @@ class EmbeddingLoop:
                 self.attempts.begin(unit)
                 try:
                     shard = OpenShard(unit.folder, unit.shard)
-                except (UserError, IntegrityError) as error:
-                    self.failures.append(error)
-                    self.attempts.end(unit)
+                except (UserError, IntegrityError, MachineError, OSError, MemoryError) as error:
+                    self._give_up(unit, error)
+                    self._lost_in_a_row += isinstance(error, MachineError) and not isinstance(unit.folder, LocalFolder)
+                    if self._lost_in_a_row >= MOST_LOST_IN_A_ROW:
+                        raise
                     continue
+                self._lost_in_a_row = 0
                 return _OpenUnit(unit, shard, owed, time.perf_counter() - started)
         return None
+
+    def _give_up(self, unit: Unit, error: Exception) -> None:
+        """Leave a shard that cannot be read, with its error among the failures: the others can be."""
+        self.failures.append(_told(unit, error))
+        self.attempts.end(unit)
 
     def _take(self, units: Iterator[Unit]) -> Unit | None:
         with self._lock:
@@ -169,13 +187,20 @@ class EmbeddingLoop:
             if name in unit.recipes and not self.store.has(unit.recipes[name].id, unit.part)
         }
 
-    def _embed(self, opened: _OpenUnit, first_row: int) -> _EmbeddedBatch:
-        """Decode one batch, once, and embed it with every tower that is owed. Runs in a worker thread."""
+    def _embed(self, opened: _OpenUnit, first_row: int) -> _EmbeddedBatch | None:
+        """Decode one batch, once, and embed it with every tower that is owed. Runs in a worker thread.
+
+        None if the shard cannot be read, which stands in its `failures`.
+        """
         records = opened.shard.records[first_row : first_row + self.batch_size]
-        images = [
-            EncodedImage(opened.shard.image_bytes(first_row + row), record.height, record.width)
-            for row, record in enumerate(records)
-        ]
+        try:
+            images = [
+                EncodedImage(opened.shard.image_bytes(first_row + row), record.height, record.width)
+                for row, record in enumerate(records)
+            ]
+        except (FastclipError, OSError) as error:
+            opened.failures.append(_told(opened.unit, error))
+            return None
         if not hasattr(self._local, "decoder"):
             self._local.decoder = self.make_decoder()
         started = time.perf_counter()
@@ -213,9 +238,13 @@ class EmbeddingLoop:
         vectors = embedded.vectors[:images].to(self.storage).to("cpu", non_blocking=True)
         return Embedded(vectors, embedded.norms[:images].to("cpu", non_blocking=True))
 
-    def _collect(self, opened: _OpenUnit, future: Future[_EmbeddedBatch]) -> None:
+    def _collect(self, opened: _OpenUnit, future: Future[_EmbeddedBatch | None]) -> None:
         """Take the oldest batch; with the last one of its unit, publish the unit's parts."""
         batch = future.result()
+        if batch is None:
+            if opened.failures[0] not in self.failures:
+                self._give_up(opened.unit, opened.failures[0])
+            return
         opened.done.append(batch)
         embed_s = batch.arrive()
         images = len(next(iter(batch.embedded.values())).norms)
@@ -227,12 +256,12 @@ class EmbeddingLoop:
             started = time.perf_counter()
             try:
                 opened.shard.check_unchanged()
-            except IntegrityError as error:
-                self.failures.append(error)
+            except (FastclipError, OSError) as error:
+                self._give_up(opened.unit, error)
             else:
                 for name in opened.towers:
                     self.store.publish(opened.unit.recipes[name], opened.unit.part, self._part(opened, name))
-            self.attempts.end(opened.unit)
+                self.attempts.end(opened.unit)
             self.seconds.write += time.perf_counter() - started
 
     def _part(self, opened: _OpenUnit, name: str) -> Part:
@@ -252,6 +281,11 @@ class EmbeddingLoop:
                 fix="Try --precision fp32; if that fails too, the weights are damaged.",
             )
         return Part(embeddings, norms, unreadable)
+
+
+def _told(unit: Unit, error: Exception) -> FastclipError:
+    """`error` as one with the shard's path."""
+    return error if isinstance(error, FastclipError) else fault(error, f"{unit.folder}/{unit.shard.name}")
 
 
 def _start(function: Callable[[Iterator[Unit]], _OpenUnit | None], units: Iterator[Unit]) -> Future[_OpenUnit | None]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -62,8 +63,9 @@ def decode_rgb(data: memoryview, header: Header) -> UInt8[Tensor, "3 height widt
     if not header.odd and (header.extension != "png" or is_sound_png(data)):
         try:
             return decode_image(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.RGB)
-        except (RuntimeError, ValueError):
-            pass
+        except (RuntimeError, ValueError) as error:
+            if re.search("memory", str(error), re.IGNORECASE):  # Pillow's pixels are another decoder's
+                raise MemoryError(str(error)) from error
     return torch.from_numpy(np.array(open_image(data))).permute(2, 0, 1)
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from fastclip.errors import IncompleteError, UserError
+from fastclip.errors import UserError
+from fastclip.faults import MachineError
 from fastclip.files import digest_file
 from fastclip.storage.cache import number_from_environment
 
@@ -101,7 +102,7 @@ def patiently(
 ) -> T:
     """The result of the first attempt that does not raise `LostError`. `done()` tells how many bytes are here.
 
-    Pauses start at a sixtieth of the timeout and double each time. Raises `IncompleteError` after too many attempts in
+    Pauses start at a sixtieth of the timeout and double each time. Raises `MachineError` after too many attempts in
     a row that brought too little or nothing.
     """
     failures, in_a_row, furthest, since_s = 0, 0, done(), time.monotonic()
@@ -116,7 +117,7 @@ def patiently(
         furthest, since_s = max(here, furthest), now_s
         if in_a_row > options.retries:
             came = f"; {here:,} bytes of it came" if here else ""
-            raise IncompleteError(
+            raise MachineError(
                 f"{what} cannot be reached, after {failures} attempt{'s' * (failures > 1)}: {lost}{came}.",
                 fix="Check the address and the network, then run the same command again to go on.",
             ) from lost
@@ -167,7 +168,7 @@ def receive(
     `out` may hold the beginning of `version` ("" if unknown) already. `on_answer` may refuse an answer before anything
     of it is written. A file of unknown length is read up to `most_bytes`.
 
-    Raises `IncompleteError` if the server is given up (`out` keeps what came), `OtherBytesError` if its file is
+    Raises `MachineError` if the server is given up (`out` keeps what came), `OtherBytesError` if its file is
     another one, and `UserError` if it cannot be had.
     """
     most_bytes = most_bytes if file.bytes is None else file.bytes

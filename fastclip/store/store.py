@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from fastclip.errors import IncompleteError, IntegrityError, UserError
-from fastclip.files import canonical_json, is_temporary, patiently, temporary_path, write_new, write_whole
+from fastclip.faults import patiently
+from fastclip.files import canonical_json, is_temporary, temporary_path, write_new, write_whole
 from fastclip.sealed import read_facts
 from fastclip.store.parts import Part, seal_part, unseal_part
 from fastclip.store.recipes import Recipe, parse_recipe

@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from fastclip.errors import GO_ON, IncompleteError, IntegrityError
-from fastclip.files import canonical_json, digest, patiently, write_new, write_whole
+from fastclip.faults import patiently
+from fastclip.files import canonical_json, digest, write_new, write_whole
 from fastclip.sealed import read_facts, seal, unseal
 from fastclip.store.recipes import WITHDRAWN_NUMERICS
 from fastclip.text.prompts import PromptSet

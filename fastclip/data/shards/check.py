@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from fastclip.data.shards.fingerprint import fingerprint
 from fastclip.data.shards.manifest import (
@@ -23,41 +24,63 @@ from fastclip.data.shards.manifest import (
 from fastclip.data.shards.reader import read_index
 from fastclip.data.sources.samples import IMAGES, split_name
 from fastclip.data.sources.tars import TarMember, list_tar
-from fastclip.errors import FastclipError, IntegrityError, UserError
+from fastclip.errors import IntegrityError, UserError
+from fastclip.faults import MachineError, named, steadily
 from fastclip.files import digest
 from fastclip.proven import ProvenFile
 from fastclip.storage.folders import Folder
 
 
 @dataclass(frozen=True)
-class _CheckedShard:
-    records: Sequence[ImageRecord]
+class Checked:
+    """The differences of a dataset from its manifest, and the files that could not be read, a line each."""
+
     differences: Sequence[str]
+    unread: Sequence[str]
+
+
+@dataclass(frozen=True)
+class _CheckedShard:
+    records: Sequence[ImageRecord] = ()
+    differences: Sequence[str] = ()
+    unread: Sequence[str] = ()
 
 
 def check_dataset(
     folder: Folder, manifest: Manifest, *, workers: int, on_images: Callable[[int], None] = lambda images: None
-) -> list[str]:
-    """Read a whole dataset again, and return a line for each difference from its manifest."""
-    lines = []
+) -> Checked:
+    """Read a whole dataset again, and compare it with its manifest. What cannot be read costs the rest nothing."""
+    lines, unread, rejected = [], [], []
     try:
-        rejected = read_rejected(folder, manifest)
+        with named(f"{folder}/{REJECTED}"):
+            rejected = read_rejected(folder, manifest)
     except (FileNotFoundError, IntegrityError) as error:
         lines.append(_says(f"{folder}/{REJECTED}", error))
-        rejected = []
+    except MachineError as error:
+        unread.append(str(error))
 
     def check(shard: Shard) -> _CheckedShard:
-        checked = _check_shard(folder, shard, len(manifest.classes), rejected)
+        try:
+            look = partial(_check_shard, folder, shard, len(manifest.classes), rejected)
+            checked = steadily(look, f"{folder}/{shard.name}")
+        except MachineError as error:
+            checked = _CheckedShard(unread=[str(error)])
         on_images(shard.images)
         return checked
 
     with ThreadPoolExecutor(workers) as pool:
         checked = dict(zip(manifest.shards, pool.map(check, manifest.shards), strict=True))
     lines += [line for each in checked.values() for line in each.differences]
-    if not lines:
+    unread += [line for each in checked.values() for line in each.unread]
+    if not lines and not unread:
         lines += _domain_differences(manifest, checked, rejected)
-    lines += _small_file_differences(folder, manifest)
-    return lines + _strays(folder, manifest)
+    try:
+        with named(str(folder)):
+            lines += _small_file_differences(folder, manifest)
+            lines += _strays(folder, manifest)
+    except MachineError as error:
+        unread.append(str(error))
+    return Checked(lines, unread)
 
 
 def _check_shard(folder: Folder, shard: Shard, classes: int, rejected: Sequence[Rejected]) -> _CheckedShard:
@@ -69,7 +92,7 @@ def _check_shard(folder: Folder, shard: Shard, classes: int, rejected: Sequence[
         lines.append(_says(f"{folder}/{shard.name}", error))
     try:
         records = read_index(folder, shard)
-    except FastclipError as error:
+    except (UserError, IntegrityError) as error:
         lines.append(str(error))
     if records and shard.images_sha256 not in ("", images_sha256(records)):  # empty: an earlier version wrote it
         lines.append(f"{folder}/{shard.index_name}: the digest of its images is not the manifest's.")

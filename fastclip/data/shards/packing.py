@@ -21,6 +21,7 @@ from fastclip.data.sources.containers import BlobReader
 from fastclip.data.sources.listing import SourceImage
 from fastclip.data.sources.tars import list_tar
 from fastclip.errors import FastclipError
+from fastclip.faults import named
 from fastclip.files import canonical_json, digest
 from fastclip.storage.folders import Folder
 
@@ -70,7 +71,10 @@ class WrittenShard:
 def write_shard(
     folder: Folder, plan: PlannedShard, reader: BlobReader, on_progress: OnProgress, *, verify: bool
 ) -> WrittenShard:
-    """Write one shard, its index and then its receipt. Every file appears whole or not at all."""
+    """Write one shard, its index and then its receipt. Every file appears whole or not at all.
+
+    Raises `MachineError` for an image that the machine cannot read, `IntegrityError` for one that changed meanwhile.
+    """
     shard = None
     handle, path = tempfile.mkstemp(".tmp", TEMPORARY_PREFIX, folder.staging())
     temporary = Path(path)
@@ -78,6 +82,7 @@ def write_shard(
         with os.fdopen(handle, "wb") as file:
             stream = _HashingFile(file)
             records, rejected = _write_tar(stream, plan, reader, on_progress, verify)
+            reader.check_unchanged()
             file.flush()
             os.fsync(file.fileno())
         if records:
@@ -104,7 +109,7 @@ def finished_shard(folder: Folder, plan: PlannedShard, *, verify: bool) -> Writt
             return WrittenShard(plan, None, [], rejected)
         shard = Shard(**receipt["shard"])
         records = OpenShard(folder, shard).records
-    except (FileNotFoundError, ValueError, KeyError, TypeError, FastclipError):
+    except (OSError, ValueError, KeyError, TypeError, FastclipError):
         return None  # written again
     same = shard == shard_row(plan.name, plan.domain, records, size=shard.bytes, sha256=shard.sha256)
     return WrittenShard(plan, shard, records, rejected) if same else None
@@ -149,9 +154,10 @@ def _write_tar(
 def _check(image: SourceImage, reader: BlobReader, verify: bool) -> tuple[bytes, str, int, int] | Rejected:
     """The image's bytes, extension, height and width; or why it cannot be used."""
     try:
-        data = reader.read(image.blob)
-        return data, *(check_image(data) if verify else read_header(data))
-    except (ValueError, OSError) as error:
+        with named(image.blob.container):
+            data = reader.read(image.blob)
+            return data, *(check_image(data) if verify else read_header(data))
+    except (ValueError, OSError) as error:  # of a link to nowhere
         # Not the error's own path: the same reason wherever the source lies.
         reason = (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
         return Rejected(path=image.found_at, reason=reason, domain=image.domain, label=image.label)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import tempfile
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -29,10 +30,12 @@ def write_in_processes(
     workers: dict[connection.Connection, multiprocessing.process.BaseProcess] = {}
     try:
         for _ in range(processes):
-            ours, theirs = context.Pipe()
-            workers[ours] = context.Process(target=_work, args=(theirs, folder, seek_indexes(), verify), daemon=True)
-            workers[ours].start()
-            theirs.close()
+            with _alive():
+                ours, theirs = context.Pipe()
+                worker = context.Process(target=_work, args=(theirs, folder, seek_indexes(), verify), daemon=True)
+                worker.start()
+                workers[ours] = worker
+                theirs.close()
         yield from _answers(set(workers), iter(plans), on_progress)
     finally:
         for pipe in workers:
@@ -64,12 +67,26 @@ def _answers(
 
 @contextmanager
 def _alive() -> Iterator[None]:
+    """Raise `IncompleteError` if a process is gone, also the one that starts the others, or if none can be started."""
     try:
         yield
     except (EOFError, ConnectionError) as error:
         raise IncompleteError(
             "A process that wrote shards was killed.", fix="Run the same command again; finished shards are kept."
         ) from error
+    except OSError as error:
+        raise IncompleteError(
+            f"Processes that write shards cannot be started, {_where()}: {error.strerror or error}.",
+            fix="Add --processes 1, or cure that; then run the same command again: finished shards are kept.",
+        ) from error
+
+
+def _where() -> str:
+    """The folder in which processes meet."""
+    try:
+        return f"with files in {tempfile.gettempdir()}"
+    except FileNotFoundError:
+        return "there is no temporary folder"
 
 
 def _work(pipe: connection.Connection, folder: Folder, indexes: Mapping[Path, SeekIndex], verify: bool) -> None:

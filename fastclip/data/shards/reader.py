@@ -14,7 +14,8 @@ from jaxtyping import Int64, Shaped
 
 from fastclip.data.shards.manifest import ImageRecord, Shard, images_sha256, rewrite
 from fastclip.errors import UserError
-from fastclip.files import canonical_json, digest, patiently
+from fastclip.faults import patiently
+from fastclip.files import canonical_json, digest
 from fastclip.proven import Proof, ProvenFile
 from fastclip.storage.folders import Folder, Location, differs, open_folder
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fastclip.errors import UserError
+from fastclip.faults import open_steadily
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 """The archives that are read in place."""
@@ -52,7 +53,7 @@ def unread_archive(name: str) -> str | None:
 
 def refuse_other_kinds(path: Path, *kinds: str) -> None:
     """Raise `UserError` if the file begins as an archive of another kind than `kinds` does."""
-    with path.open("rb") as file:
+    with open_steadily(path) as file:
         start = file.read(512)
     kind = next((kind for pattern, kind in FIRST_BYTES if re.match(pattern, start)), None)
     if kind is not None and kind not in kinds:

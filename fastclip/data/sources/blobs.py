@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from fastclip.errors import IntegrityError
+
 MAX_BYTES = 1 << 28
 """The most bytes an encoded image may have (268 million): a larger one is a mistake or an attack."""
 
@@ -25,3 +27,10 @@ class Blob:
     """tar: where its bytes begin, in the unpacked archive. zip: where its header does. parquet: its row."""
     member: str = ""
     """parquet: the column."""
+
+
+def changed(path: Path) -> IntegrityError:
+    """The error for a file of a source that is not as it was when the source was listed."""
+    return IntegrityError(
+        f"{path} changed while it was read.", fix="Let what writes it finish, then run the same command again."
+    )

@@ -2,47 +2,72 @@
 
 from __future__ import annotations
 
+import os
 import stat
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from fastclip.data.sources.blobs import MAX_BYTES, Blob
-from fastclip.data.sources.seek_indexes import open_seekable
+from fastclip.data.sources.blobs import MAX_BYTES, Blob, changed
+from fastclip.data.sources.seek_indexes import open_seekable, reading
 from fastclip.data.sources.tars import is_gzip
 from fastclip.data.sources.zips import ZipContainer
+from fastclip.faults import open_steadily, steadily
+
+MOST_OPEN = 64
+"""Containers that are open at once: a source may have more tars than a process may have files."""
+
+Stamp: TypeAlias = tuple[int, int]
+"""Size, and time of the last change in nanoseconds."""
 
 
 class BlobReader:
-    """Reads blobs, keeping the containers open. One for each process and thread."""
+    """Reads blobs, keeping the containers open. One for each process and thread.
+
+    All reading raises `MachineError` where the machine fails, and `IntegrityError` where a file is no longer the one
+    that was listed.
+    """
 
     def __init__(self) -> None:
-        self._open: dict[Path, _Container] = {}
+        self._open: dict[Path, _Opened] = {}  # the oldest first
 
     def read(self, blob: Blob) -> bytes:
-        """The bytes of `blob`. Raises `OSError` or `ValueError` with the reason if they cannot be read.
-
-        Raises `IntegrityError` if an archive is another one than was listed.
-        """
+        """The bytes of `blob`. Raises `OSError` or `ValueError` with the reason if it can be no image."""
         if blob.size > MAX_BYTES:
             raise ValueError(f"{blob.size:,} bytes, more than the {MAX_BYTES:,} that an image may have")
         if blob.kind == "file":
-            if not stat.S_ISREG(blob.container.stat().st_mode):
-                raise ValueError("a pipe, a socket or a device")  # whose bytes may never end
-            data = blob.container.read_bytes()
-        else:
-            if blob.container not in self._open:
-                self._open[blob.container] = _open(blob)
-            data = self._open[blob.container].read(blob)
+            return _read_file(blob)
+        opened = self._opened(blob)
+        try:
+            data = opened.container.read(blob)
+        except ValueError:
+            opened.check_unchanged()
+            raise
         if len(data) != blob.size:
-            raise ValueError(f"has {len(data):,} bytes, {blob.size:,} were listed: it changed meanwhile")
+            opened.check_unchanged()
+            raise ValueError(f"has {len(data):,} bytes, {blob.size:,} were listed")
         return data
 
     def head(self, blob: Blob, count: int = 64) -> bytes:
         """The first bytes of `blob`. Raises as `read` does."""
         if blob.kind != "file":
             return self.read(blob)[:count]
-        with blob.container.open("rb") as file:
+        with open_steadily(blob.container) as file:
             return file.read(count)
+
+    def check_unchanged(self) -> None:
+        """Raise `IntegrityError` if a container was written to since it was listed."""
+        for opened in self._open.values():
+            opened.check_unchanged()
+
+    def _opened(self, blob: Blob) -> _Opened:
+        if blob.container not in self._open:
+            while len(self._open) >= MOST_OPEN:
+                oldest = self._open.pop(next(iter(self._open)))
+                oldest.check_unchanged()
+                oldest.file.close()
+            self._open[blob.container] = _open(blob)
+        return self._open[blob.container]
 
 
 @runtime_checkable  # the tests check annotations
@@ -51,29 +76,78 @@ class _Container(Protocol):
         """The bytes of `blob`. Raises `ValueError` with the reason if the archive is damaged there."""
 
 
-def _open(blob: Blob) -> _Container:
+class _Opened(NamedTuple):
+    """An open container, and the stamp that it had when it was opened."""
+
+    path: Path
+    file: BinaryIO
+    container: _Container
+    stamp: Stamp
+
+    def check_unchanged(self) -> None:
+        if _stamp(self.file) != self.stamp:
+            raise changed(self.path)
+
+
+def _open(blob: Blob) -> _Opened:
+    """The container of `blob`. Raises `IntegrityError` if it is another one than was listed."""
+    path = blob.container
+    try:
+        file = open_steadily(path)
+    except OSError:
+        raise changed(path) from None
+    stamp = _stamp(file)
+    if blob.mtime_ns not in (0, stamp[1]):
+        raise changed(path)
+    container: _Container
     if blob.kind == "parquet":
         from fastclip.data.sources.parquet import ParquetContainer  # loads pyarrow
 
-        return ParquetContainer(blob.container)
-    return ZipContainer(blob.container) if blob.kind == "zip" else _Tar(blob.container)
+        container = ParquetContainer(file)
+    else:
+        container = ZipContainer(file) if blob.kind == "zip" else _Tar(path, file)
+    return _Opened(path, file, container, stamp)
+
+
+def _stamp(file: BinaryIO) -> Stamp:
+    facts = os.fstat(file.fileno())
+    return facts.st_size, facts.st_mtime_ns
+
+
+def _read_file(blob: Blob) -> bytes:
+    """The bytes of a file, which is as it was when it was listed, before it is read and afterwards."""
+    path = blob.container
+    try:
+        mode = steadily(path.stat, path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ValueError("a pipe, a socket or a device")  # whose bytes may never end
+        before, data, after = steadily(partial(_whole, path), path)
+    except OSError:
+        if blob.size or blob.mtime_ns:
+            raise changed(path) from None
+        raise  # a link to nowhere
+    listed = blob.size, blob.mtime_ns or before[1]
+    if before != listed or after != listed or len(data) != blob.size:
+        raise changed(path)
+    return data
+
+
+def _whole(path: Path) -> tuple[Stamp, bytes, Stamp]:
+    with path.open("rb", buffering=0) as file:
+        return _stamp(file), file.readall(), _stamp(file)
 
 
 class _Tar:
     """A tar or tar.gz. Its content says which; the name does not matter."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path = path
-        self._file: Any = None
+        self._file: Any = open_seekable(path, file) if is_gzip(path) else file
 
     def read(self, blob: Blob) -> bytes:
-        try:
-            if self._file is None:
-                self._file = open_seekable(self._path) if is_gzip(self._path) else self._path.open("rb")
+        with reading(self._path):
             self._file.seek(blob.offset)
             data: bytes = self._file.read(blob.size)
-        except (OSError, EOFError) as error:
-            raise ValueError(f"damaged in the archive, at byte {blob.offset:,}: {error}") from error
         if len(data) != blob.size:
             raise ValueError(f"cut off: the archive ends at byte {blob.offset + len(data):,}")
         return data

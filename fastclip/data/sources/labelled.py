@@ -13,7 +13,9 @@ from fastclip.data.classes import check_numbers, one_form
 from fastclip.data.shards.manifest import CLASS_NAMES, SHARD_COUNT, Rejected
 from fastclip.data.sources.pieces import check_whole, group_names, grouped
 from fastclip.data.sources.samples import Sample, SourceShard, other_members, read_samples
+from fastclip.data.sources.walk import is_file
 from fastclip.errors import UserError
+from fastclip.faults import steadily
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ def _splits(shards: Sequence[SourceShard]) -> list[str]:
     for group in groups:
         file = group[0].path.parent / SHARD_COUNT
         count = None
-        if file.is_file():
-            text = file.read_text("utf-8-sig", "replace").strip()
+        if is_file(file):
+            text = steadily(file.read_bytes, file).decode("utf-8-sig", "replace").strip()
             if not re.fullmatch(r"[0-9]{1,9}", text):
                 raise UserError(f"{file} says {text[:40]!r}, not a number.", fix=f"echo {len(group)} > {file}")
             if in_folder[group[0].folders] > 1:
@@ -104,7 +106,7 @@ def _read_classnames(path: Path) -> tuple[str, ...]:
     blank line between them, and for numbers before them.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = steadily(path.read_bytes, path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8: {error}.", fix="Save it as UTF-8, a class's name a line.") from None
     lines = [one_form(line.strip()) for line in text.rstrip().split("\n")]
@@ -134,7 +136,7 @@ def _listed_names(source: Path, shards: Sequence[SourceShard]) -> tuple[str, ...
     without = []
     for folder in dict.fromkeys(shard.path.parent for shard in shards):
         above = [each for each in (folder, *folder.parents) if each == root or root in each.parents]
-        files = [each / CLASS_NAMES for each in above if (each / CLASS_NAMES).is_file()]
+        files = [each / CLASS_NAMES for each in above if is_file(each / CLASS_NAMES)]
         lists |= {file: _read_classnames(file) for file in files if file not in lists}
         without += [] if files else [folder]
     if len(set(lists.values())) > 1:

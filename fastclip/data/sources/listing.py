@@ -14,7 +14,9 @@ from fastclip.data.shards.manifest import Rejected
 from fastclip.data.sources.blobs import Blob
 from fastclip.data.sources.leftovers import known_reason
 from fastclip.data.sources.splits import is_split
+from fastclip.data.sources.walk import is_file
 from fastclip.errors import UserError
+from fastclip.faults import steadily
 
 ONLY_DOMAIN = "all"
 """The name of the one domain of a source without domain folders."""
@@ -94,8 +96,8 @@ def other_files(source: Path, used: Collection[Path], reason: str) -> list[Rejec
     There are none if `source` is a file itself. Raises `UserError` for shards and tables in a form that is not read,
     and for folders of images, whose labels would be others.
     """
-    paths = sorted(source.rglob("*")) if source.is_dir() else []
-    others = [path for path in paths if path.is_file() and path not in used]
+    paths = steadily(lambda: sorted(source.rglob("*")), source) if source.is_dir() else []
+    others = [path for path in paths if is_file(path) and path not in used]
     names = [path.relative_to(source).as_posix() for path in others]
     found = [Rejected(path=name, reason=known_reason(name) or reason) for name in names]
     if lost := next((row.path for row in found if row.reason == reason and _PIECE.search(row.path)), None):

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from fastclip.data.sources.blobs import Blob
 from fastclip.data.sources.tars import list_tar
+from fastclip.data.sources.walk import is_file
 from fastclip.data.sources.zips import list_zip
 from fastclip.errors import IntegrityError, UserError
+from fastclip.faults import steadily
 
 
 def list_members(archive: Path, folder: str) -> list[tuple[str, Blob]]:
@@ -19,7 +21,7 @@ def list_members(archive: Path, folder: str) -> list[tuple[str, Blob]]:
     Raises `UserError` for a path that leads out of it or can be read in two ways, `IntegrityError` if two members have
     one path.
     """
-    if not archive.is_file():
+    if not is_file(archive):
         raise UserError(f"{archive} is no file, or a link to nowhere.", fix="Get it again, or remove it.")
     named = list(_zip_members(archive) if archive.name.lower().endswith(".zip") else _tar_members(archive))
     slashes = any("/" in name for name, _ in named)
@@ -48,12 +50,12 @@ def _with_slashes(archive: Path, name: str, slashes: bool) -> str:
 
 
 def _zip_members(archive: Path) -> Iterator[tuple[str, Blob]]:
-    mtime_ns = archive.stat().st_mtime_ns
+    mtime_ns = steadily(archive.stat, archive).st_mtime_ns
     for name, info in list_zip(archive):
         yield name, Blob("zip", archive, info.file_size, mtime_ns, offset=info.header_offset)
 
 
 def _tar_members(archive: Path) -> Iterator[tuple[str, Blob]]:
-    mtime_ns = archive.stat().st_mtime_ns
+    mtime_ns = steadily(archive.stat, archive).st_mtime_ns
     for member in list_tar(archive):
         yield member.name, Blob("tar", archive, member.size, mtime_ns, offset=member.offset)

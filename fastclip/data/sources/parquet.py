@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,6 +23,7 @@ from fastclip.data.sources.listing import Listing, SourceImage, checked, other_f
 from fastclip.data.sources.pieces import Piece, check_whole, find_files, group_names, grouped, pieces
 from fastclip.data.twins import check_twins
 from fastclip.errors import IntegrityError, UserError
+from fastclip.faults import open_steadily, steadily
 
 LABELS = ("label", "labels", "class", "category", "fine_label", "coarse_label", "class_name", "wnid")
 DOMAINS = ("domain", "domains", "style", "environment")
@@ -145,8 +146,9 @@ class _Table:
     @classmethod
     def open(cls, piece: Piece, source: Path, split: str) -> _Table:
         path = piece.path
+        mtime_ns = steadily(path.stat, path).st_mtime_ns
         try:
-            schema = pq.read_schema(path)
+            schema = _schema(path)
             metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
             features = dict(metadata.get("info", {}).get("features", {}))
         except (pa.ArrowInvalid, OSError, ValueError, TypeError, AttributeError) as error:
@@ -156,7 +158,7 @@ class _Table:
         return cls(
             path,
             path.relative_to(source).as_posix() if source.is_dir() else path.name,
-            path.stat().st_mtime_ns,
+            mtime_ns,
             schema,
             features,
             _image_column(path, schema, features),
@@ -226,7 +228,8 @@ class _Table:
 
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         try:
-            yield from pq.ParquetFile(self.path).iter_batches(batch_size=256, columns=columns)
+            with open_steadily(self.path) as file:
+                yield from pq.ParquetFile(file).iter_batches(batch_size=256, columns=columns)
         except pa.ArrowNotImplementedError as error:
             raise UserError(
                 f"{self.path} cannot be read: {str(error).splitlines()[0]}", fix="Save it again with plain columns."
@@ -262,10 +265,15 @@ class _Table:
         return [names[value] if isinstance(value, int) else value for value in numbers]
 
 
+def _schema(path: Path) -> pa.Schema:
+    with open_steadily(path) as file:
+        return pq.read_schema(file)
+
+
 def _may_hold_images(path: Path) -> bool:
     """Whether a file has a column of bytes, or cannot be read."""
     try:
-        return any(_is_image(field.type) for field in pq.read_schema(path))
+        return any(_is_image(field.type) for field in _schema(path))
     except (pa.ArrowInvalid, OSError):
         return True
 
@@ -417,8 +425,8 @@ def _damaged(path: Path, error: Exception) -> IntegrityError:
 class ParquetContainer:
     """Reads single rows; a few row groups stay in memory, because the rows of a shard lie together."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = pq.ParquetFile(path)
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = pq.ParquetFile(file)
         counts = [self._file.metadata.row_group(index).num_rows for index in range(self._file.num_row_groups)]
         self._groups = [(sum(counts[:index]), count) for index, count in enumerate(counts)]
         self._cached: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
@@ -429,7 +437,7 @@ class ParquetContainer:
         if group not in self._cached:
             try:
                 column = self._file.read_row_group(group, columns=[blob.member]).column(0)
-            except pa.ArrowInvalid as error:
+            except (pa.ArrowInvalid, OSError) as error:  # of a codec; those of the file are no `OSError`
                 raise ValueError(f"damaged in the table: {error}") from error
             self._cached[group] = column
             while len(self._cached) > 2:

@@ -7,7 +7,6 @@ train/0000.parquet, photo/0.tar                  pieces of what their folder is 
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from fastclip.data.sources.splits import WORDS
+from fastclip.data.sources.walk import folders, is_file
 from fastclip.errors import UserError
 
 NO_NAMES = frozenset(("", "part", "shard", "data", "chunk", "file", "batch"))
@@ -68,17 +68,13 @@ def find_files(source: Path, suffixes: tuple[str, ...]) -> list[Path]:
     Hidden files and folders are left out, and links to a folder above. Raises `UserError` for a link to nowhere.
     """
     if not source.is_dir():
-        return [source] if source.is_file() and source.name.lower().endswith(suffixes) else []
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename} cannot be listed: {error.strerror}.", fix="Give yourself access to it.")
-
+        return [source] if is_file(source) and source.name.lower().endswith(suffixes) else []
     found = []
-    for folder, subfolders, names in os.walk(source, followlinks=True, onerror=refuse):
+    for folder, subfolders, names in folders(source):
         here = Path(folder)
         subfolders[:] = [name for name in subfolders if not name.startswith(".") and not _leads_up(here / name)]
         found += [here / name for name in names if name.lower().endswith(suffixes) and not name.startswith(".")]
-    if lost := [path for path in found if not path.is_file()]:
+    if lost := [path for path in found if not is_file(path)]:
         raise UserError(f"{lost[0]} is a link to nowhere.", fix="Get the file that it links to, or remove the link.")
     return sorted(found, key=lambda path: (path.parent, [int(n) for n in re.findall("[0-9]+", path.name)], path))
 

@@ -24,6 +24,7 @@ from fastclip.data.sources.containers import BlobReader
 from fastclip.data.sources.pieces import Piece, find_files, pieces
 from fastclip.data.sources.tars import TarMember, list_tar
 from fastclip.errors import UserError
+from fastclip.faults import steadily
 
 OURS = frozenset((MANIFEST, REJECTED, CLASS_NAMES, SHARD_COUNT, "zeroshot_classification_templates.txt"))
 """Files that describe shards. They are not listed as other files."""
@@ -68,7 +69,7 @@ def find_shards(source: Path) -> list[SourceShard]:
             piece.path,
             piece.path.relative_to(root).as_posix(),
             piece,
-            piece.path.stat().st_mtime_ns,
+            steadily(piece.path.stat, piece.path).st_mtime_ns,
             list_tar(piece.path),
         )
         for piece in pieces(source, find_files(source, SHARDS))

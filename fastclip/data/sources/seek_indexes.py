@@ -6,14 +6,18 @@ given to `adopt_seek_indexes` when they start. A worker without one makes its ow
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
-from fastclip.errors import IntegrityError
+from fastclip.data.sources.blobs import changed
+from fastclip.errors import FastclipError, IncompleteError, IntegrityError
+from fastclip.faults import fault, open_steadily, steadily
 
 BUFFER_BYTES = 1 << 17
 """About a photo. Photos in random order took 0.5 ms each from a .tar.gz, and 1.5 ms with the default, 1 MiB."""
@@ -42,34 +46,60 @@ def adopt_seek_indexes(indexes: Mapping[Path, SeekIndex]) -> None:
     _seek_indexes.update(indexes)
 
 
-def open_seekable(path: Path) -> Any:
-    """An indexed_gzip.IndexedGzipFile, which reads and seeks as a file does.
+def open_seekable(path: Path, file: BinaryIO) -> Any:
+    """An indexed_gzip.IndexedGzipFile of the open archive at `path`, which reads and seeks as a file does.
 
     Raises `IntegrityError` if the archive changed since its seek index was made.
     """
-    known = _seek_indexes.get(path) or save_seek_index(path, file_stamp(path))
-    if known.stamp != file_stamp(path):
-        raise damaged(path, "it changed after it was listed")
-    return _indexed_gzip(path, index_file=str(known.file))
+    facts = os.fstat(file.fileno())
+    stamp = facts.st_size, facts.st_mtime_ns
+    known = _seek_indexes.get(path)
+    if known and known.stamp != stamp:
+        raise changed(path)
+    if known is None or not known.file.exists():  # somebody may have tidied up the temporary folder
+        known = save_seek_index(path, stamp)
+    opened = _indexed_gzip(file)
+    opened.import_index(fileobj=io.BytesIO(steadily(known.file.read_bytes, known.file)))
+    return opened
 
 
 def save_seek_index(path: Path, stamp: Stamp) -> SeekIndex:
-    """Unpack the archive once, and keep the points to start from. Raises `IntegrityError` if it does not unpack."""
-    number, name = tempfile.mkstemp(".gzidx", dir=_temporary_folder().name)
-    os.close(number)
+    """Unpack the archive, which is known to be whole, and keep the points to start from."""
+    points = io.BytesIO()
+    with open_steadily(path) as file, reading(path):
+        opened = _indexed_gzip(file, spacing=max(1 << 18, stamp[0] // 2048))
+        opened.build_full_index()
+        opened.export_index(fileobj=points)
     try:
-        with _indexed_gzip(path, spacing=max(1 << 18, path.stat().st_size // 2048)) as file:
-            file.build_full_index()
-            file.export_index(name)
-    except (OSError, EOFError) as error:
-        raise damaged(path, f"the gzip data cannot be unpacked: {error}") from error
+        number, name = tempfile.mkstemp(".gzidx", dir=_temporary_folder().name)
+        with os.fdopen(number, "wb") as index:
+            index.write(points.getbuffer())
+    except OSError as error:
+        raise IncompleteError(
+            f"{_place()} does not take the seek index of {path}: {error.strerror or error}.",
+            fix="Free space there, or set TMPDIR to a folder that has some, then run the same command again.",
+        ) from error
     _seek_indexes[path] = SeekIndex(Path(name), stamp)
     return _seek_indexes[path]
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """The reason for what indexed_gzip raises in the block, of an archive that is known to be whole.
+
+    It names the error of the file that it reads as the cause of its own; what it finds itself can then be memory alone.
+    """
+    try:
+        yield
+    except (OSError, EOFError) as error:
+        cause = error.__cause__
+        raise cause if isinstance(cause, FastclipError) else fault(error, path) from error
+
+
 def file_stamp(path: Path) -> Stamp:
     """The stamp of the file as it is now."""
-    return path.stat().st_size, path.stat().st_mtime_ns
+    facts = steadily(path.stat, path)
+    return facts.st_size, facts.st_mtime_ns
 
 
 def damaged(path: Path, found: str) -> IntegrityError:
@@ -85,7 +115,21 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="fastclip-seek-")
 
 
-def _indexed_gzip(path: Path, **options: Any) -> Any:
+def _place() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return "No temporary folder"
+
+
+class _Stream:
+    """A file without a descriptor: indexed_gzip would read from that itself, and keep no reason why it could not."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.seek, self.tell, self.close = file.read, file.seek, file.tell, file.close
+
+
+def _indexed_gzip(file: BinaryIO, **options: Any) -> Any:
     from indexed_gzip import IndexedGzipFile  # only a .tar.gz needs it
 
-    return IndexedGzipFile(str(path), drop_handles=False, buffer_size=BUFFER_BYTES, **options)
+    return IndexedGzipFile(fileobj=_Stream(file), buffer_size=BUFFER_BYTES, **options)

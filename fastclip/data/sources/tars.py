@@ -34,6 +34,7 @@ from typing import IO, NamedTuple, TypeVar, cast
 from fastclip.data.sources.archives import follow, refuse_other_kinds
 from fastclip.data.sources.seek_indexes import Stamp, damaged, file_stamp, save_seek_index
 from fastclip.errors import IntegrityError
+from fastclip.faults import open_steadily
 
 MAX_MEMBERS = 1_000_000
 MAX_NAME_BYTES = 1024
@@ -98,7 +99,7 @@ def _list(path: Path) -> list[TarMember]:
     members: list[TarMember] = []
     links: list[tarfile.TarInfo] = []
     header_at: dict[str, int] = {}
-    with path.open("rb") as file:
+    with open_steadily(path) as file:
         tape = _Tape(path, file)
         for info in _walk(tape):
             first = header_at.setdefault(info.name, info.offset)
@@ -134,7 +135,7 @@ def _target(link: tarfile.TarInfo) -> str:
 
 def is_gzip(path: Path) -> bool:
     """Whether the file begins as gzip does, whatever it is called."""
-    with path.open("rb") as file:
+    with open_steadily(path) as file:
         return file.read(2) == b"\x1f\x8b"
 
 
@@ -152,7 +153,7 @@ class _Tape:
         self.allowance = 0
         """How many bytes `tarfile` may read until this is set anew."""
         self._packed = file
-        self._bytes = path.stat().st_size
+        self._bytes = os.fstat(file.fileno()).st_size
         self._zipped = is_gzip(path)
         # Not indexed_gzip: of 60 cuts of a .tar.gz it reported none. GzipFile reports each, and checks CRC and size.
         self._file = gzip.GzipFile(fileobj=file) if self._zipped else file

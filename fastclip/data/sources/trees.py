@@ -15,7 +15,7 @@ from fastclip.data.sources.blobs import MAX_BYTES, Blob
 from fastclip.data.sources.containers import BlobReader
 from fastclip.data.sources.leftovers import is_text, leftover
 from fastclip.data.sources.members import list_members
-from fastclip.data.sources.walk import walk
+from fastclip.data.sources.walk import is_file, walk
 from fastclip.errors import UserError
 
 
@@ -104,7 +104,7 @@ def list_tree(source: Path) -> Tree:
 
     Raises `UserError` or `IntegrityError` if something cannot be listed.
     """
-    if source.is_file() and source.name.lower().endswith(ARCHIVES):
+    if is_file(source) and source.name.lower().endswith(ARCHIVES):
         return Tree(dict(list_members(source, "")), {}, source)
     if not source.is_dir():
         raise UserError(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from fastclip.data.catalogue import DatasetCard, same_name
@@ -40,8 +41,10 @@ from fastclip.data.sources.listing import (
     with_distinct_paths,
 )
 from fastclip.data.sources.samples import OURS, find_shards, pairs
+from fastclip.data.sources.walk import is_file
 from fastclip.data.twins import check_twins
 from fastclip.errors import UserError
+from fastclip.faults import steadily
 from fastclip.files import digest_file
 from fastclip.storage.folders import differs
 
@@ -128,8 +131,9 @@ def _beside_shards(path: str) -> bool:
 
 
 def _is_ours(source: Path) -> bool:
+    manifest = source / MANIFEST
     try:
-        return bool(json.loads((source / MANIFEST).read_bytes())["format"] == FORMAT)
+        return bool(json.loads(steadily(manifest.read_bytes, manifest))["format"] == FORMAT)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -177,10 +181,11 @@ def _list_ours(source: Path, card: DatasetCard | None) -> Listing:
 def _our_images(source: Path, manifest: Manifest) -> Iterator[tuple[Shard, ImageRecord, Blob]]:
     for shard in manifest.shards:
         path = source / shard.name
-        if not path.is_file():
+        if not is_file(path):
             raise UserError(f"{path} is missing; the manifest lists it.", fix="Copy it from where shards were made.")
-        if path.stat().st_size != shard.bytes or digest_file(path) != shard.sha256:
+        facts = path.stat()
+        if facts.st_size != shard.bytes or steadily(partial(digest_file, path), path) != shard.sha256:
             raise differs(str(path), source.name, "its size or SHA-256 is not the manifest's")
-        mtime_ns = path.stat().st_mtime_ns
+        mtime_ns = facts.st_mtime_ns
         for row in read_index(source, shard):
             yield shard, row, Blob("tar", path, row.size, mtime_ns, offset=row.offset)

@@ -7,6 +7,7 @@ prompts that are made of them, and finds out late what it cannot unpack.
 from __future__ import annotations
 
 import lzma
+import os
 import posixpath
 import stat
 import struct
@@ -14,11 +15,12 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from fastclip.data.sources.archives import follow, refuse_other_kinds
 from fastclip.data.sources.blobs import Blob
 from fastclip.errors import IntegrityError, UserError
+from fastclip.faults import open_steadily
 
 UNPACKED = frozenset((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
 METHODS = {
@@ -60,8 +62,8 @@ def list_zip(path: Path) -> list[ZipMember]:
     packed by an unusual method, a name is not UTF-8, or a link leads to no file of it.
     """
     try:
-        with zipfile.ZipFile(path) as opened:
-            _check_end(path, opened)
+        with open_steadily(path) as file, zipfile.ZipFile(file) as opened:
+            _check_end(path, file, opened)
             members = [ZipMember(_name(path, info), info) for info in opened.infolist()]
             members = [member for member in members if not _is_folder(member)]
             for member in members:
@@ -78,12 +80,12 @@ def list_zip(path: Path) -> list[ZipMember]:
         ) from error
 
 
-def _check_end(path: Path, opened: zipfile.ZipFile) -> None:
+def _check_end(path: Path, file: BinaryIO, opened: zipfile.ZipFile) -> None:
     """Raise an error unless the archive is one file, begins with its first member and has as many as its end counts."""
-    with path.open("rb") as file:
-        start = file.read(4)
-        file.seek(max(0, path.stat().st_size - END_BYTES))
-        tail = file.read()
+    file.seek(0)
+    start = file.read(4)
+    file.seek(max(0, os.fstat(file.fileno()).st_size - END_BYTES))
+    tail = file.read()
     at = tail.rfind(b"PK\5\6")
     disk, _, _, count, _, directory = struct.unpack("<4H2L", tail[at + 4 : at + 20])
     infos = opened.infolist()
@@ -180,8 +182,8 @@ def _target(opened: zipfile.ZipFile, link: ZipMember) -> str:
 class ZipContainer:
     """Reads single members, named by where they begin: names may be equal in one encoding and not in another."""
 
-    def __init__(self, path: Path) -> None:
-        self._zip = zipfile.ZipFile(path)
+    def __init__(self, file: BinaryIO) -> None:
+        self._zip = zipfile.ZipFile(file)
         self._info_at = {info.header_offset: info for info in self._zip.infolist()}
 
     def read(self, blob: Blob) -> bytes:
@@ -189,7 +191,5 @@ class ZipContainer:
         try:
             with self._zip.open(self._info_at[blob.offset]) as member:
                 return member.read(blob.size + 1)  # never more than was listed, whatever the stream expands to
-        except (*DAMAGE, UnicodeDecodeError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # the machine's: bz2 raises one without a number
+        except (*DAMAGE, UnicodeDecodeError, OSError) as error:  # of bz2; those of the file are no `OSError`
             raise ValueError(f"damaged in the archive: {error}") from error
