@@ -174,7 +174,13 @@ def temporary_path(path: Path) -> Path:
 
 def is_temporary(name: str) -> bool:
     """Whether `name` is one that `temporary_path` gives."""
-    return re.fullmatch(r"\..+\.[0-9]+\.[0-9a-f]{8}\.tmp", name, re.DOTALL) is not None
+    return maker_of(name) is not None
+
+
+def maker_of(name: str) -> int | None:
+    """The number of the process that gave a temporary file its name; None for any other file."""
+    found = re.fullmatch(r"\..+\.([0-9]{1,9})\.[0-9a-f]{8}\.tmp", name, re.DOTALL)
+    return int(found[1]) if found else None
 
 
 def publish(temporary: Path, path: Path) -> None:

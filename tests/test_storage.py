@@ -37,6 +37,7 @@ from fastclip.models.tower import Embedded, ImageTower
 from fastclip.pixels.decoder import DecodedBatch, EncodedImage
 from fastclip.pixels.decoders import make_decoder
 from fastclip.proven import ProvenFile
+from fastclip.storage.alone import alone_in
 from fastclip.storage.cache import Cache, shard_cache
 from fastclip.storage.folders import Folder, LocalFolder, open_folder
 from fastclip.store.parts import part_name
@@ -351,6 +352,10 @@ def test_folders_here_and_in_an_object_store_behave_alike(kind: str, tmp_path: P
     assert folder.read("manifest.json") == b"new" and folder.exists("manifest.json") and not folder.exists("a")
     assert list(folder.list("*/[0-9]*.tar")) == ["a/0.tar", "a/1.tar", "b/0.tar"]
     assert list(folder.list("*/.*.receipt.json")) == ["a/.0.receipt.json"]
+    assert folder.sizes("") == {"manifest.json": 3} and folder.sizes("nowhere") == {}
+    assert folder.sizes("a") == {"0.tar": 7, "1.tar": 7, "0.index.jsonl": 15, ".0.receipt.json": 17}
+    assert folder.modified_s("a/9.tar") is None and abs(folder.modified_s("a/0.tar") - time.time()) < 60
+    assert folder.tells_case_apart() and folder.sizes("") == {"manifest.json": 3}
     assert list_datasets(open_folder(root)) == ["pets"]
     staged = write_temporary((folder.staging() or tmp_path) / "shard.tar", lambda file: file.write(b"tar" * 9))
     folder.put("c/0.tar", staged)
@@ -365,6 +370,18 @@ def test_folders_here_and_in_an_object_store_behave_alike(kind: str, tmp_path: P
             with pytest.raises(IntegrityError, match=r"pets/c/7\.tar"):
                 folder.open("c/7.tar", size=size, sha256=sha256)
     assert isinstance(folder, Folder) and (folder.free_bytes() or 1) > 0
+
+
+def test_in_an_object_store_too_a_second_writer_is_refused(s3: str, monkeypatch: pytest.MonkeyPatch):
+    folder = open_folder(f"{s3}/busy/pets")
+    folder.write(".writing.0123456789ab-77-5.json", b'{"process": 77, "host": "far", "since": "noon"}')
+    with pytest.raises(IncompleteError, match=rf"writing {s3}/busy/pets \(process 77 on far"), alone_in(folder):
+        pass
+    assert list(folder.list(".*")) == [".writing.0123456789ab-77-5.json"]
+    monkeypatch.setattr("fastclip.storage.alone.SILENT_S", -1.0)  # as if the minute were over
+    with alone_in(folder):
+        assert [f"-{os.getpid()}-" in note for note in folder.list(".*")] == [True]
+    assert list(folder.list(".*")) == []
 
 
 def test_a_dataset_on_s3_gives_the_local_table_named_or_not(shapes: Sharded, shapes_on_s3: str, fastclip: Program):

@@ -137,11 +137,14 @@ def write_and_print(
     from fastclip.data.sources.layouts import list_source
     from fastclip.data.sources.protocols import apply_protocol
     from fastclip.errors import UserError
+    from fastclip.storage.alone import alone_in
     from fastclip.storage.folders import LocalFolder, open_folder
 
     card = find_card(name, out)
     folder = open_folder(out).child(name)
     check_folder_is_free(folder, overwrite=overwrite)
+    with alone_in(folder):
+        pass  # a second writer is told at once, not when it has looked through the source
     if isinstance(folder, LocalFolder):
         here, there = folder.path.resolve(), source.resolve()
         if here == there or here in there.parents or there in here.parents:
@@ -161,6 +164,7 @@ def write_and_print(
             card=card,
             protocol=protocol_name,
             options=options,
+            overwrite=overwrite,
             on_progress=advance,
         )
     print_summary(written, listing, card, str(folder))

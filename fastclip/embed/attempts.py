@@ -25,8 +25,8 @@ from typing import Any
 
 from fastclip.embed.plan import Unit
 from fastclip.errors import IncompleteError, UserError
-from fastclip.files import digest, write_whole
-from fastclip.machine import started
+from fastclip.files import write_whole
+from fastclip.machine import started, this_machine
 from fastclip.store.store import DAY_S
 
 DEATHS = 2
@@ -58,7 +58,7 @@ class Attempts:
 
     def __init__(self, store: Path, machine: str | None = None, process: int | None = None) -> None:
         self._notes, self._processes, self._given_up = (store / n for n in ("attempts", "processes", "given_up"))
-        self._machine = machine or _this_machine()
+        self._machine = machine or this_machine()
         process = process or os.getpid()
         self._me = f"{self._machine}-{process}-{started(process) or 0}"
         self._lock = threading.Lock()
@@ -289,11 +289,3 @@ def _refuse_unlike(mine: Mapping[str, Any], other: Mapping[str, Any]) -> None:
             fix="Give one run to machines of one kind. Either finish with one kind alone (a store read by every kind), "
             "or give each kind a run of its own, with another number of processes or another --store.",
         )
-
-
-def _this_machine() -> str:
-    """A name for the processes that can see each other: those of one boot and one container."""
-    with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
-        return digest((boot + str(Path("/proc/self/ns/pid").readlink())).encode())[:12]
-    return digest(os.urandom(16))[:12]  # no /proc: everybody is elsewhere

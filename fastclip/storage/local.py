@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from fastclip.errors import IntegrityError
-from fastclip.files import publish, rename, write_whole
+from fastclip.files import publish, rename, temporary_path, write_whole
 from fastclip.proven import Differs, ProvenFile, read_proven
 
 
@@ -36,6 +37,18 @@ class Folder(Protocol):
 
     def list(self, pattern: str) -> Sequence[str]:
         """The sorted names of the files that match `pattern`, such as `*/manifest.json`. A `*` spans no slash."""
+        ...
+
+    def sizes(self, folder: str) -> Mapping[str, int]:
+        """The bytes of each file of a folder in it ("" for itself), by the name under which it is listed."""
+        ...
+
+    def modified_s(self, name: str) -> float | None:
+        """When a file was written, by the clock of where it lies; None if that is not known, or there is none."""
+        ...
+
+    def tells_case_apart(self) -> bool:
+        """Whether names that differ only in upper and lower case are of two files here."""
         ...
 
     def read(self, name: str) -> bytes:
@@ -108,6 +121,27 @@ class LocalFolder:
 
     def list(self, pattern: str) -> Sequence[str]:
         return sorted(path.relative_to(self.path).as_posix() for path in self.path.glob(pattern) if path.is_file())
+
+    def sizes(self, folder: str) -> Mapping[str, int]:
+        try:
+            with os.scandir(self.path / folder) as entries:
+                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+
+    def modified_s(self, name: str) -> float | None:
+        try:
+            return (self.path / name).stat().st_mtime
+        except OSError:
+            return None
+
+    def tells_case_apart(self) -> bool:
+        probe = temporary_path(self.path / "Case")
+        probe.touch()
+        try:
+            return not probe.with_name(probe.name.swapcase()).exists()
+        finally:
+            probe.unlink()
 
     def read(self, name: str) -> bytes:
         try:

@@ -9,7 +9,7 @@ import re
 import string
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from fnmatch import fnmatchcase
 from functools import cache, partial
@@ -132,6 +132,9 @@ class RemoteFolder(ABC):
         except OtherBytesError as error:
             raise differs(wanted.shown, self.name, str(error)) from None
 
+    def tells_case_apart(self) -> bool:
+        return True
+
     def free_bytes(self) -> int | None:
         return None
 
@@ -163,10 +166,13 @@ class HttpFolder(RemoteFolder):
         return HttpFolder(self._at(name))
 
     def list(self, pattern: str) -> Sequence[str]:
-        raise UserError(
-            f"{self} cannot be searched: HTTP has no list of what is in a folder.",
-            fix=f"Name the datasets: fastclip eval DATASET… --shards {self}",
-        )
+        self._refuse_to_search()
+
+    def sizes(self, folder: str) -> Mapping[str, int]:
+        self._refuse_to_search()
+
+    def modified_s(self, name: str) -> float | None:
+        return None
 
     def write(self, name: str, data: bytes) -> None:
         self._refuse_to_write()
@@ -179,6 +185,12 @@ class HttpFolder(RemoteFolder):
 
     def remove(self, name: str) -> None:
         self._refuse_to_write()
+
+    def _refuse_to_search(self) -> NoReturn:
+        raise UserError(
+            f"{self} cannot be searched: HTTP has no list of what is in a folder.",
+            fix=f"Name the datasets: fastclip eval DATASET… --shards {self}",
+        )
 
     def _refuse_to_write(self) -> NoReturn:
         raise UserError(
@@ -216,6 +228,15 @@ class BucketFolder(RemoteFolder):
             found = [name for folder in found for name in self._entries(folder, level, "directory")]
         return sorted(name for folder in found for name in self._entries(folder, last, "file"))
 
+    def sizes(self, folder: str) -> Mapping[str, int]:
+        return {_last(entry): int(entry["size"]) for entry in self._listed(folder) if entry["type"] == "file"}
+
+    def modified_s(self, name: str) -> float | None:
+        with suppress(UserError):  # it is not there, or the library cannot ask for it
+            changed = self._patiently(name, lambda: self._filesystem.modified(f"{self._path}/{name}"))
+            return float(changed.timestamp())
+        return None
+
     def write(self, name: str, data: bytes) -> None:
         self._upload(name, len(data), lambda path: self._filesystem.pipe_file(path, data))
 
@@ -242,13 +263,17 @@ class BucketFolder(RemoteFolder):
         return int(info["size"])
 
     def _entries(self, folder: str, pattern: str, kind: str) -> Sequence[str]:
+        names = [_last(entry) for entry in self._listed(folder) if entry["type"] == kind]
+        return [f"{folder}/{name}".lstrip("/") for name in names if fnmatchcase(name, pattern)]
+
+    def _listed(self, folder: str) -> Sequence[Mapping[str, Any]]:
+        """What the library lists in a folder; nothing for one that is not there."""
         where = f"{self._path}/{folder}".rstrip("/")
         try:
-            entries = self._patiently(folder, lambda: self._filesystem.ls(where, detail=True))
+            found: list[Mapping[str, Any]] = self._patiently(folder, lambda: self._filesystem.ls(where, detail=True))
         except MissingError:
             return []
-        names = [entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == kind]
-        return [f"{folder}/{name}".lstrip("/") for name in names if fnmatchcase(name, pattern)]
+        return found
 
     def _upload(self, name: str, size: int, upload: Callable[[str], object]) -> None:
         def upload_and_look() -> None:
@@ -315,6 +340,11 @@ class BucketFolder(RemoteFolder):
         ):
             return UserError(f"{shown} cannot be used: {reason}.", fix="Check the address.")
         return LostError(reason)
+
+
+def _last(entry: Mapping[str, Any]) -> str:
+    """The last part of a listed name."""
+    return str(entry["name"]).rstrip("/").rpartition("/")[2]
 
 
 def open_remote_folder(address: str) -> Folder:

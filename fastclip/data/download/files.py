@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ from fastclip.data.download.fetch import (
 )
 from fastclip.errors import IncompleteError, IntegrityError, UserError
 from fastclip.files import digest_file, write_whole
+from fastclip.storage.alone import locked
 from fastclip.storage.transfer import FetchOptions, RemoteFile, Watch
 
 DOWNLOADED = "downloaded.json"
@@ -134,20 +133,11 @@ def _check_present(file: RemoteFile, target: Path, options: FetchOptions) -> str
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing into `folder`. The kernel releases the lock when this process dies."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise IncompleteError(
-                f"Another process is downloading into {folder}.", fix="Wait for it, or use --to DIR."
-            ) from error
-        except OSError:  # a network file system that cannot lock folders: go on without, as curl does
-            pass
+    """Keep other processes of this machine from writing into `folder`."""
+    with locked(folder) as free:
+        if not free:
+            raise IncompleteError(f"Another process is downloading into {folder}.", fix="Wait for it, or use --to DIR.")
         yield
-    finally:
-        os.close(handle)
 
 
 def _remote_files(row: Download, page: str, options: FetchOptions) -> tuple[RemoteFile, ...]:

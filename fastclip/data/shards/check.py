@@ -21,6 +21,7 @@ from fastclip.data.shards.manifest import (
     path_name,
     read_rejected,
 )
+from fastclip.data.shards.presence import without_other_spellings
 from fastclip.data.shards.reader import read_index
 from fastclip.data.sources.samples import IMAGES, split_name
 from fastclip.data.sources.tars import TarMember, list_tar
@@ -194,7 +195,7 @@ def _strays(folder: Folder, manifest: Manifest) -> list[str]:
         return []
     return [
         f"{folder}/{name} is no shard of the manifest; programs that take every tar would read it."
-        for name in sorted(found - listed)
+        for name in without_other_spellings(folder, found - listed, listed)
     ]
 
 

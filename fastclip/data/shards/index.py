@@ -14,6 +14,7 @@ from fastclip.data.catalogue import DatasetCard
 from fastclip.data.classes import Classes, class_path
 from fastclip.data.images import read_header
 from fastclip.data.shards.manifest import MANIFEST, ImageRecord, Manifest, Rejected, Shard, json_lines, path_name
+from fastclip.data.shards.presence import publish_manifest
 from fastclip.data.shards.publish import make_manifest, shard_row, write_beside_shards
 from fastclip.data.sources.labelled import LabelledShards, read_labelled
 from fastclip.data.sources.listing import check_classes
@@ -23,6 +24,7 @@ from fastclip.data.sources.tars import is_gzip
 from fastclip.errors import IntegrityError, UserError
 from fastclip.files import digest
 from fastclip.proven import ProvenFile
+from fastclip.storage.alone import alone_in
 from fastclip.storage.folders import LocalFolder
 
 
@@ -91,11 +93,15 @@ def write_index(
         rejected=rejected,
     )
     folder = LocalFolder(plan.folder)
-    folder.remove(MANIFEST)
-    for each in indexed:
-        folder.write(each.shard.index_name, json_lines(each.records))
-    write_beside_shards(folder, manifest, rejected, overwrite=False)
-    folder.write(MANIFEST, manifest.to_json())
+    with alone_in(folder):
+        folder.remove(MANIFEST)
+        sizes = {each.shard.name: each.shard.bytes for each in indexed}
+        for each in indexed:
+            rows = json_lines(each.records)
+            folder.write(each.shard.index_name, rows)
+            sizes[each.shard.index_name] = len(rows)
+        sizes |= write_beside_shards(folder, manifest, rejected, overwrite=False)
+        publish_manifest(folder, manifest, sizes)
     return manifest, rejected
 
 

@@ -153,6 +153,8 @@ def check_folder_is_free(folder: Folder, *, overwrite: bool) -> None:
     """Raise `UserError` if `folder` holds a dataset that may not be replaced, or tars that fastclip did not write."""
     if not folder.exists(MANIFEST):
         ours = {name.removesuffix(".index.jsonl") for name in folder.list("*/[0-9]*.index.jsonl")}
+        receipts = folder.list("*/.[0-9]*.receipt.json")
+        ours |= {name.removesuffix(".receipt.json").replace("/.", "/") for name in receipts}
         if others := [name for name in folder.list("*/[0-9]*.tar") if name.removesuffix(".tar") not in ours]:
             raise UserError(
                 f"{folder}/{others[0]} was not written by fastclip, and would be replaced.",
@@ -160,15 +162,6 @@ def check_folder_is_free(folder: Folder, *, overwrite: bool) -> None:
             )
     elif not overwrite:
         raise UserError(f"{folder} is sharded already.", fix="Add --overwrite to write it again.")
-
-
-def remove_stale_shards(folder: Folder, manifest: Manifest) -> None:
-    """Remove files of earlier runs that `manifest` does not list: programs that take `*.tar` would read them."""
-    listed = {name for each in manifest.shards for name in (each.name, each.index_name)}
-    # *.idx: earlier versions wrote one beside each tar, for DALI's own reader.
-    for pattern in ("[0-9]*.tar", "[0-9]*.index.jsonl", "[0-9]*.idx", ".*.receipt.json"):
-        for name in set(folder.list(f"*/{pattern}")) - listed:
-            folder.remove(name)
 
 
 def read_manifest(location: Location) -> Manifest:

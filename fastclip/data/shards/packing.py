@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import webdataset
 
@@ -22,11 +22,8 @@ from fastclip.data.sources.listing import SourceImage
 from fastclip.data.sources.tars import list_tar
 from fastclip.errors import FastclipError
 from fastclip.faults import named
-from fastclip.files import canonical_json, digest
+from fastclip.files import canonical_json, digest, temporary_path
 from fastclip.storage.folders import Folder
-
-TEMPORARY_PREFIX = ".shard-"
-"""The start of unfinished files' names. It has a leading dot, so that no reader takes one."""
 
 OnProgress = Callable[[int, int], None]
 """A function that is called with numbers of images that were read and of their bytes."""
@@ -66,6 +63,8 @@ class WrittenShard:
     """None if none of its images can be used."""
     records: Sequence[ImageRecord]
     rejected: Sequence[Rejected]
+    index_bytes: int
+    """The size of its index, 0 without one."""
 
 
 def write_shard(
@@ -75,11 +74,11 @@ def write_shard(
 
     Raises `MachineError` for an image that the machine cannot read, `IntegrityError` for one that changed meanwhile.
     """
-    shard = None
-    handle, path = tempfile.mkstemp(".tmp", TEMPORARY_PREFIX, folder.staging())
-    temporary = Path(path)
+    shard, index = None, b""
+    file = _new_file(folder, plan)
+    temporary = Path(file.name)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             stream = _HashingFile(file)
             records, rejected = _write_tar(stream, plan, reader, on_progress, verify)
             reader.check_unchanged()
@@ -89,13 +88,21 @@ def write_shard(
             records = _with_offsets(temporary, records)
             size, sha256 = stream.bytes, stream.sha256.hexdigest()
             shard = shard_row(plan.name, plan.domain, records, size=size, sha256=sha256)
-            folder.write(shard.index_name, json_lines(records))
+            index = json_lines(records)
+            folder.write(shard.index_name, index)
             folder.put(plan.name, temporary)
     finally:
         temporary.unlink(missing_ok=True)
-    written = WrittenShard(plan, shard, records, rejected)
+    written = WrittenShard(plan, shard, records, rejected, len(index))
     folder.write(plan.receipt_name, _receipt(written, verify))
     return written
+
+
+def _new_file(folder: Folder, plan: PlannedShard) -> BinaryIO:
+    """An unfinished tar that no reader takes. Only one that leaves this machine is for its owner's eyes alone."""
+    if (staging := folder.staging()) is None:
+        return cast(BinaryIO, tempfile.NamedTemporaryFile(prefix="fastclip-", suffix=".tmp", delete=False))
+    return temporary_path(staging / f"{plan.number}.tar").open("xb")
 
 
 def finished_shard(folder: Folder, plan: PlannedShard, *, verify: bool) -> WrittenShard | None:
@@ -106,13 +113,13 @@ def finished_shard(folder: Folder, plan: PlannedShard, *, verify: bool) -> Writt
             return None
         rejected = [Rejected(**row) for row in receipt["rejected"]]
         if receipt["shard"] is None:
-            return WrittenShard(plan, None, [], rejected)
+            return WrittenShard(plan, None, [], rejected, 0)
         shard = Shard(**receipt["shard"])
         records = OpenShard(folder, shard).records
     except (OSError, ValueError, KeyError, TypeError, FastclipError):
         return None  # written again
     same = shard == shard_row(plan.name, plan.domain, records, size=shard.bytes, sha256=shard.sha256)
-    return WrittenShard(plan, shard, records, rejected) if same else None
+    return WrittenShard(plan, shard, records, rejected, len(json_lines(records))) if same else None
 
 
 def _receipt(written: WrittenShard, verify: bool) -> bytes:

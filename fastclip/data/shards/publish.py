@@ -68,17 +68,21 @@ def make_manifest(
 
 def write_beside_shards(
     folder: Folder, manifest: Manifest, rejected: Sequence[Rejected], *, overwrite: bool = True
-) -> None:
-    """Write rejected.jsonl, the class list and the numbers of shards; the last two only if absent or to `overwrite`."""
-    lists = {
+) -> dict[str, int]:
+    """Write rejected.jsonl, the class list and the numbers of shards; the last two only if absent or to `overwrite`.
+
+    Returns the size of each file that was written.
+    """
+    texts = {
         f"{path_name(domain.name)}/{SHARD_COUNT}": f"{len(manifest.shards_of(domain.name))}\n"
         for domain in manifest.domains
     }
-    lists[CLASS_NAMES] = "".join(f"{name}\n" for name in manifest.names)
-    for name, text in lists.items():
-        if overwrite or not folder.exists(name):
-            folder.write(name, text.encode())
-    folder.write(REJECTED, json_lines(rejected))
+    texts[CLASS_NAMES] = "".join(f"{name}\n" for name in manifest.names)
+    files = {name: text.encode() for name, text in texts.items() if overwrite or not folder.exists(name)}
+    files[REJECTED] = json_lines(rejected)
+    for name, data in files.items():
+        folder.write(name, data)
+    return {name: len(data) for name, data in files.items()}
 
 
 def _domain(name: str, records: Sequence[ImageRecord], rejected: Sequence[Rejected], classes: int) -> Domain:

@@ -18,16 +18,24 @@ from fastclip.data.shards.manifest import (
     Manifest,
     Rejected,
     Shard,
+    check_folder_is_free,
     path_name,
-    remove_stale_shards,
 )
 from fastclip.data.shards.packing import OnProgress, PlannedShard, WrittenShard, finished_shard, write_shard
+from fastclip.data.shards.presence import (
+    check_domains_apart,
+    check_presence,
+    publish_manifest,
+    remove_abandoned,
+    remove_stale_shards,
+)
 from fastclip.data.shards.processes import write_in_processes
 from fastclip.data.shards.publish import make_manifest, write_beside_shards
 from fastclip.data.sources.containers import BlobReader
 from fastclip.data.sources.listing import Listing
 from fastclip.errors import IncompleteError, UserError
 from fastclip.machine import available_cores
+from fastclip.storage.alone import alone_in
 from fastclip.storage.folders import Folder
 
 OVERHEAD_BYTES = 2_600
@@ -90,24 +98,31 @@ def write_shards(
     card: DatasetCard | None = None,
     protocol: str = "full",
     options: WriteOptions | None = None,
+    overwrite: bool = True,
     on_progress: OnProgress = lambda images, size: None,
 ) -> Written:
     """Write the images of `listing` into `folder`, the manifest last.
 
     `on_progress` is called with numbers of images and of their bytes. Raises `UserError` if no image can be used,
-    `IncompleteError` if the disk is too small or a process was lost: the same command goes on.
+    `IncompleteError` if the disk is too small, a process was lost or another one writes there: the same command, run
+    later, goes on.
     """
     options = options or WriteOptions()
     plans = plan_shards(listing, options)
-    done = {plan.name: written for plan in plans if (written := finished_shard(folder, plan, verify=options.verify))}
-    todo = [plan for plan in plans if plan.name not in done]
-    _check_space(folder, todo, options)
-    folder.remove(MANIFEST)  # nobody reads the folder as a dataset until the new one is whole
-    for written in done.values():
-        on_progress(len(written.plan.images), sum(image.blob.size for image in written.plan.images))
-    for written in _write_all(folder, todo, options, on_progress):
-        done[written.plan.name] = written
-    return _publish(folder, listing, [done[plan.name] for plan in plans], dataset, card, protocol, options)
+    with alone_in(folder) as alone:
+        check_folder_is_free(folder, overwrite=overwrite)
+        check_domains_apart(folder, listing.domains)
+        found = [finished_shard(folder, plan, verify=options.verify) for plan in plans]
+        done = {written.plan.name: written for written in found if written}
+        todo = [plan for plan in plans if plan.name not in done]
+        _check_space(folder, todo, options)
+        folder.remove(MANIFEST)  # nobody reads the folder as a dataset until the new one is whole
+        for written in done.values():
+            on_progress(len(written.plan.images), sum(image.blob.size for image in written.plan.images))
+        for written in _write_all(folder, todo, options, on_progress):
+            done[written.plan.name] = written
+        alone.check()
+        return _publish(folder, listing, [done[plan.name] for plan in plans], dataset, card, protocol, options)
 
 
 def _check_space(folder: Folder, plans: Sequence[PlannedShard], options: WriteOptions) -> None:
@@ -171,11 +186,13 @@ def _publish(
         records=records,
         rejected=rejected,
     )
-    write_beside_shards(folder, manifest, rejected)
+    sizes = {shard.name: shard.bytes for shard in shards} | write_beside_shards(folder, manifest, rejected)
+    in_order = [each for domain in listing.domains for each in written if each.plan.domain == domain and each.shard]
+    sizes |= {shard.index_name: each.index_bytes for shard, each in zip(shards, in_order, strict=True)}
+    check_presence(folder, sizes)  # as long as there are receipts: the same command then writes only what is missing
     remove_stale_shards(folder, manifest)
-    for name in [*folder.list(".*.tmp"), *folder.list("*/.*.tmp")]:
-        folder.remove(name)  # of a run that was killed
-    folder.write(MANIFEST, manifest.to_json())
+    remove_abandoned(folder)
+    publish_manifest(folder, manifest, sizes)
     images = [(name, row.label, row.path, bytes.fromhex(row.sha256)) for name, rows in records.items() for row in rows]
     return Written(manifest, rejected, images)
 
