@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -49,7 +50,7 @@ def digest(data: bytes | memoryview) -> str:
 
 def digest_file(path: Path) -> str:
     """SHA-256 of a file's bytes as 64 hexadecimal digits."""
-    with path.open("rb", buffering=0) as file:
+    with check_is_file(path).open("rb", buffering=0) as file:
         return digest_descriptor(file.fileno())
 
 
@@ -63,6 +64,23 @@ def digest_descriptor(fd: int) -> str:
         state.update(block[:size])
         done += size
     return state.hexdigest()
+
+
+def check_is_file(path: Path) -> Path:
+    """The path itself. Raises `IsADirectoryError` unless a file is there: opening a pipe would wait for ever."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise IsADirectoryError(errno.EISDIR, "Is no file", str(path))
+    return path
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file. Raises `IsADirectoryError` for a folder, a pipe, a socket or a device, and opens none."""
+    return check_is_file(path).read_bytes()
+
+
+def is_copy(name: str) -> bool:
+    """Whether a file or folder is called as synchronisers, editors and backups call what they put beside ours."""
+    return re.search(r"^\.|~$|\.(bak|old|orig|swp|tmp)$|sync-conflict|conflicted copy", name) is not None
 
 
 def patiently(read: Callable[[], T], lost: tuple[int, ...] = (errno.ESTALE,)) -> T:
@@ -217,7 +235,7 @@ def rename(old: Path, new: Path) -> None:
 def _holds(path: Path, data: bytes) -> bool:
     """Whether the file at `path` holds `data`. False for a folder and for a link to nowhere."""
     try:
-        return patiently(path.read_bytes, (errno.ESTALE, errno.ENOENT)) == data
+        return patiently(lambda: read_file(path), (errno.ESTALE, errno.ENOENT)) == data
     except (FileNotFoundError, IsADirectoryError):
         return False
     except OSError as error:

@@ -25,7 +25,7 @@ from typing import Any
 
 from fastclip.embed.plan import Unit
 from fastclip.errors import IncompleteError, UserError
-from fastclip.files import digest, write_whole
+from fastclip.files import digest, read_file, write_whole
 from fastclip.machine import started
 from fastclip.store.store import DAY_S
 
@@ -42,6 +42,7 @@ PARENT_MAY_FOLLOW_S = 2.0
 """Somebody who kills all processes of a run may begin with a child: its parent must not draw conclusions at once."""
 
 _NAME = r"[0-9a-f]{12}-[0-9]+-[0-9]+"
+_UNIT_FILE = r"[0-9a-f]{32}\.json"
 
 
 @dataclass
@@ -84,7 +85,7 @@ class Attempts:
             if path == self._sign or not re.fullmatch(_NAME, path.stem) or not self._lives(path.stem, now):
                 continue
             with suppress(OSError, ValueError, KeyError, TypeError):
-                if (other := json.loads(path.read_text()))["run"] == run:
+                if (other := json.loads(read_file(path)))["run"] == run:
                     _refuse_unlike(sign, other)
 
     def tidy(self) -> None:
@@ -109,9 +110,9 @@ class Attempts:
         """Say that nothing is left to do for `unit`."""
         with self._lock:
             self._mine.discard(unit.id)
-        with suppress(OSError):
-            for note in self._notes.glob(f"{unit.id}.*"):
-                note.unlink(missing_ok=True)
+        for name in self._all_notes().get(unit.id, ()):
+            with suppress(OSError):
+                (self._notes / f"{unit.id}.{name}").unlink()
 
     def end_all(self, *, closed: bool = False) -> None:
         """Take back what this process has begun: it stops, and did not die. `closed`: it begins nothing any more."""
@@ -182,7 +183,9 @@ class Attempts:
     def all_given_up(self) -> set[str]:
         """The ids of all units that nobody tries any more."""
         with suppress(OSError):
-            return {path.stem for path in self._given_up.iterdir()}
+            return {
+                path.stem for path in self._given_up.iterdir() if re.fullmatch(_UNIT_FILE, path.name) and path.is_file()
+            }
         return set()
 
     def _may_join(self, unit: Unit, most: int) -> bool:

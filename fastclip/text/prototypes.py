@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -20,13 +21,16 @@ import numpy as np
 from jaxtyping import Float32
 
 from fastclip.errors import GO_ON, IncompleteError, IntegrityError
-from fastclip.files import canonical_json, digest, patiently, write_new, write_whole
+from fastclip.files import canonical_json, digest, patiently, read_file, write_new, write_whole
 from fastclip.sealed import read_facts, seal, unseal
 from fastclip.store.recipes import WITHDRAWN_NUMERICS
 from fastclip.text.prompts import PromptSet
 
 if TYPE_CHECKING:
     from fastclip.models.tower import TextTower
+
+_NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+"""Errors of reading where there is no file: a folder, a pipe or a link to nowhere under its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +73,13 @@ def find_prototypes(folder: Path, question: Question) -> Float32[np.ndarray, "cl
     """
     found = []
     try:
-        for path in (folder / question.id).glob("*.safetensors"):
-            with suppress(IntegrityError, FileNotFoundError, KeyError, TypeError):
+        for path in _answers(folder / question.id):
+            with suppress(IntegrityError, *_NO_FILE, KeyError, TypeError):
                 numerics = read_facts(path)["recipe"]["numerics"]
                 if numerics not in WITHDRAWN_NUMERICS:
                     found.append((-numerics, path.name, path))
         for _, _, path in sorted(found):
-            with suppress(IntegrityError, FileNotFoundError):
+            with suppress(IntegrityError, *_NO_FILE):
                 return _read(path, question)
     except OSError as error:
         if error.errno not in (errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENOTDIR):
@@ -105,9 +109,9 @@ def copy_prototypes(source: Path, target: Path, weights: str) -> int:
     Returns how many of them the target has now. A damaged one is left out: it can be computed again.
     """
     copied = 0
-    for path in sorted(source.glob("*/*.safetensors")):
-        with suppress(IntegrityError):
-            data = path.read_bytes()
+    for path in sorted(path for each in source.glob("*") for path in _answers(each)):
+        with suppress(IntegrityError, *_NO_FILE):
+            data = read_file(path)
             _, facts = unseal(data, str(path))
             if facts.get("question", {}).get("weights") == weights:
                 there = target / path.parent.name / path.name
@@ -132,12 +136,19 @@ def compute_prototypes(
     return prototypes
 
 
+def _answers(folder: Path) -> list[Path]:
+    """The files of answers in a question's folder; files beside them, such as a synchroniser's copies, are none."""
+    if not re.fullmatch("[0-9a-f]{64}", folder.name):
+        return []
+    return [path for path in folder.glob("*") if re.fullmatch(r"[0-9a-f]{64}\.safetensors", path.name)]
+
+
 def _facts(question: Question, recipe: TextRecipe) -> Mapping[str, Any]:
     return {"question": asdict(question), "recipe": asdict(recipe)}
 
 
 def _read(path: Path, question: Question) -> Float32[np.ndarray, "classes dim"]:
-    tensors, facts = unseal(patiently(path.read_bytes), str(path))
+    tensors, facts = unseal(patiently(lambda: read_file(path)), str(path))
     prototypes = tensors.get("prototypes")
     if canonical_json(facts.get("question")) != canonical_json(asdict(question)) or prototypes is None:
         raise IntegrityError(f"{path} holds prototypes of other classes, prompts or weights.", fix="Delete it.")

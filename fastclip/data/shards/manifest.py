@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from fastclip.errors import IntegrityError, UserError
-from fastclip.files import canonical_json, digest
+from fastclip.files import canonical_json, digest, is_copy
 from fastclip.storage.folders import Folder, LocalFolder, Location, open_folder
 
 FORMAT = "fastclip-shards"
@@ -28,6 +28,8 @@ MANIFEST = "manifest.json"
 REJECTED = "rejected.jsonl"
 CLASS_NAMES = "classnames.txt"
 SHARD_COUNT = "nshards.txt"
+
+_DATASET_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,13 +142,14 @@ def images_sha256(records: Iterable[ImageRecord]) -> str:
 
 def check_dataset_name(name: str) -> None:
     """Raise `UserError` unless `name` can be a folder's name and a word of a command."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+    if not re.fullmatch(_DATASET_NAME, name):
         raise UserError(f"{name!r} cannot be a dataset's name.", fix="Use letters, digits, dots, dashes, underscores.")
 
 
 def list_datasets(folder: Folder) -> list[str]:
-    """The names of the datasets in `folder` that are sharded."""
-    return sorted(path.split("/")[0] for path in folder.list(f"*/{MANIFEST}"))
+    """The names of the datasets in `folder` that are sharded. Copies such as `pacs.bak` are none, unless asked for."""
+    names = sorted(path.split("/")[0] for path in folder.list(f"*/{MANIFEST}"))
+    return [name for name in names if re.fullmatch(_DATASET_NAME, name) and not is_copy(name)]
 
 
 def check_folder_is_free(folder: Folder, *, overwrite: bool) -> None:
