@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import glob
 import hashlib
@@ -30,6 +31,9 @@ _STREAMS = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))
 
 _CANNOT_SYNC_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 """Errors of fsync on file systems that cannot sync a folder: SMB, some of FUSE."""
+
+_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Errors of link on file systems without hard links."""
 
 _BLOCK = 1 << 25
 
@@ -99,7 +103,7 @@ def patiently(read: Callable[[], T], lost: tuple[int, ...] = (errno.ESTALE,)) ->
 
 
 def write_new(path: Path, data: bytes) -> bool:
-    """Publish `data` at `path` if nothing is there: temp file, fsync, link, fsync of the folder.
+    """Publish `data` at `path` if nothing is there: temp file, fsync, `name_new`, fsync of the folder.
 
     Returns whether this call created the file. Equal bytes that are already there are a success: another process may
     have done the same work, and a network file system may report a link that it has just made. Other bytes under the
@@ -109,7 +113,7 @@ def write_new(path: Path, data: bytes) -> bool:
     temporary = write_temporary(path, lambda file: file.write(data))
     created = True
     try:
-        os.link(temporary, path)
+        name_new(temporary, path)
     except FileExistsError:
         if not _holds(path, data):
             raise IntegrityError(
@@ -123,6 +127,45 @@ def write_new(path: Path, data: bytes) -> bool:
         _discard(temporary)
     _sync_folder(path)
     return created
+
+
+def name_new(old: Path, new: Path) -> None:
+    """Give the file `old` the name `new` too, or instead. Raises `FileExistsError` if anything is called so.
+
+    A hard link does that everywhere; exFAT, some network drives and some of FUSE have none. There, Linux renames a file
+    if its new name is free. Raises `UserError` where neither can be done: any other way may show half a file.
+    """
+    try:
+        os.link(old, new)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        _rename_new(old, new)
+
+
+def _rename_new(old: Path, new: Path) -> None:
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    here, no_replace = -100, 1  # AT_FDCWD, RENAME_NOREPLACE
+    if rename and not rename(here, os.fsencode(old), here, os.fsencode(new), no_replace):
+        return
+    number = ctypes.get_errno() if rename else errno.ENOSYS
+    if number in (errno.EINVAL, *_NO_HARD_LINKS):
+        raise UserError(
+            f"{new.parent} lies on a file system without hard links, which cannot keep embeddings.",
+            fix="--store on another one: ext4, XFS, Btrfs, APFS, NTFS and NFS have them, exFAT and FAT do not.",
+        )
+    raise OSError(number, os.strerror(number), str(new))
+
+
+def short_name(name: str, most: int = 255) -> str:
+    """`name`, which is ASCII; if it has more than `most` letters, its beginning and a digest of it, 200 at most.
+
+    File systems take 255 bytes, and three letters stand for a byte where names are percent-encoded.
+    """
+    if len(name) <= most:
+        return name
+    beginning = re.sub("%.?$", "", name[:180])
+    return f"{beginning}~{digest(name.encode())[:16]}"
 
 
 def check_place(path: Path) -> None:

@@ -19,6 +19,7 @@ from fastclip.embed.loop import EmbeddingLoop, StageSeconds
 from fastclip.embed.plan import Unit, shares, work_order
 from fastclip.errors import EXIT_INCOMPLETE, GO_ON, FastclipError, IncompleteError
 from fastclip.evaluate.engine import Candidate, Engine
+from fastclip.evaluate.prototypes import check_prompts
 from fastclip.evaluate.setup import Setup
 from fastclip.files import canonical_json, digest
 from fastclip.machine import SIGNALS, end_with_parent
@@ -92,6 +93,7 @@ def embed(setup: Setup, on_images: Callable[[int], None] = lambda images: None) 
     if not missing or not (engine := setup.engine):
         return done
     prepare_store(setup, missing)
+    check_prompts(setup)
     attempts = Attempts(setup.store.folder)
     attempts.tidy()
     deadly: dict[str, Unit] = {}

@@ -19,8 +19,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fastclip.errors import IncompleteError, IntegrityError, UserError
-from fastclip.files import canonical_json, is_temporary, patiently, read_file, temporary_path, write_new, write_whole
+from fastclip.errors import FastclipError, IncompleteError, IntegrityError, UserError
+from fastclip.files import (
+    canonical_json,
+    is_temporary,
+    name_new,
+    patiently,
+    read_file,
+    temporary_path,
+    write_new,
+    write_whole,
+)
 from fastclip.sealed import read_facts
 from fastclip.store.parts import Part, seal_part, unseal_part
 from fastclip.store.recipes import Recipe, parse_recipe
@@ -266,10 +275,10 @@ class Store:
                 fix="Delete it where the store can be written to, or choose another --store.",
             ) from error
         # Another process may have moved it aside before, and made it again: then this is the new one.
-        with suppress(IntegrityError, OSError):
+        with suppress(FastclipError, OSError):
             unseal_part(read_file(aside), recipe_id, name, str(aside))
-            os.link(aside, path)
-            aside.unlink()
+            name_new(aside, path)
+            aside.unlink(missing_ok=True)
 
 
 def _is_part(name: str) -> bool:

@@ -9,18 +9,20 @@ that answered it. Two answers differ in last bits at most, and every reader take
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from fastclip.errors import GO_ON, IncompleteError, IntegrityError
+from fastclip.errors import GO_ON, IncompleteError, IntegrityError, UserError
 from fastclip.files import canonical_json, digest, patiently, read_file, write_new, write_whole
 from fastclip.sealed import read_facts, seal, unseal
 from fastclip.store.recipes import WITHDRAWN_NUMERICS
@@ -28,6 +30,9 @@ from fastclip.text.prompts import PromptSet
 
 if TYPE_CHECKING:
     from fastclip.models.tower import TextTower
+
+MOST_QUESTION_BYTES = 90_000_000
+"""Of a question, in the header of a file of prototypes: safetensors reads headers of up to 100 MB."""
 
 _NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 """Errors of reading where there is no file: a folder, a pipe or a link to nowhere under its name."""
@@ -45,7 +50,7 @@ class Question:
     templates: tuple[str, ...]
     classes: tuple[tuple[str, str], ...]
 
-    @property
+    @cached_property
     def id(self) -> str:
         """SHA-256 of the question: the name of its folder."""
         return digest(canonical_json(asdict(self)))
@@ -118,6 +123,17 @@ def copy_prototypes(source: Path, target: Path, weights: str) -> int:
                 write_whole(there, data) if there.exists() else write_new(there, data)
                 copied += 1
     return copied
+
+
+def check_question(question: Question, name: str) -> None:
+    """Raise `UserError` for a question whose answer no file can hold: it stands in the file's header, beside it."""
+    size = len(json.dumps(canonical_json(asdict(question)).decode(), ensure_ascii=False).encode())
+    if size > MOST_QUESTION_BYTES:
+        raise UserError(
+            f"The classes of {name} and their prompts take {size / 1e6:,.0f} MB; prototypes are kept with up to "
+            f"{MOST_QUESTION_BYTES / 1e6:,.0f} MB.",
+            fix="Give the classes shorter names in a card (shards/README.md), and shard again.",
+        )
 
 
 def compute_prototypes(

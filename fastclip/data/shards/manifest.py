@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from fastclip.errors import IntegrityError, UserError
-from fastclip.files import canonical_json, digest, is_copy
+from fastclip.files import canonical_json, digest, is_copy, short_name
 from fastclip.storage.folders import Folder, LocalFolder, Location, open_folder
 
 FORMAT = "fastclip-shards"
@@ -30,6 +30,7 @@ CLASS_NAMES = "classnames.txt"
 SHARD_COUNT = "nshards.txt"
 
 _DATASET_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +130,12 @@ class Manifest:
 
 
 def path_name(domain: str) -> str:
-    """A domain's name as a folder and as part of a key: percent-encoded, so no name can leave its folder."""
+    """A domain's name as a folder and as part of a key: percent-encoded, so no name can leave its folder, and short."""
     assert domain, "a domain has a name"
+    return short_name(_encoded(domain))
+
+
+def _encoded(domain: str) -> str:
     return quote(domain, safe="").replace(".", "%2E")
 
 
@@ -144,6 +149,10 @@ def check_dataset_name(name: str) -> None:
     """Raise `UserError` unless `name` can be a folder's name and a word of a command."""
     if not re.fullmatch(_DATASET_NAME, name):
         raise UserError(f"{name!r} cannot be a dataset's name.", fix="Use letters, digits, dots, dashes, underscores.")
+    if len(name) > _LONGEST_NAME:
+        raise UserError(
+            f"{name[:20]}… has {len(name)} letters, too many for a dataset's name.", fix=f"Use {_LONGEST_NAME} at most."
+        )
 
 
 def list_datasets(folder: Folder) -> list[str]:
@@ -252,7 +261,9 @@ def _check(manifest: Manifest) -> None:
         if shard.domain not in domains:
             raise ValueError(f"{shard.name} belongs to no domain")
         # No path of a manifest may lead out of its folder: `--overwrite` removes what it lists.
-        if not re.fullmatch(re.escape(path_name(shard.domain)) + r"/[0-9]+\.tar", shard.name):
+        # Long names were not shortened once, and an object store takes them.
+        folder, _, file = shard.name.partition("/")
+        if folder not in (path_name(shard.domain), _encoded(shard.domain)) or not re.fullmatch(r"[0-9]+\.tar", file):
             raise ValueError(f"{shard.name!r} is not the name of a shard of {shard.domain!r}")
     for domain in manifest.domains:
         images = sum(shard.images for shard in manifest.shards_of(domain.name))
