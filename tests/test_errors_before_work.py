@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,3 +137,12 @@ def test_classes_whose_prototypes_no_file_holds_are_refused() -> None:
     question = Question(weights="w", architecture="a", templates=("{}",), classes=(("a" * 10**8, "b"),))
     with pytest.raises(UserError, match="take 100 MB"):
         check_question(question, "letters")
+
+
+def test_a_manifest_is_written_as_json_writes_it(tmp_path: Path) -> None:
+    sharded = shard(draw_dataset(tmp_path / "s"), tmp_path / "shards", "s", layout="domain/class", shard_images=7)
+    manifest = read_manifest(str(sharded.folder))
+    for each in (manifest, replace(manifest, shards=()), replace(manifest, title='"shards": [] \\ \n é')):
+        data = each.to_json()
+        assert data == json.dumps(json.loads(data), indent=1, ensure_ascii=False).encode() + b"\n"
+        assert [row["name"] for row in json.loads(data)["shards"]] == [row.name for row in each.shards]

@@ -42,6 +42,7 @@ PARENT_MAY_FOLLOW_S = 2.0
 """Somebody who kills all processes of a run may begin with a child: its parent must not draw conclusions at once."""
 
 _NAME = r"[0-9a-f]{12}-[0-9]+-[0-9]+"
+_NOTE = re.compile(rf"([0-9a-f]{{32}})\.({_NAME})")
 _UNIT_FILE = r"[0-9a-f]{32}\.json"
 
 
@@ -100,10 +101,15 @@ class Attempts:
         with self._lock:
             if self._closed:
                 return
+            if unit.id in self._mine:
+                return
             self._mine.add(unit.id)
             with suppress(OSError):
-                self._notes.mkdir(parents=True, exist_ok=True)
-                self._note(unit.id).touch()
+                try:
+                    self._note(unit.id).touch()
+                except FileNotFoundError:
+                    self._notes.mkdir(parents=True, exist_ok=True)
+                    self._note(unit.id).touch()
         self._start_heart()
 
     def end(self, unit: Unit) -> None:
@@ -123,8 +129,15 @@ class Attempts:
             if closed:
                 self._sign.unlink(missing_ok=True)
 
-    def in_good_order(self, units: Iterable[Unit], is_missing: Callable[[Unit], bool]) -> Iterator[Unit]:
+    def in_good_order(
+        self,
+        units: Iterable[Unit],
+        is_missing: Callable[[Unit], bool],
+        on_stage: Callable[[str], None] = lambda stage: None,
+    ) -> Iterator[Unit]:
         """The missing units: first those that nobody is at, then those that others began and have not finished.
+
+        `on_stage` is told while it waits for others, and with an empty text when it does not any more.
 
         A unit that somebody died of is never tried by two at a time. Units that were given up are left out, and so are
         those in `deadly`.
@@ -143,6 +156,7 @@ class Attempts:
                     begun.append(unit)
         until = time.monotonic() + LONGEST_WAIT_S
         while begun:
+            on_stage(f"waiting for other processes, which are at {len(begun):,} of the shards")
             waiting = []
             for unit in begun:
                 others = self._look(unit)
@@ -153,12 +167,14 @@ class Attempts:
                 elif self.given_up(unit):
                     continue
                 elif time.monotonic() > until or self._may_join(unit, most=DEATHS):
+                    on_stage("")
                     yield unit
                 else:
                     waiting.append(unit)
             if len(waiting) == len(begun):
                 time.sleep(random.uniform(0.2, 0.6))  # not at the same moment as the others
             begun = waiting
+        on_stage("")
 
     def may_try_alone(self, unit: Unit, is_missing: Callable[[Unit], bool]) -> bool:
         """Whether a unit of `deadly` is still to be tried. Waits for another process that tries it."""
@@ -236,7 +252,7 @@ class Attempts:
         found: dict[str, list[str]] = {}
         with suppress(OSError):
             for entry in os.scandir(self._notes):
-                if match := re.fullmatch(rf"([0-9a-f]{{32}})\.({_NAME})", entry.name):
+                if match := _NOTE.fullmatch(entry.name):
                     found.setdefault(match[1], []).append(match[2])
         return found
 
