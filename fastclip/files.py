@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import glob
 import hashlib
@@ -10,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +30,9 @@ _STREAMS = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))
 _CANNOT_SYNC_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 """Errors of fsync on file systems that cannot sync a folder: SMB, some of FUSE."""
 
+_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Errors of link on file systems without hard links."""
+
 _BLOCK = 1 << 25
 
 _DAY_S = 86_400.0
@@ -45,7 +50,7 @@ def digest(data: bytes | memoryview) -> str:
 
 def digest_file(path: Path) -> str:
     """SHA-256 of a file's bytes as 64 hexadecimal digits."""
-    with path.open("rb", buffering=0) as file:
+    with check_is_file(path).open("rb", buffering=0) as file:
         return digest_descriptor(file.fileno())
 
 
@@ -61,8 +66,25 @@ def digest_descriptor(fd: int) -> str:
     return state.hexdigest()
 
 
+def check_is_file(path: Path) -> Path:
+    """The path itself. Raises `IsADirectoryError` unless a file is there: opening a pipe would wait for ever."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise IsADirectoryError(errno.EISDIR, "Is no file", str(path))
+    return path
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file. Raises `IsADirectoryError` for a folder, a pipe, a socket or a device, and opens none."""
+    return check_is_file(path).read_bytes()
+
+
+def is_copy(name: str) -> bool:
+    """Whether a file or folder is called as synchronisers, editors and backups call what they put beside ours."""
+    return re.search(r"^\.|~$|\.(bak|old|orig|swp|tmp)$|sync-conflict|conflicted copy", name) is not None
+
+
 def write_new(path: Path, data: bytes) -> bool:
-    """Publish `data` at `path` if nothing is there: temp file, fsync, link, fsync of the folder.
+    """Publish `data` at `path` if nothing is there: temp file, fsync, `name_new`, fsync of the folder.
 
     Returns whether this call created the file. Equal bytes that are already there are a success: another process may
     have done the same work, and a network file system may report a link that it has just made. Other bytes under the
@@ -72,7 +94,7 @@ def write_new(path: Path, data: bytes) -> bool:
     temporary = write_temporary(path, lambda file: file.write(data))
     created = True
     try:
-        os.link(temporary, path)
+        name_new(temporary, path)
     except FileExistsError:
         if not _holds(path, data):
             raise IntegrityError(
@@ -86,6 +108,45 @@ def write_new(path: Path, data: bytes) -> bool:
         _discard(temporary)
     _sync_folder(path)
     return created
+
+
+def name_new(old: Path, new: Path) -> None:
+    """Give the file `old` the name `new` too, or instead. Raises `FileExistsError` if anything is called so.
+
+    A hard link does that everywhere; exFAT, some network drives and some of FUSE have none. There, Linux renames a file
+    if its new name is free. Raises `UserError` where neither can be done: any other way may show half a file.
+    """
+    try:
+        os.link(old, new)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        _rename_new(old, new)
+
+
+def _rename_new(old: Path, new: Path) -> None:
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    here, no_replace = -100, 1  # AT_FDCWD, RENAME_NOREPLACE
+    if rename and not rename(here, os.fsencode(old), here, os.fsencode(new), no_replace):
+        return
+    number = ctypes.get_errno() if rename else errno.ENOSYS
+    if number in (errno.EINVAL, *_NO_HARD_LINKS):
+        raise UserError(
+            f"{new.parent} lies on a file system without hard links, which cannot keep embeddings.",
+            fix="--store on another one: ext4, XFS, Btrfs, APFS, NTFS and NFS have them, exFAT and FAT do not.",
+        )
+    raise OSError(number, os.strerror(number), str(new))
+
+
+def short_name(name: str, most: int = 255) -> str:
+    """`name`, which is ASCII; if it has more than `most` letters, its beginning and a digest of it, 200 at most.
+
+    File systems take 255 bytes, and three letters stand for a byte where names are percent-encoded.
+    """
+    if len(name) <= most:
+        return name
+    beginning = re.sub("%.?$", "", name[:180])
+    return f"{beginning}~{digest(name.encode())[:16]}"
 
 
 def check_place(path: Path) -> None:
@@ -204,7 +265,7 @@ def rename(old: Path, new: Path) -> None:
 def _holds(path: Path, data: bytes) -> bool:
     """Whether the file at `path` holds `data`. False for a folder and for a link to nowhere."""
     try:
-        return patiently(path.read_bytes, (errno.ENOENT,)) == data
+        return patiently(lambda: read_file(path), (errno.ENOENT,)) == data
     except (FileNotFoundError, IsADirectoryError):
         return False
     except OSError as error:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fastclip.errors import IntegrityError
-from fastclip.files import MOST_HEADER_BYTES, canonical_json, digest
+from fastclip.files import MOST_HEADER_BYTES, canonical_json, check_is_file, digest
 
 _NO_DIGEST = "0" * 64
 
@@ -43,7 +43,7 @@ def unseal(data: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any
 
 def read_facts(path: Path) -> dict[str, Any]:
     """The facts of a sealed file, read from its header alone and not verified."""
-    with path.open("rb") as file:
+    with check_is_file(path).open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:
             header = json.loads(file.read(min(length, MOST_HEADER_BYTES)))

@@ -305,6 +305,14 @@ def test_the_cache_stays_in_its_bounds_and_what_was_not_used_for_longest_goes_fi
     assert not orphan.exists() and not any(path.exists() for path in old[1:])
 
 
+def test_a_clock_that_is_fast_removes_nothing_that_others_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    theirs = fill(Cache(tmp_path, 10**9), *(bytes([number]) * 100 for number in range(10)))
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 7200)
+    fill(Cache(tmp_path, 1000), *(bytes([number]) * 100 for number in range(20, 26)))
+    assert all(path.exists() for path in theirs)
+
+
 def test_a_dataset_that_does_not_fit_keeps_what_fits_for_the_next_run(tmp_path: Path):
     shards = [bytes([number]) * 100 for number in range(30)]
     fill(Cache(tmp_path, 1000), *shards)

@@ -8,6 +8,8 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from fastclip.cli.progress import silence
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -82,6 +84,7 @@ class _LastingFile(io.FileIO):
         self._harmless = harmless
 
     def write(self, data: Any) -> int:
+        silence.broken()
         try:
             return super().write(data)
         except self._harmless:

@@ -101,9 +101,11 @@ def embed_and_score(
 
     `check` may refuse the setup by an error before any work is done.
     """
+    from fastclip.cli.progress import silence, stages
     from fastclip.evaluate.setup import resolve
 
-    setup = resolve(options)
+    with silence.at("reading manifests, store and weights"):
+        setup = resolve(options)
     check(setup)
     if heads:
         from fastclip.evaluate.given_heads import heads_by_domain
@@ -122,13 +124,14 @@ def embed_and_score(
             load_lean()
             from fastclip.evaluate.embedding import embed
 
-            with _reported(setup, messages) as report:
-                report.done = embed(setup, report.advance)
+            with _reported(setup, messages) as report, stages() as say:
+                report.done = embed(setup, report.advance, say)
             failures = report.done.failures
         if not setup.process.reports:
             _end_share(setup, failures, messages)
             return None
-        evaluation, answers = _score(setup, heads)
+        with silence.at("scoring"):
+            evaluation, answers = _score(setup, heads)
         if evaluation.complete or failures:
             break
         if not setup.units:  # a process that has begun to embed keeps its recipes

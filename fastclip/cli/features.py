@@ -39,14 +39,15 @@ def features(
     Embeds nothing and needs no weights. Unreadable images have no row; features.json beside the rows lists them.
     """
     from fastclip.cli.console import err, out
-    from fastclip.cli.progress import progress_bar
+    from fastclip.cli.progress import progress_bar, silence
     from fastclip.errors import printable
     from fastclip.evaluate.setup import resolve
     from fastclip.features.export.export import ExportOptions, check_export_is_free, export, export_folder
     from fastclip.features.read import Features
 
     form = ExportOptions(format=format, raw=raw, digits=digits)
-    setup = resolve(replace(options, targets=tuple(targets or ())), only_stored=True)
+    with silence.at("reading manifests and store"):
+        setup = resolve(replace(options, targets=tuple(targets or ())), only_stored=True)
     if not setup.process.reports:
         return  # of several processes the first one writes
     wanted = [

@@ -37,6 +37,8 @@ from fastclip.cli import (
 from fastclip.cli.console import keep_streams
 from fastclip.cli.help import Command, Group
 from fastclip.cli.launcher import join_launcher, leave_verdict, speaks_when_stopped
+from fastclip.cli.names import read_names_as_utf8
+from fastclip.cli.progress import silence
 from fastclip.cli.signals import Stopped, ignore_signals, stop_on_signals
 from fastclip.errors import (
     EXIT_INCOMPLETE,
@@ -101,7 +103,12 @@ def fastclip(
 
 def run() -> NoReturn:
     """Run the command that the command line names, and exit with one of the codes that `fastclip.errors` lists."""
+    ours = sys.stderr is sys.__stderr__  # not that of a test
+    if ours:
+        read_names_as_utf8()
     keep_streams()
+    if ours and os.environ.get("RANK", "0") == "0":
+        silence.break_it(" ".join(["fastclip", *sys.argv[1:2]]))
     ended: list[int] = []
     atexit.register(_leave, ended)  # the first to be registered is called last, after all that cleans up
     try:

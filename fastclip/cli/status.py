@@ -26,12 +26,14 @@ def command(options: EvalOptions, store: Store = Path("embeddings")) -> None:
     Exit code 4 if anything is missing.
     """
     from fastclip.cli.console import out
+    from fastclip.cli.progress import silence
     from fastclip.evaluate.setup import resolve
     from fastclip.evaluate.status import status
     from fastclip.report.style import titled
 
-    setup = resolve(replace(options, store=store), only_look=True)
-    cells = status(setup)
+    with silence.at("reading manifests, store and weights"):
+        setup = resolve(replace(options, store=store), only_look=True)
+        cells = status(setup)
     console = out()
     console.print(titled("what is embedded", _table(cells)))
     for line in _recipes(cells, {name: each.path for name, each in setup.weights.items()}):

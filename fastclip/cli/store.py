@@ -50,7 +50,8 @@ def list_all(context: typer.Context, store: Folder = DEFAULT, shards: Shards = "
         console.print(titled(f"recipes in {store}", table))
     for each in holdings:
         console.print(printable(_facts(each)), style="dim")
-    bare = [name for name in opened.recipe_folders() if name not in {each.recipe.id for each in holdings}]
+    listed = {each.recipe.id for each in holdings}
+    bare = [name for name in opened.recipe_folders() if name not in listed and opened.parts(name)]
     for line in [*unusable, *(_bare(opened, name) for name in bare)]:
         console.print(printable(line))
     if not holdings and not bare:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastclip.errors import UserError
+from fastclip.files import is_copy
 from fastclip.storage.folders import Location, open_folder
 
 if sys.version_info >= (3, 11):
@@ -148,7 +150,8 @@ def find_card(name: str, shards: Location | None = None) -> DatasetCard | None:
 def list_cards(shards: Location | None = None) -> list[DatasetCard]:
     """Every card of the catalogue, and the user's own in `shards`."""
     embedded = {Path(file.name).stem for file in (resources.files("fastclip.data") / "cards").iterdir()}
-    own = {Path(file).stem for file in open_folder(shards).list("*.toml")} if shards is not None else set()
+    files = open_folder(shards).list("*.toml") if shards is not None else ()
+    own = {Path(file).stem for file in files if not is_copy(file)}
     return [card for name in sorted(embedded | own) if (card := find_card(name, shards))]
 
 
@@ -230,7 +233,7 @@ def _check(card: DatasetCard) -> None:
             raise ValueError(f"it has no {what}")
         if "" in names:
             raise ValueError(f"a {what} has no name")
-        if repeated := [name for name in names if list(names).count(name) > 1]:
+        if repeated := [name for name, number in Counter(names).items() if number > 1]:
             raise ValueError(f"the {what} {repeated[0]!r} stands twice")
     folders = [(same_name(folder), domain.name) for domain in card.domains for folder in (domain.name, *domain.folders)]
     owners = dict(folders)

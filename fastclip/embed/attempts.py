@@ -25,7 +25,7 @@ from typing import Any
 
 from fastclip.embed.plan import Unit
 from fastclip.errors import IncompleteError, UserError
-from fastclip.files import write_whole
+from fastclip.files import read_file, write_whole
 from fastclip.machine import started, this_machine
 from fastclip.store.store import DAY_S
 
@@ -42,6 +42,8 @@ PARENT_MAY_FOLLOW_S = 2.0
 """Somebody who kills all processes of a run may begin with a child: its parent must not draw conclusions at once."""
 
 _NAME = r"[0-9a-f]{12}-[0-9]+-[0-9]+"
+_NOTE = re.compile(rf"([0-9a-f]{{32}})\.({_NAME})")
+_UNIT_FILE = r"[0-9a-f]{32}\.json"
 
 
 @dataclass
@@ -84,7 +86,7 @@ class Attempts:
             if path == self._sign or not re.fullmatch(_NAME, path.stem) or not self._lives(path.stem, now):
                 continue
             with suppress(OSError, ValueError, KeyError, TypeError):
-                if (other := json.loads(path.read_text()))["run"] == run:
+                if (other := json.loads(read_file(path)))["run"] == run:
                     _refuse_unlike(sign, other)
 
     def tidy(self) -> None:
@@ -99,19 +101,24 @@ class Attempts:
         with self._lock:
             if self._closed:
                 return
+            if unit.id in self._mine:
+                return
             self._mine.add(unit.id)
             with suppress(OSError):
-                self._notes.mkdir(parents=True, exist_ok=True)
-                self._note(unit.id).touch()
+                try:
+                    self._note(unit.id).touch()
+                except FileNotFoundError:
+                    self._notes.mkdir(parents=True, exist_ok=True)
+                    self._note(unit.id).touch()
         self._start_heart()
 
     def end(self, unit: Unit) -> None:
         """Say that nothing is left to do for `unit`."""
         with self._lock:
             self._mine.discard(unit.id)
-        with suppress(OSError):
-            for note in self._notes.glob(f"{unit.id}.*"):
-                note.unlink(missing_ok=True)
+        for name in self._all_notes().get(unit.id, ()):
+            with suppress(OSError):
+                (self._notes / f"{unit.id}.{name}").unlink()
 
     def end_all(self, *, closed: bool = False) -> None:
         """Take back what this process has begun: it stops, and did not die. `closed`: it begins nothing any more."""
@@ -122,8 +129,15 @@ class Attempts:
             if closed:
                 self._sign.unlink(missing_ok=True)
 
-    def in_good_order(self, units: Iterable[Unit], is_missing: Callable[[Unit], bool]) -> Iterator[Unit]:
+    def in_good_order(
+        self,
+        units: Iterable[Unit],
+        is_missing: Callable[[Unit], bool],
+        on_stage: Callable[[str], None] = lambda stage: None,
+    ) -> Iterator[Unit]:
         """The missing units: first those that nobody is at, then those that others began and have not finished.
+
+        `on_stage` is told while it waits for others, and with an empty text when it does not any more.
 
         A unit that somebody died of is never tried by two at a time. Units that were given up are left out, and so are
         those in `deadly`.
@@ -142,6 +156,7 @@ class Attempts:
                     begun.append(unit)
         until = time.monotonic() + LONGEST_WAIT_S
         while begun:
+            on_stage(f"waiting for other processes, which are at {len(begun):,} of the shards")
             waiting = []
             for unit in begun:
                 others = self._look(unit)
@@ -152,12 +167,14 @@ class Attempts:
                 elif self.given_up(unit):
                     continue
                 elif time.monotonic() > until or self._may_join(unit, most=DEATHS):
+                    on_stage("")
                     yield unit
                 else:
                     waiting.append(unit)
             if len(waiting) == len(begun):
                 time.sleep(random.uniform(0.2, 0.6))  # not at the same moment as the others
             begun = waiting
+        on_stage("")
 
     def may_try_alone(self, unit: Unit, is_missing: Callable[[Unit], bool]) -> bool:
         """Whether a unit of `deadly` is still to be tried. Waits for another process that tries it."""
@@ -182,7 +199,9 @@ class Attempts:
     def all_given_up(self) -> set[str]:
         """The ids of all units that nobody tries any more."""
         with suppress(OSError):
-            return {path.stem for path in self._given_up.iterdir()}
+            return {
+                path.stem for path in self._given_up.iterdir() if re.fullmatch(_UNIT_FILE, path.name) and path.is_file()
+            }
         return set()
 
     def _may_join(self, unit: Unit, most: int) -> bool:
@@ -233,7 +252,7 @@ class Attempts:
         found: dict[str, list[str]] = {}
         with suppress(OSError):
             for entry in os.scandir(self._notes):
-                if match := re.fullmatch(rf"([0-9a-f]{{32}})\.({_NAME})", entry.name):
+                if match := _NOTE.fullmatch(entry.name):
                     found.setdefault(match[1], []).append(match[2])
         return found
 

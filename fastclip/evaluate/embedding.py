@@ -19,6 +19,7 @@ from fastclip.embed.loop import EmbeddingLoop, StageSeconds
 from fastclip.embed.plan import Unit, shares, work_order
 from fastclip.errors import EXIT_INCOMPLETE, GO_ON, FastclipError, IncompleteError
 from fastclip.evaluate.engine import Candidate, Engine
+from fastclip.evaluate.prototypes import check_prompts
 from fastclip.evaluate.setup import Setup
 from fastclip.files import canonical_json, digest
 from fastclip.machine import SIGNALS, end_with_parent
@@ -76,7 +77,11 @@ def share_images(setup: Setup, missing: Sequence[Unit]) -> int:
     )
 
 
-def embed(setup: Setup, on_images: Callable[[int], None] = lambda images: None) -> Embedding:
+def embed(
+    setup: Setup,
+    on_images: Callable[[int], None] = lambda images: None,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> Embedding:
     """Publish every missing part: this process's share first, then whatever the others have not published yet.
 
     A shard that cannot be read costs the others nothing: its error stands in `failures` afterwards. Raises
@@ -92,6 +97,7 @@ def embed(setup: Setup, on_images: Callable[[int], None] = lambda images: None) 
     if not missing or not (engine := setup.engine):
         return done
     prepare_store(setup, missing)
+    check_prompts(setup)
     attempts = Attempts(setup.store.folder)
     attempts.tidy()
     deadly: dict[str, Unit] = {}
@@ -99,15 +105,19 @@ def embed(setup: Setup, on_images: Callable[[int], None] = lambda images: None) 
         _join_run(setup, attempts)
         with fixed_numerics(engine.device), launching(engine) as launch:
             for candidates in owed_passes(setup, missing):
+                on_stage(f"loading {', '.join(candidate.name for candidate in candidates)}")
                 towers = load_towers(engine, candidates, launch)
+                on_stage("")
                 loop = make_loop(setup, engine, towers, attempts, launch, done.seconds, on_images)
                 order = work_order(setup.units, setup.process.rank, setup.process.world_size)
-                loop.run(attempts.in_good_order(order, partial(_owes, setup, names=[*towers])))
-                done.failures += [each for each in loop.failures if str(each) not in map(str, done.failures)]
+                loop.run(attempts.in_good_order(order, partial(_owes, setup, names=[*towers]), on_stage))
+                known = set(map(str, done.failures))
+                done.failures += [each for each in loop.failures if str(each) not in known]
                 deadly |= {unit.id: unit for unit in attempts.deadly}
                 del loop, towers
                 free_memory()  # the next towers, or the process for a deadly unit, need the room
         for unit in deadly.values():
+            on_stage(f"{unit.folder.name}/{unit.shard.name}, which killed processes, in one of its own")
             if attempts.may_try_alone(unit, partial(is_missing, setup)):
                 done.failures += _embed_alone(setup, unit, attempts)
     except Exception as error:

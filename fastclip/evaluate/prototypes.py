@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,14 @@ from fastclip.errors import UserError, needs_torch
 from fastclip.evaluate.setup import Setup
 from fastclip.store.recipes import Recipe
 from fastclip.text.prompts import PromptSet
-from fastclip.text.prototypes import Question, TextRecipe, compute_prototypes, find_prototypes, keep_prototypes
+from fastclip.text.prototypes import (
+    Question,
+    TextRecipe,
+    check_question,
+    compute_prototypes,
+    find_prototypes,
+    keep_prototypes,
+)
 from fastclip.threads import threads
 
 if TYPE_CHECKING:
@@ -44,6 +52,31 @@ def find_all_prototypes(setup: Setup, target: Target) -> dict[str, dict[str, np.
         backbone: {prompts.name: of_backbone[prompts.name] for prompts in setup.prompts}
         for backbone, of_backbone in found.items()
     }
+
+
+def check_prompts(setup: Setup) -> None:
+    """Raise `UserError` for prompts that no text tower can answer, before any image is embedded.
+
+    Those that are answered already are right. A prompt has at most as many tokens as bytes: only long ones are cut.
+    """
+    done = set()
+    for target in setup.targets:
+        for backbone, prompts in product(setup.backbones, setup.prompts):
+            question = _question(setup.recipes[target.name, backbone], target, prompts)
+            key = target.name, prompts.name, question.architecture
+            if key in done or find_prototypes(setup.store.folder / "prototypes", question) is not None:
+                continue
+            done.add(key)
+            check_question(question, target.name)
+            _check_tokens(question, prompts)
+
+
+def _check_tokens(question: Question, prompts: PromptSet) -> None:
+    from fastclip.models.tower import check_tokens, find_tokenizer
+
+    tokenizer = find_tokenizer(question.architecture)
+    every = (prompt for names in question.classes for prompt in prompts.prompts(*names))
+    check_tokens(tokenizer, [prompt for prompt in every if len(prompt.encode()) > tokenizer.context_length - 2])
 
 
 def _compute(

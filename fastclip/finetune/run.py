@@ -55,7 +55,7 @@ def make_job(plan: Plan, material: Material) -> Job:
     prototypes = find_all_prototypes(plan.setup, target)[candidate.name][plan.prompts.name]
     tokens = None
     if plan.options.recipe.both_towers:
-        tokenizer = find_tokenizer(candidate.backbone)
+        tokenizer = find_tokenizer(candidate.backbone.architecture)
         classes = plan.prompts.classes(target.manifest.classes, target.manifest.names)
         prompts = [plan.prompts.prompts(*names) for names in classes]
         tokens = torch.stack([tokenize(tokenizer, list(texts)) for texts in zip(*prompts, strict=True)])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -26,6 +27,9 @@ from fastclip.models.weights import RANDOM_SEED, Weights, read_weights
 PROMPTS_PER_BATCH = {"cpu": 16, "cuda": 256}
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_SHOWN = 120
+"""Letters of a prompt that an error shows."""
 
 
 Half: TypeAlias = Literal["image", "text", "both"]
@@ -111,21 +115,32 @@ class TextTower:
         return features / features.norm(dim=-1, keepdim=True)
 
 
-def find_tokenizer(backbone: Backbone) -> Any:
-    """open_clip's tokenizer of a backbone."""
+@cache  # reading its words takes a tenth of a second
+def find_tokenizer(architecture: str) -> Any:
+    """open_clip's tokenizer of an architecture."""
     import open_clip
 
-    return open_clip.get_tokenizer(backbone.architecture)
+    _add_tiny()
+    return open_clip.get_tokenizer(architecture)
 
 
 def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Int64[Tensor, "prompts length"]:
     """Token ids, padded with zeros. Raises `UserError` for a prompt that does not fit instead of cutting it."""
+    check_tokens(tokenizer, prompts)
+    tokens: Tensor = tokenizer(list(prompts))
+    return tokens
+
+
+def check_tokens(tokenizer: Any, prompts: Iterable[str]) -> None:
+    """Raise `UserError` for a prompt that does not fit."""
     room = tokenizer.context_length - 2  # start and end tokens
     for prompt in prompts if hasattr(tokenizer, "encode") else ():
         if (length := len(tokenizer.encode(prompt))) > room:
-            raise UserError(f"The prompt {prompt!r} has {length} tokens; {room} fit.", fix="Shorten the template.")
-    tokens: Tensor = tokenizer(list(prompts))
-    return tokens
+            shown = repr(prompt) if len(prompt) <= _SHOWN else f"{prompt[:_SHOWN]!r}… ({len(prompt):,} letters)"
+            raise UserError(
+                f"The prompt {shown} has {length:,} tokens; {room} fit.",
+                fix="Shorten the template; or name the class otherwise in a card (shards/README.md), and shard again.",
+            )
 
 
 def load_image_tower(
@@ -163,7 +178,7 @@ def load_text_tower(backbone: Backbone, weights: Weights, device: torch.device) 
     """The text tower of `backbone` in fp32 on `device`."""
     model = load_model(backbone, weights, "text")
     model.visual = nn.Identity()
-    return TextTower(model.float(), find_tokenizer(backbone), device)
+    return TextTower(model.float(), find_tokenizer(backbone.architecture), device)
 
 
 def load_model(backbone: Backbone, weights: Weights, half: Half = "both") -> Any:
@@ -217,10 +232,17 @@ def _new_model(architecture: str) -> Any:
     """The model that `open_clip.create_model` returns. That function warns in the root log that weights are missing."""
     import open_clip
 
-    if TINY.architecture not in open_clip.list_models():
-        open_clip.add_model_config(Path(str(resources.files("fastclip.models") / "tiny" / "fastclip-tiny.json")))
+    _add_tiny()
     config = open_clip.get_model_config(architecture)
     return (open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP)(**config)
+
+
+def _add_tiny() -> None:
+    """Tell open_clip of `tiny`, once."""
+    import open_clip
+
+    if TINY.architecture not in open_clip.list_models():
+        open_clip.add_model_config(Path(str(resources.files("fastclip.models") / "tiny" / "fastclip-tiny.json")))
 
 
 class _NothingDrawn(TorchFunctionMode):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
@@ -61,7 +60,7 @@ class Cache:
                     self._use(path)
                     return found
             temporary = write_temporary(path, write)
-            self._make_room(temporary.stat().st_size)
+            self._make_room(temporary.stat())
             publish(temporary, path)
             self._use(path)
         raise IncompleteError(
@@ -78,17 +77,18 @@ class Cache:
         with suppress(OSError):  # another user's folder, or another process removed the file
             os.utime(path)
 
-    def _make_room(self, size: int) -> None:
+    def _make_room(self, new: os.stat_result) -> None:
+        """Remove files until the `new` one fits. It was written just now, which is told by the file server's clock."""
         with self._lock:
             # Looking through 50 GB of small files takes seconds, so it is done once for every twentieth of the bound.
-            self._unseen -= size
+            self._unseen -= new.st_size
             if self._unseen >= 0:
                 return
             ahead = self.limit_bytes // 20
             self._unseen = ahead
             entries = _entries(self.folder)  # with the file that is being added
             excess = sum(facts.st_size for facts in entries.values()) + ahead - self.limit_bytes
-            for path in self._removable(entries):
+            for path in self._removable(entries, new.st_mtime):
                 if excess <= 0:
                     break
                 with suppress(FileNotFoundError):
@@ -97,9 +97,9 @@ class Cache:
                         excess -= entries[path].st_size
                 self._used.pop(path, None)
 
-    def _removable(self, entries: Mapping[Path, os.stat_result]) -> list[Path]:
+    def _removable(self, entries: Mapping[Path, os.stat_result], now: float) -> list[Path]:
         """The files that may be removed, in the order in which they should be."""
-        others = [path for path, facts in entries.items() if path not in self._used and _is_old(path, facts)]
+        others = [path for path, facts in entries.items() if path not in self._used and _is_old(path, facts, now)]
         others.sort(key=lambda path: entries[path].st_mtime)
         ours = [path for path in list(self._used)[:-JUST_USED] if path in entries]
         return [*others, *reversed(ours)]
@@ -118,8 +118,8 @@ def _entries(folder: Path) -> dict[Path, os.stat_result]:
     return found
 
 
-def _is_old(path: Path, facts: os.stat_result) -> bool:
-    return time.time() - facts.st_mtime > (ABANDONED_S if path.name.startswith(".") else YOUNG_S)
+def _is_old(path: Path, facts: os.stat_result, now: float) -> bool:
+    return now - facts.st_mtime > (ABANDONED_S if path.name.startswith(".") else YOUNG_S)
 
 
 def shard_cache() -> Cache:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from fastclip.errors import IntegrityError
-from fastclip.files import publish, rename, temporary_path, write_whole
+from fastclip.files import publish, read_file, rename, temporary_path, write_whole
 from fastclip.proven import Differs, ProvenFile, read_proven
 
 
@@ -145,7 +145,7 @@ class LocalFolder:
 
     def read(self, name: str) -> bytes:
         try:
-            return (self.path / name).read_bytes()
+            return read_file(self.path / name)
         except (NotADirectoryError, IsADirectoryError) as error:
             raise FileNotFoundError(*error.args) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastclip.errors import IntegrityError
+from fastclip.files import read_file
 from fastclip.store.parts import unseal_part
 from fastclip.store.recipes import Recipe
 from fastclip.store.store import Store
@@ -22,7 +23,7 @@ def copy_recipe(
     for name in sorted(source.parts(recipe.id)):
         path = source.path(recipe.id, name)
         try:
-            data = path.read_bytes()
+            data = read_file(path)
             unseal_part(data, recipe.id, name, str(path))
         except FileNotFoundError:
             continue  # removed meanwhile

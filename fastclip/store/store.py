@@ -5,7 +5,7 @@
     STORE/prototypes/…                see `fastclip.text.prototypes`
 
 A part that is there is done: no database, no log, no lock. It is published whole or not at all, and proves itself when
-it is read.
+it is read. Files beside ours, such as the copies of synchronisers, are nobody's parts.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fastclip.errors import IncompleteError, IntegrityError, UserError
+from fastclip.errors import FastclipError, IncompleteError, IntegrityError, UserError
 from fastclip.faults import patiently
-from fastclip.files import canonical_json, is_temporary, temporary_path, write_new, write_whole
+from fastclip.files import canonical_json, is_temporary, name_new, read_file, temporary_path, write_new, write_whole
 from fastclip.sealed import read_facts
 from fastclip.store.parts import Part, seal_part, unseal_part
 from fastclip.store.recipes import Recipe, parse_recipe
@@ -32,6 +32,8 @@ DAY_S = 86_400.0
 
 _DAMAGES = (errno.EIO, errno.EISDIR, errno.ELOOP)
 """Errors of reading after which a part can only be made again: a bad sector, or no file at all."""
+
+_DIGEST = "[0-9a-f]{64}"
 
 
 class Store:
@@ -60,13 +62,12 @@ class Store:
 
     def recipe_folders(self) -> list[str]:
         """The names of all folders that are called as a recipe is, also of those without a recipe."""
-        return sorted(entry.name for entry in _entries(self.folder) if re.fullmatch("[0-9a-f]{64}", entry.name))
+        return sorted(entry.name for entry in _entries(self.folder) if re.fullmatch(_DIGEST, entry.name))
 
     def parts(self, recipe_id: str) -> set[str]:
         """The names of the parts that are there now; `has` asks again for one that is not among them."""
         entries = _entries(self.folder / recipe_id)
-        known = {entry.name[: -len(SUFFIX)] for entry in entries if entry.name.endswith(SUFFIX)}
-        self._known[recipe_id] = {name for name in known if not name.startswith(".")}
+        self._known[recipe_id] = {entry.name[: -len(SUFFIX)] for entry in entries if _is_part(entry.name)}
         return self._known[recipe_id]
 
     def listed(self, recipe_id: str) -> set[str]:
@@ -90,7 +91,7 @@ class Store:
         total = 0
         for entry in _entries(self.folder / recipe_id):
             with suppress(FileNotFoundError):
-                total += entry.stat().st_size if entry.name.endswith(SUFFIX) else 0
+                total += entry.stat(follow_symlinks=False).st_size if _is_part(entry.name) else 0
         return total
 
     def path(self, recipe_id: str, name: str) -> Path:
@@ -135,7 +136,7 @@ class Store:
         # A listed part is there, or was: on a network file system its name may come later, or be out of date.
         lost = (errno.ESTALE, errno.ENOENT) if name in known else (errno.ESTALE,)
         try:
-            data = patiently(path.read_bytes, lost)
+            data = patiently(lambda: read_file(path), lost)
             return data, unseal_part(data, recipe_id, name, str(path))
         except FileNotFoundError:
             if path.is_symlink():
@@ -152,17 +153,17 @@ class Store:
     def remove(self, recipe_id: str) -> int:
         """Remove a recipe and its parts, recipe.json first: from then on nobody reads it. Returns how many parts.
 
-        A process that is embedding under it publishes the recipe anew; the parts it adds meanwhile stay.
+        Files that are not ours stay, and the folder with them. A process that is embedding under it publishes the
+        recipe anew; the parts it adds meanwhile stay.
         """
         folder = self.folder / recipe_id
         removed = 0
         try:
             (folder / RECIPE_FILE).unlink(missing_ok=True)
             for entry in _entries(folder):
-                if entry.name == RECIPE_FILE or (is_temporary(entry.name) and _is_new(entry)):
-                    continue  # somebody embeds, and needs it
-                Path(entry).unlink(missing_ok=True)
-                removed += entry.name.endswith(SUFFIX)
+                if _is_part(entry.name) or (is_temporary(entry.name) and not _is_new(entry)):
+                    Path(entry).unlink(missing_ok=True)
+                    removed += _is_part(entry.name)
             with suppress(FileNotFoundError):
                 folder.rmdir()
         except OSError as error:
@@ -224,7 +225,7 @@ class Store:
     def _recipe_in_file(self, recipe_id: str) -> Recipe | None:
         path = self.folder / recipe_id / RECIPE_FILE
         try:
-            data = patiently(path.read_bytes)
+            data = patiently(lambda: read_file(path))
         except OSError as error:
             if error.errno not in (*_DAMAGES, errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
                 raise _cannot_read(path, error) from error  # a fault of the machine hides no recipe
@@ -266,10 +267,14 @@ class Store:
                 fix="Delete it where the store can be written to, or choose another --store.",
             ) from error
         # Another process may have moved it aside before, and made it again: then this is the new one.
-        with suppress(IntegrityError, OSError):
-            unseal_part(aside.read_bytes(), recipe_id, name, str(aside))
-            os.link(aside, path)
-            aside.unlink()
+        with suppress(FastclipError, OSError):
+            unseal_part(read_file(aside), recipe_id, name, str(aside))
+            name_new(aside, path)
+            aside.unlink(missing_ok=True)
+
+
+def _is_part(name: str) -> bool:
+    return re.fullmatch(_DIGEST + re.escape(SUFFIX), name) is not None
 
 
 def _is_new(entry: os.DirEntry[str]) -> bool:

@@ -90,6 +90,10 @@ def _read_prompt_file(name: str) -> PromptSet:
     if not templates:
         raise UserError(f"{path} holds no template.", fix="Write one template a line, for example: a photo of a {}.")
     for template in templates:
+        if any(0xD800 <= ord(letter) < 0xE000 for letter in template):
+            raise UserError(
+                f"{path}: the template {template!r} is no Unicode text.", fix="Save the file anew as UTF-8."
+            )
         if template.count(READABLE) + template.count(FOLDER) != 1:
             raise UserError(
                 f"{path}: the template {template!r} needs exactly one placeholder.",

@@ -9,25 +9,34 @@ that answered it. Two answers differ in last bits at most, and every reader take
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from fastclip.errors import GO_ON, IncompleteError, IntegrityError
+from fastclip.errors import GO_ON, IncompleteError, IntegrityError, UserError
 from fastclip.faults import patiently
-from fastclip.files import canonical_json, digest, write_new, write_whole
+from fastclip.files import canonical_json, digest, read_file, write_new, write_whole
 from fastclip.sealed import read_facts, seal, unseal
 from fastclip.store.recipes import WITHDRAWN_NUMERICS
 from fastclip.text.prompts import PromptSet
 
 if TYPE_CHECKING:
     from fastclip.models.tower import TextTower
+
+MOST_QUESTION_BYTES = 90_000_000
+"""Of a question, in the header of a file of prototypes: safetensors reads headers of up to 100 MB."""
+
+_NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+"""Errors of reading where there is no file: a folder, a pipe or a link to nowhere under its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +51,7 @@ class Question:
     templates: tuple[str, ...]
     classes: tuple[tuple[str, str], ...]
 
-    @property
+    @cached_property
     def id(self) -> str:
         """SHA-256 of the question: the name of its folder."""
         return digest(canonical_json(asdict(self)))
@@ -70,13 +79,13 @@ def find_prototypes(folder: Path, question: Question) -> Float32[np.ndarray, "cl
     """
     found = []
     try:
-        for path in (folder / question.id).glob("*.safetensors"):
-            with suppress(IntegrityError, FileNotFoundError, KeyError, TypeError):
+        for path in _answers(folder / question.id):
+            with suppress(IntegrityError, *_NO_FILE, KeyError, TypeError):
                 numerics = read_facts(path)["recipe"]["numerics"]
                 if numerics not in WITHDRAWN_NUMERICS:
                     found.append((-numerics, path.name, path))
         for _, _, path in sorted(found):
-            with suppress(IntegrityError, FileNotFoundError):
+            with suppress(IntegrityError, *_NO_FILE):
                 return _read(path, question)
     except OSError as error:
         if error.errno not in (errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENOTDIR):
@@ -106,15 +115,26 @@ def copy_prototypes(source: Path, target: Path, weights: str) -> int:
     Returns how many of them the target has now. A damaged one is left out: it can be computed again.
     """
     copied = 0
-    for path in sorted(source.glob("*/*.safetensors")):
-        with suppress(IntegrityError):
-            data = path.read_bytes()
+    for path in sorted(path for each in source.glob("*") for path in _answers(each)):
+        with suppress(IntegrityError, *_NO_FILE):
+            data = read_file(path)
             _, facts = unseal(data, str(path))
             if facts.get("question", {}).get("weights") == weights:
                 there = target / path.parent.name / path.name
                 write_whole(there, data) if there.exists() else write_new(there, data)
                 copied += 1
     return copied
+
+
+def check_question(question: Question, name: str) -> None:
+    """Raise `UserError` for a question whose answer no file can hold: it stands in the file's header, beside it."""
+    size = len(json.dumps(canonical_json(asdict(question)).decode(), ensure_ascii=False).encode())
+    if size > MOST_QUESTION_BYTES:
+        raise UserError(
+            f"The classes of {name} and their prompts take {size / 1e6:,.0f} MB; prototypes are kept with up to "
+            f"{MOST_QUESTION_BYTES / 1e6:,.0f} MB.",
+            fix="Give the classes shorter names in a card (shards/README.md), and shard again.",
+        )
 
 
 def compute_prototypes(
@@ -133,12 +153,19 @@ def compute_prototypes(
     return prototypes
 
 
+def _answers(folder: Path) -> list[Path]:
+    """The files of answers in a question's folder; files beside them, such as a synchroniser's copies, are none."""
+    if not re.fullmatch("[0-9a-f]{64}", folder.name):
+        return []
+    return [path for path in folder.glob("*") if re.fullmatch(r"[0-9a-f]{64}\.safetensors", path.name)]
+
+
 def _facts(question: Question, recipe: TextRecipe) -> Mapping[str, Any]:
     return {"question": asdict(question), "recipe": asdict(recipe)}
 
 
 def _read(path: Path, question: Question) -> Float32[np.ndarray, "classes dim"]:
-    tensors, facts = unseal(patiently(path.read_bytes), str(path))
+    tensors, facts = unseal(patiently(lambda: read_file(path)), str(path))
     prototypes = tensors.get("prototypes")
     if canonical_json(facts.get("question")) != canonical_json(asdict(question)) or prototypes is None:
         raise IntegrityError(f"{path} holds prototypes of other classes, prompts or weights.", fix="Delete it.")

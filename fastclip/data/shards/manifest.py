@@ -13,13 +13,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from fastclip.errors import IntegrityError, UserError
-from fastclip.files import canonical_json, digest
+from fastclip.files import canonical_json, digest, is_copy, short_name
 from fastclip.storage.folders import Folder, LocalFolder, Location, open_folder
 
 FORMAT = "fastclip-shards"
@@ -28,6 +28,9 @@ MANIFEST = "manifest.json"
 REJECTED = "rejected.jsonl"
 CLASS_NAMES = "classnames.txt"
 SHARD_COUNT = "nshards.txt"
+
+_DATASET_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,14 +124,19 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The manifest's file; equal manifests give equal bytes."""
-        document = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        document = {"format": FORMAT, "version": VERSION, **asdict(replace(self, shards=()))}
+        document["shards"] = [vars(shard) for shard in self.shards]
         document["digest"] = _own_digest(document)
-        return json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n"
+        return _indented(document)
 
 
 def path_name(domain: str) -> str:
-    """A domain's name as a folder and as part of a key: percent-encoded, so no name can leave its folder."""
+    """A domain's name as a folder and as part of a key: percent-encoded, so no name can leave its folder, and short."""
     assert domain, "a domain has a name"
+    return short_name(_encoded(domain))
+
+
+def _encoded(domain: str) -> str:
     return quote(domain, safe="").replace(".", "%2E")
 
 
@@ -140,13 +148,18 @@ def images_sha256(records: Iterable[ImageRecord]) -> str:
 
 def check_dataset_name(name: str) -> None:
     """Raise `UserError` unless `name` can be a folder's name and a word of a command."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+    if not re.fullmatch(_DATASET_NAME, name):
         raise UserError(f"{name!r} cannot be a dataset's name.", fix="Use letters, digits, dots, dashes, underscores.")
+    if len(name) > _LONGEST_NAME:
+        raise UserError(
+            f"{name[:20]}… has {len(name)} letters, too many for a dataset's name.", fix=f"Use {_LONGEST_NAME} at most."
+        )
 
 
 def list_datasets(folder: Folder) -> list[str]:
-    """The names of the datasets in `folder` that are sharded."""
-    return sorted(path.split("/")[0] for path in folder.list(f"*/{MANIFEST}"))
+    """The names of the datasets in `folder` that are sharded. Copies such as `pacs.bak` are none, unless asked for."""
+    names = sorted(path.split("/")[0] for path in folder.list(f"*/{MANIFEST}"))
+    return [name for name in names if re.fullmatch(_DATASET_NAME, name) and not is_copy(name)]
 
 
 def check_folder_is_free(folder: Folder, *, overwrite: bool) -> None:
@@ -213,6 +226,15 @@ def _own_digest(document: Mapping[str, Any]) -> str:
     return digest(canonical_json({name: value for name, value in document.items() if name != "digest"}))
 
 
+def _indented(document: Mapping[str, Any]) -> bytes:
+    """A manifest as `json.dumps` writes it with an indent of 1; of 100,000 shards that takes it several seconds."""
+    # Without an indent json encodes in C; the separator between the fields of a row makes it look the same.
+    encode = json.JSONEncoder(separators=(",\n   ", ": "), ensure_ascii=False).encode
+    rows = ",".join(f"\n  {{\n   {encode(row)[1:-1]}\n  }}" for row in document["shards"])
+    text = json.dumps({**document, "shards": []}, indent=1, ensure_ascii=False)
+    return text.replace('"shards": []', f'"shards": [{rows}\n ]' if rows else '"shards": []', 1).encode() + b"\n"
+
+
 def _parse(document: dict[str, Any]) -> Manifest:
     return Manifest(
         dataset=document["dataset"],
@@ -242,7 +264,9 @@ def _check(manifest: Manifest) -> None:
         if shard.domain not in domains:
             raise ValueError(f"{shard.name} belongs to no domain")
         # No path of a manifest may lead out of its folder: `--overwrite` removes what it lists.
-        if not re.fullmatch(re.escape(path_name(shard.domain)) + r"/[0-9]+\.tar", shard.name):
+        # Long names were not shortened once, and an object store takes them.
+        folder, _, file = shard.name.partition("/")
+        if folder not in (path_name(shard.domain), _encoded(shard.domain)) or not re.fullmatch(r"[0-9]+\.tar", file):
             raise ValueError(f"{shard.name!r} is not the name of a shard of {shard.domain!r}")
     for domain in manifest.domains:
         images = sum(shard.images for shard in manifest.shards_of(domain.name))

@@ -82,12 +82,17 @@ def checked(listing: Listing) -> Listing:
 
 
 def check_classes(classes: Sequence[str]) -> None:
-    """Raise `UserError` for one class in all: every answer would be right."""
+    """Raise `UserError` for one class in all, where every answer would be right, and for a class that no file holds."""
     if len(classes) < 2:
         raise UserError(
             f"The source has one class in all, {', '.join(classes)}: every backbone would score 100 %.",
             fix="Are the class folders a level deeper or higher? Give the whole set, or a card (shards/README.md).",
         )
+    for name in classes:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"The class {name!r} is no Unicode text.", fix="Correct the list of classes.") from None
 
 
 def other_files(source: Path, used: Collection[Path], reason: str) -> list[Rejected]:

@@ -12,6 +12,7 @@ from fastclip.data.shards.manifest import path_name
 from fastclip.errors import printable
 from fastclip.features.export.rows import Rows, file_name
 from fastclip.features.read import Features
+from fastclip.files import short_name
 
 
 def write_transferlearning(folder: Path, features: Features, rows: Iterable[Rows], digits: int | None = None) -> None:
@@ -25,7 +26,7 @@ def write_transferlearning(folder: Path, features: Features, rows: Iterable[Rows
     with ExitStack() as stack:
         files = {}
         for domain in features.target.domains:
-            stem = f"fe_{backbone}_{features.target.name}_{path_name(domain)}"
+            stem = short_name(f"fe_{backbone}_{features.target.name}_{path_name(domain)}", most=240)
             numbers = stack.enter_context((folder / f"{stem}.csv").open("xb"))
             files[domain] = numbers, stack.enter_context((folder / f"{stem}.keys.txt").open("x", encoding="utf-8"))
         for each in rows:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastclip.errors import UserError
+from fastclip.files import is_copy
 from fastclip.results.cells import Cell, DatasetFacts, Evaluation, UsedPrompts
 from fastclip.results.files.result import RESULT
 from fastclip.results.files.result_reader import read_result
@@ -55,7 +56,7 @@ def find_results(paths: Sequence[Path]) -> list[KeptResult]:
 def _find(path: Path) -> Iterator[KeptResult]:
     name = str(path)
     if path.is_dir() and not (path / RESULT).exists():
-        runs = sorted(each.parent for each in path.glob(f"*/{RESULT}"))
+        runs = sorted(each.parent for each in path.glob(f"*/{RESULT}") if not is_copy(each.parent.name))
         if not runs:
             raise UserError(f"{name} holds no result.", fix="fastclip eval keeps one in results/ and says where.")
         for each in runs:

@@ -21,7 +21,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastclip.files import digest, write_whole
+from fastclip.files import digest, is_copy, read_file, write_whole
 from fastclip.results.cells import Evaluation
 from fastclip.results.files.result import RESULT, to_json
 
@@ -90,13 +90,17 @@ class KeptRun:
 
 def find_runs(folder: Path) -> list[KeptRun]:
     """The runs in a folder, the newest first; by name where no time is known."""
-    runs = [KeptRun(path.parent, _started(path.parent / RUN)) for path in sorted(folder.glob(f"*/{RESULT}"))]
+    runs = [
+        KeptRun(path.parent, _started(path.parent / RUN))
+        for path in sorted(folder.glob(f"*/{RESULT}"))
+        if not is_copy(path.parent.name)
+    ]
     return sorted(runs, key=lambda run: run.started.timestamp() if run.started else 0.0, reverse=True)
 
 
 def _started(path: Path) -> datetime | None:
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
-        started = datetime.fromisoformat(json.loads(path.read_bytes())["started"])
+        started = datetime.fromisoformat(json.loads(read_file(path))["started"])
         started.astimezone().timestamp()  # which a year 1 has not
         return started
     return None
