@@ -87,14 +87,17 @@ def failed(world: World, command: Command, fault: Fault, right: Answer) -> tuple
     why = _wrong(folder, command, fault, ended, right)
     if why:
         return ended.code, why
+    return ended.code, afterwards(world, folder, command, right)
+
+
+def afterwards(world: World, folder: Path, command: Command, right: Answer) -> str:
+    """The reason why a command that is run once more, undisturbed, does not give what it should; "" if it does."""
     again = world.run(folder, command)
     if again.code != right.ended.code and "already" not in again.err:
-        return ended.code, f"exit {again.code} without the fault: {again.err.strip()[:300]}"
+        return f"exit {again.code} afterwards: {again.err.strip()[:300]}"
     found = digests(folder, command.outputs)
     differing = [name for name in {**right.outputs, **found} if right.outputs.get(name) != found.get(name)]
-    if differing:
-        return ended.code, f"without the fault: {', '.join(differing[:4])} differ"
-    return ended.code, ""
+    return f"afterwards {', '.join(differing[:4])} differ" if differing else ""
 
 
 def _wrong(folder: Path, command: Command, fault: Fault, ended: Ended, right: Answer) -> str:
@@ -110,11 +113,7 @@ def _wrong(folder: Path, command: Command, fault: Fault, ended: Ended, right: An
         return f"exit {ended.code}, but {', '.join(differing[:4])} differ" if differing else ""
     if ended.code == 2 and fault.errno != "EACCES":
         return f"exit 2, as if it were the user's mistake: {ended.err.strip()[-300:]}"
-    if (
-        Path(fault.paths).name.strip(".*").split(".")[0] not in ended.err
-        and str(Path(fault.paths).parent) not in ended.err
-    ):
-        short = Path(fault.paths).parent.name
-        if short not in ended.err:
-            return f"exit {ended.code} names no path: {ended.err.strip()[-300:]}"
+    path = Path(fault.paths)
+    if not any(name in ended.err for name in (path.name.strip(".*").split(".")[0], path.parent.name)):
+        return f"exit {ended.code} names no path: {ended.err.strip()[-300:]}"
     return ""

@@ -71,6 +71,7 @@ COMMANDS: Mapping[str, Command] = {
         "wise weights.safetensors tuned.safetensors --test shapes/night -b tiny --alpha 0.5 --precision fp32"
         " --store new --json r.json",
         outputs="new r.json",
+        slow=True,
     ),
     "report": _with(
         "report kept/result.json --predictions kept/predictions.parquet --markdown m.md --latex t.tex --macros m.tex"
