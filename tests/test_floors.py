@@ -15,6 +15,7 @@ import fastclip
 PACKAGE = Path(fastclip.__file__).parent
 FLOORS = [
     {"errors", "machine", "threads"},
+    {"destinations", "temporary"},
     {"files"},
     {"sealed"},
     {"storage"},
