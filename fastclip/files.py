@@ -18,14 +18,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fastclip.destinations import check_place as check_place
+from fastclip.destinations import destination, stream
 from fastclip.errors import IncompleteError, IntegrityError, UserError
 from fastclip.faults import patiently
 
 MOST_HEADER_BYTES = 100_000_000
 """The longest header of a safetensors file, by its library."""
-
-_STREAMS = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))
-"""Folders of devices and open files. Nothing is created or replaced there: root would replace /dev/stdout."""
 
 _CANNOT_SYNC_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 """Errors of fsync on file systems that cannot sync a folder: SMB, some of FUSE."""
@@ -149,16 +148,6 @@ def short_name(name: str, most: int = 255) -> str:
     return f"{beginning}~{digest(name.encode())[:16]}"
 
 
-def check_place(path: Path) -> None:
-    """Raise `UserError` if no file can be written at `path`, before any work is done for it."""
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, and a file is to be written there.", fix=f"{path / 'NAME'}, for example")
-    # A link to nowhere is there, although what it leads to is not.
-    folder = next(each for each in path.absolute().parents if each.exists() or each.is_symlink())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"{path} cannot be written: {folder} is no folder that you may write to.", fix="Name another.")
-
-
 def write_whole(path: Path, data: bytes) -> None:
     """Replace the file at `path` with `data`, as `replace_file` does."""
     replace_file(path, lambda file: file.write(data))
@@ -167,16 +156,19 @@ def write_whole(path: Path, data: bytes) -> None:
 def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replace the file at `path` by what `write(file)` writes. A reader sees the old bytes or the new, never a mixture.
 
-    A device or a pipe, such as /dev/stdout, is written to directly.
+    A symbolic link stays, and the file that it leads to is replaced or made. A device, a pipe or a stream, such as
+    /dev/stdout, is written to directly, as far as anybody reads it.
     """
-    if path.parent in _STREAMS or path.is_fifo() or path.is_char_device():
-        try:
-            with path.open("wb") as file:
+    try:
+        end = destination(path)
+        number = stream(end)
+        if number is not None:
+            with suppress(BrokenPipeError), os.fdopen(number, "wb") as file:
                 write(file)
-        except OSError as error:
-            raise _storage_error(path, error) from error
-        return
-    publish(write_temporary(path, write), path)
+            return
+    except OSError as error:
+        raise _storage_error(path, error) from error
+    publish(write_temporary(end, write), end)
 
 
 def write_temporary(path: Path, write: Callable[[BinaryIO], object]) -> Path:

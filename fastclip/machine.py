@@ -15,6 +15,17 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """The signals by which a person or a scheduler stops a program."""
 
 
+def cache_folder() -> Path:
+    """The folder of what fastclip keeps for all runs of a user: cached shards, measurements, compiled towers."""
+    return Path("~/.cache/fastclip").expanduser()
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether this process may make files in a folder, or make the folder."""
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    return there.is_dir() and os.access(there, os.W_OK)
+
+
 def available_cores() -> int:
     """CPU cores that this process may use. In a container or under Slurm the machine may have more."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,7 +15,7 @@ import fastclip
 PACKAGE = Path(fastclip.__file__).parent
 FLOORS = [
     {"errors", "machine", "threads"},
-    {"faults"},
+    {"destinations", "faults", "temporary"},
     {"files"},
     {"proven", "sealed"},
     {"storage"},

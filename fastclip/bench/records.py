@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from fastclip.evaluate.engine import Engine
-from fastclip.machine import available_cores
+from fastclip.machine import available_cores, cache_folder
 from fastclip.models.numerics import describe_numerics
 
 
@@ -73,7 +73,7 @@ def append_records(path: Path, found: Iterable[Measurement]) -> None:
 
 def kept_records_path() -> Path:
     """The file of this machine's measurements: `fastclip bench` writes it, `fastclip eval --dry-run` reads it."""
-    return Path("~/.cache/fastclip/bench.jsonl").expanduser()
+    return cache_folder() / "bench.jsonl"
 
 
 def read_records(path: Path) -> list[Measurement]:

@@ -39,7 +39,7 @@ def command(
     --random-weights will do: a tower's speed does not depend on them. fastclip eval --dry-run uses these measurements
     for its estimates. Run bench with and without --compile on; eval --dry-run then shows the break-even image count.
     """
-    import tempfile
+    from fastclip.temporary import temporary_folder
 
     if finetune:
         _bench_finetune(options, finetune, rounds, json)
@@ -50,11 +50,11 @@ def command(
     from fastclip.report.style import titled
 
     with (
-        tempfile.TemporaryDirectory(prefix="fastclip-") as scratch,
+        temporary_folder("bench") as scratch,
         err().status("looking at what there is") as status,
     ):
         options = replace(options, workers=workers)
-        found = bench(options, images, rounds, Path(scratch), lambda stage: status.update(f"measuring: {stage}"))
+        found = bench(options, images, rounds, scratch, lambda stage: status.update(f"measuring: {stage}"))
     with suppress(OSError):  # a home that cannot be written to
         append_records(kept_records_path(), found.records)
     if json:
@@ -68,13 +68,12 @@ def command(
 
 
 def _bench_finetune(options: EvalOptions, recipe: str, rounds: int, json: Path | None) -> None:
-    import tempfile
-
     from fastclip.bench.records import append_records
     from fastclip.cli.console import err, out
     from fastclip.finetune.options import FinetuneOptions, find_precision
     from fastclip.finetune.training_recipes import find_training_recipe
     from fastclip.report.style import plain_table, titled
+    from fastclip.temporary import temporary_folder
 
     chosen = find_training_recipe(recipe)
     if options.batch_size:
@@ -83,13 +82,13 @@ def _bench_finetune(options: EvalOptions, recipe: str, rounds: int, json: Path |
     training = FinetuneOptions(recipe=chosen, precision=precision)
     evaluation = replace(options, precision=None, batch_size=None, workers=None)
     with (
-        tempfile.TemporaryDirectory(prefix="fastclip-") as scratch,
+        temporary_folder("bench") as scratch,
         err().status("looking at what there is") as status,
     ):
         from fastclip.bench.training import STEPS, bench_training
 
         found = bench_training(
-            evaluation, training, STEPS, rounds, Path(scratch), lambda stage: status.update(f"measuring: {stage}")
+            evaluation, training, STEPS, rounds, scratch, lambda stage: status.update(f"measuring: {stage}")
         )
     if json:
         append_records(json, found.records)

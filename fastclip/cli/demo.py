@@ -124,22 +124,21 @@ def _draw_and_shard(
     shards: Path, name: str, images_per_class: int, seed: int | None = None, domain: str | None = None
 ) -> None:
     """Draw a dataset: by default all domains, and the images that are scored."""
-    import tempfile
-
     from fastclip.cli import shard
     from fastclip.cli.console import counted, err
     from fastclip.cli.progress import waiting
     from fastclip.data.shapes import CLASSES, DOMAINS, SCORED_SEED, draw_shapes
     from fastclip.data.shards.writer import WriteOptions
+    from fastclip.temporary import temporary_folder
 
     domains = [domain] if domain else DOMAINS
     seed = SCORED_SEED if seed is None else seed
     total = len(domains) * len(CLASSES) * images_per_class
-    with tempfile.TemporaryDirectory(prefix="fastclip-") as folder:
+    with temporary_folder("demo") as folder:
         in_domains = counted(len(domains), "domain")
         with waiting(err(), f"drawing {total} images: {len(CLASSES)} shapes in {in_domains}"):
-            draw_shapes(Path(folder), seed=seed, images_per_class=images_per_class, domains=domains)
-        shard.write_and_print(name, Path(folder), str(shards), WriteOptions(shard_images=100))
+            draw_shapes(folder, seed=seed, images_per_class=images_per_class, domains=domains)
+        shard.write_and_print(name, folder, str(shards), WriteOptions(shard_images=100))
 
 
 def _next_steps() -> str:

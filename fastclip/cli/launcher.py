@@ -22,6 +22,8 @@ def join_launcher(environment: Mapping[str, str] = os.environ) -> int | None:
     if "ACCELERATE_DYNAMO_BACKEND" in environment or "TORCHELASTIC_RUN_ID" in environment:
         end_with_parent()
     if environment.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        if "TORCHELASTIC_RUN_ID" in environment:
+            _remove_old_verdicts()
         return None
     return _verdict()
 
@@ -45,6 +47,42 @@ def leave_verdict(code: int, environment: Mapping[str, str] = os.environ) -> boo
     return True
 
 
+def end_launch(environment: Mapping[str, str] = os.environ) -> None:
+    """Remove the verdict if nobody will ask for it: the launcher restarts nothing, and all its processes have ended.
+
+    Call it last. Each process that ends adds its id to the verdict.
+    """
+    restarts = [environment.get(f"TORCHELASTIC_{each}") for each in ("RESTART_COUNT", "MAX_RESTARTS")]
+    if "TORCHELASTIC_RUN_ID" not in environment or restarts[0] != restarts[1]:
+        return
+    path = _verdict_path()
+    with suppress(OSError):
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
+        os.write(handle, f" {os.getpid()}".encode())
+        os.close(handle)
+        if not _children(os.getppid()) - set(path.read_text().split()[1:]):
+            path.unlink()
+
+
+def _children(process: int) -> set[str]:
+    """The ids of the living processes that a process has started."""
+    found = (path.read_text().split() for path in Path(f"/proc/{process}/task").glob("*/children"))
+    return {child for children in found for child in children if started(int(child))}
+
+
+def _remove_old_verdicts() -> None:
+    """Remove verdicts whose launcher is dead: its processes were killed."""
+    for path in Path(tempfile.gettempdir()).glob("fastclip-*-*.verdict"):
+        _, process, start = path.stem.split("-", 2)
+        with suppress(OSError):
+            if process.isdecimal() and start.isdecimal() and started(int(process)) != start and _is_own(path):
+                path.unlink()
+
+
+def _is_own(path: Path) -> bool:
+    return path.lstat().st_uid == os.getuid()
+
+
 def speaks_when_stopped(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process prints that it was stopped.
 
@@ -56,9 +94,9 @@ def speaks_when_stopped(environment: Mapping[str, str] = os.environ) -> bool:
 def _verdict() -> int | None:
     """The exit code that a process of this launcher left, or None. A file of another user is not believed."""
     path = _verdict_path()
-    with suppress(OSError, ValueError):
-        if path.stat().st_uid == os.getuid():
-            return int(path.read_text())
+    with suppress(OSError, ValueError, IndexError):
+        if _is_own(path):
+            return int(path.read_text().split()[0])
     return None
 
 

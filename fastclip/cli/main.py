@@ -6,6 +6,7 @@ import atexit
 import gc
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, NoReturn
@@ -34,22 +35,17 @@ from fastclip.cli import (
     verify,
     wise,
 )
-from fastclip.cli.console import keep_streams
+from fastclip.cli.console import keep_streams, lost_output, say
+from fastclip.cli.endings import ending
 from fastclip.cli.help import Command, Group
-from fastclip.cli.launcher import join_launcher, leave_verdict, speaks_when_stopped
+from fastclip.cli.launcher import end_launch, join_launcher, leave_verdict, speaks_when_stopped
 from fastclip.cli.names import read_names_as_utf8
 from fastclip.cli.progress import silence
 from fastclip.cli.signals import Stopped, ignore_signals, stop_on_signals
-from fastclip.errors import (
-    EXIT_INCOMPLETE,
-    EXIT_INTEGRITY,
-    EXIT_USAGE,
-    GO_ON,
-    FastclipError,
-    LostProcessError,
-    printable,
-)
+from fastclip.cli.surroundings import complete_environment
+from fastclip.errors import GO_ON, IncompleteError, LostProcessError, printable
 from fastclip.machine import keep_freed_memory
+from fastclip.temporary import remove_temporary_folders
 
 app = typer.Typer(
     cls=Group,
@@ -82,7 +78,7 @@ app.command("status", cls=Command)(status.command)
 
 def _print_version(asked: bool) -> bool:
     if asked:
-        typer.echo(f"fastclip {__version__}")
+        say(f"fastclip {__version__}")
         raise typer.Exit
     return asked
 
@@ -113,18 +109,15 @@ def run() -> NoReturn:
     atexit.register(_leave, ended)  # the first to be registered is called last, after all that cleans up
     try:
         stop_on_signals()
-        keep_freed_memory()
-        # Scoring multiplies in a thread a core; BLAS threads of numpy's own would only wait for each other.
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        code = join_launcher()
-        if code is None:
-            code = _command()
+        code = _code()
         stopped = False
+        ignore_signals()
     except Stopped as stop:
         code, stopped = stop.exit_code, True
+        ignore_signals()
         if speaks_when_stopped():
             _print_error(str(stop), GO_ON)
-    ignore_signals()
+    end_launch()
     if stopped and "multiprocessing.synchronize" not in sys.modules:  # that module cleans up at a normal end only
         # A normal end would wait for the batches of large backbones, for minutes.
         gc.collect()
@@ -136,39 +129,47 @@ def run() -> NoReturn:
 def _leave(ended: Sequence[int]) -> None:
     """End the process at once if its exit code is known. Python would free all that torch has loaded for a second."""
     if ended:
+        remove_temporary_folders()
         with suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(ended[0])
 
 
-def _command() -> int:
-    """Run the command, print its error if there is one, and return the exit code."""
+def _code() -> int:
+    """The exit code of the command line. Every error is printed here, also one that nobody thought of."""
     try:
-        code = app(standalone_mode=False)
-        if not isinstance(code, int):
-            code = 0
-        if code:
-            leave_verdict(code)  # the command has printed the reason
+        complete_environment()
+        keep_freed_memory()
+        code = join_launcher()
+        if code is None:
+            code = _command()
+        if (lost := lost_output()) and not code:
+            raise IncompleteError(
+                f"Standard output cannot be written: {lost.strerror}.",
+                fix="Free space there, then run the same command again to see what it prints.",
+            )
+    except (Stopped, SystemExit):
+        raise
     except LostProcessError as error:
         if speaks_when_stopped():
             _print_error(str(error), error.fix)
         code = error.exit_code  # and no verdict: the launcher starts all processes again
-    except FastclipError as error:
-        code = fail(str(error), error.fix, error.exit_code)
-    except typer.Abort:  # Typer turns EOFError into it
-        code = fail("A file ended before it should.", "Check the files that were given as input.", EXIT_INTEGRITY)
-    except OSError as error:
-        mistake = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError)
-        code = EXIT_USAGE if mistake else EXIT_INCOMPLETE
-        fail(f"{error}.", "Check that the file is there and may be read, and that the disk works and has room.", code)
-    except Exception as error:
-        # An error of the command line. Which package defines its type differs between versions of Typer.
-        if not hasattr(error, "format_message"):
-            raise
-        path = getattr(getattr(error, "ctx", None), "command_path", "fastclip").replace("python -m ", "")
-        message = " ".join(error.format_message().split()) or "A command is missing."
-        code = fail(message, f"{path} --help", EXIT_USAGE)
+    except BaseException as error:  # a library in Rust panics with an error of its own, which is no Exception
+        if "FASTCLIP_TRACEBACK" in os.environ:
+            traceback.print_exception(error)
+        found = ending(error)
+        code = fail(found.message, found.fix, found.code)
+    return code
+
+
+def _command() -> int:
+    """Run the command and return its exit code."""
+    code = app(standalone_mode=False)
+    if not isinstance(code, int):
+        code = 0
+    if code:
+        leave_verdict(code)  # the command has printed the reason
     return code
 
 
@@ -183,4 +184,4 @@ def fail(message: str, fix: str, code: int) -> int:
 
 
 def _print_error(message: str, fix: str) -> None:
-    typer.echo(f"Error: {printable(message)}\nFix:   {printable(fix)}", err=True)
+    say(f"Error: {printable(message)}\nFix:   {printable(fix)}", error=True)

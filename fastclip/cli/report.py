@@ -229,17 +229,13 @@ def _page(inputs: Inputs, found: Against | None, style: TableStyle, shards: str,
 
 def _write(path: Path, data: bytes, messages: Console) -> None:
     """Write a format to its file; or to standard output, byte for byte, whatever the encoding of the terminal."""
+    from fastclip.cli.console import write_bytes
     from fastclip.files import write_whole
 
-    if str(path) != "-":
-        write_whole(path, data)
-        messages.print(f"Written: {path}", soft_wrap=True)
-    elif hasattr(sys.stdout, "buffer"):
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    else:  # that of a notebook, or of a test
-        sys.stdout.write(data.decode())
+    if str(path) == "-":
+        return write_bytes(data)
+    write_whole(path, data)
+    return messages.print(f"Written: {path}", soft_wrap=True)
 
 
 def _print_runs(console: Console) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any, NoReturn
 
 from fastclip.cli.launcher import speaks_when_stopped
 from fastclip.errors import GO_ON
 from fastclip.machine import SIGNALS
+from fastclip.temporary import remove_temporary_folders
 
 GRACE_S = 8.0
 """Seconds from a signal to the end of the process, whatever it is doing then. Slurm and Kubernetes give it 30."""
@@ -49,10 +52,12 @@ def stop_on_signals() -> None:
     told, tell = os.pipe()
     os.set_blocking(tell, False)
     signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    threading.Thread(target=_end_in_time, args=(told,), name="grace", daemon=True).start()
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup
             signal.signal(number, _raise_stopped)
-    threading.Thread(target=_end_in_time, args=(told,), name="grace", daemon=True).start()
+    if sys.unraisablehook is sys.__unraisablehook__:  # not that of a test
+        sys.unraisablehook = threading.excepthook = _drop
 
 
 @contextmanager
@@ -88,11 +93,26 @@ def _raise_stopped(number: int, frame: FrameType | None) -> None:
     while frame:
         if "importlib" in frame.f_code.co_filename:
             # While torch is imported its C++ code calls Python, and aborts if that raises. Leaving here loses nothing.
-            if speaks_when_stopped():
-                _tell(f"Error: {stopped_by(number)}\nFix:   {GO_ON}\n")
-            os._exit(128 + number)
+            _end_now(number)
         frame = frame.f_back
     raise Stopped(number)
+
+
+def _drop(lost: Any) -> None:
+    """Print no traceback of an error that nothing can catch. A signal that came where it is lost ends the program."""
+    if isinstance(lost.exc_value, Stopped):
+        _end_now(lost.exc_value.exit_code - 128)
+    if "FASTCLIP_TRACEBACK" in os.environ:
+        import traceback
+
+        traceback.print_exception(lost.exc_type, lost.exc_value, lost.exc_traceback)
+
+
+def _end_now(number: int) -> NoReturn:
+    if speaks_when_stopped():
+        _tell(f"Error: {stopped_by(number)}\nFix:   {GO_ON}\n")
+    remove_temporary_folders()
+    os._exit(128 + number)
 
 
 def _end_in_time(told: int) -> None:
@@ -105,6 +125,7 @@ def _end_in_time(told: int) -> None:
             break
     if os.isatty(2):
         _tell("\x1b[?25h")  # show the cursor, which a progress bar hides
+    remove_temporary_folders()
     os._exit(128 + number)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fastclip.cli.console import say
 from fastclip.cli.help import Command, Group
 from fastclip.errors import EXIT_INTEGRITY, FastclipError, UserError, printable
 
@@ -69,9 +70,9 @@ def remove(
     opened = Store(store)
     name = _find(opened, recipe)
     removed = opened.remove(name)
-    typer.echo(f"{name[:12]}: {removed:,} parts removed.")
+    say(f"{name[:12]}: {removed:,} parts removed.")
     if left := len(opened.parts(name)):
-        typer.echo(f"{left:,} parts were embedded meanwhile and stay. Remove it again when nobody embeds.")
+        say(f"{left:,} parts were embedded meanwhile and stay. Remove it again when nobody embeds.")
 
 
 @app.command("copy", cls=Command)
@@ -104,12 +105,12 @@ def copy(
             copied, broken = copy_recipe(source, target, each, lambda: advance(1))
             damaged += broken
             prototypes = copy_prototypes(store / "prototypes", to / "prototypes", each.weights)
-            typer.echo(
+            say(
                 f"{each.id[:12]} ({each.backbone}): {copied:,} parts copied, "
                 f"{len(source.parts(each.id)) - copied - len(broken):,} there already, {prototypes:,} prototype files."
             )
     for line in damaged:
-        typer.echo(f"Not copied: {printable(line)}", err=True)
+        say(f"Not copied: {printable(line)}", error=True)
     if damaged:
         raise typer.Exit(EXIT_INTEGRITY)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,6 +31,7 @@ from fastclip.cli.options import (
 )
 from fastclip.cli.results import DEFAULT, find_places
 from fastclip.errors import UserError
+from fastclip.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from fastclip.evaluate.options import EvalOptions
@@ -131,7 +131,7 @@ def wise(
     line = find_line(start if fine_tuned else None, fine_tuned or start, backbone)
     names = (spelling(line.backbone),)
     options = replace(options, backbones=names, prompts=prompt_sets(prompts), unreadable=unreadable)
-    with _temporary_folder() as folder:
+    with temporary_folder("wise") as folder:
         tuned = weights_on(line, shares, tested, folder, save)
         base = line.zero_shot
         found = beside(options, base.path, base.digest, tuned, tested, lambda setup: embed_with_bar(setup, messages))
@@ -146,15 +146,6 @@ def wise(
 
 
 command = takes(wise_options, wise)
-
-
-@contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    """A folder of this process that is removed afterwards, also after an error or a stop signal."""
-    from tempfile import TemporaryDirectory
-
-    with TemporaryDirectory(prefix="fastclip-wise-", ignore_cleanup_errors=True) as name:
-        yield Path(name)
 
 
 def _line_notes(line: Line, *, begins: bool) -> Sequence[str]:

@@ -17,9 +17,13 @@ from torch import Tensor, nn
 
 from fastclip.errors import UserError
 from fastclip.files import digest
+from fastclip.machine import cache_folder
 from fastclip.models.numerics import describe_numerics, is_out_of_memory
 
 _CACHE_DIR = "TORCHINDUCTOR_CACHE_DIR"
+
+_HEADERS = {"_HEADER_DIR": "precompiled_headers", "_HEADER_LOCK_DIR": "precompiled_headers/locks"}
+"""Folders of torch's compiler for headers, and where they lie below its folder."""
 
 _BUILDING = threading.Lock()
 
@@ -52,7 +56,7 @@ def compile_visual(visual: nn.Module, name: str, device: torch.device) -> Callab
     inductor: dict[str, Any] = {"deterministic": True, "compile_threads": 1}
     # For all towers of a class together: past this number torch refuses to compile another.
     dynamo: dict[str, Any] = {"recompile_limit": 64}
-    folder = Path("~/.cache/fastclip/compiled").expanduser() / _kind(device)
+    folder = cache_folder() / "compiled" / _kind(device)
     compiled: Any = torch.compile(visual, dynamic=False, fullgraph=True)
     built: set[torch.Size] = set()
 
@@ -83,17 +87,25 @@ def _kept_in(folder: Path) -> Iterator[None]:
 
     One thread at a time: environment and loggers are there once.
     """
+    from torch._inductor import codecache
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     logger = logging.getLogger("torch.utils.cpp_extension")
     with _BUILDING:
         before, level = os.environ.get(_CACHE_DIR), logger.level
-        # torch sets the variable to its own default when it is imported.
-        os.environ[_CACHE_DIR] = str(folder) if before in (None, default_cache_dir()) else before
+        # torch sets the variable to its own default when it is imported, the command line to a folder above this one.
+        unset = before in (None, default_cache_dir(), str(folder.parent))
+        os.environ[_CACHE_DIR] = str(folder) if unset else str(before)
+        # Compiled headers go into the system's temporary folder, whatever the variable says.
+        headers = {name: getattr(codecache, name) for name in _HEADERS if hasattr(codecache, name)}
+        for name in headers:
+            setattr(codecache, name, str(Path(os.environ[_CACHE_DIR], _HEADERS[name])))
         logger.setLevel(logging.ERROR)  # it warns that a CPU is no GPU
         try:
             yield
         finally:
+            for name, place in headers.items():
+                setattr(codecache, name, place)
             logger.setLevel(level)
             del os.environ[_CACHE_DIR]
             if before is not None:

@@ -7,7 +7,6 @@ them killed, and must write the same bytes; decoders are held against Pillow, pr
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +18,7 @@ from fastclip.evaluate.score import dataset_facts
 from fastclip.evaluate.setup import Setup, resolve
 from fastclip.results.cells import DatasetFacts
 from fastclip.store.recipes import Recipe
+from fastclip.temporary import temporary_folder
 from fastclip.verify.check import Check
 from fastclip.verify.pixels import check_decoders
 from fastclip.verify.precisions import check_precisions
@@ -65,8 +65,7 @@ def verify(
     It starts processes, which run `task`: a script must call it under `if __name__ == "__main__":`.
     """
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="fastclip-verify-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
+    with temporary_folder("verify") as folder:
         wanted = _resolve_here(options, folder)
         on_step(f"taking {images} images")
         chosen = choose_images(wanted.targets, images)
