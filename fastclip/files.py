@@ -18,7 +18,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fastclip.destinations import check_place as check_place
 from fastclip.destinations import destination, stream
 from fastclip.errors import IncompleteError, IntegrityError, UserError
 from fastclip.faults import patiently

@@ -39,7 +39,8 @@ def command(
     For example: fastclip compare results/NAME --of prompts --to photo
     """
     from fastclip.cli.console import out
-    from fastclip.files import check_place, write_whole
+    from fastclip.destinations import check_place
+    from fastclip.files import write_whole
     from fastclip.report.comparisons import family_tables, legend
     from fastclip.results.averages import averages
     from fastclip.results.comparing.file import to_json

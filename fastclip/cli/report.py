@@ -134,7 +134,7 @@ def _check(files: Mapping[str, Path], options: Mapping[str, object], epsilon: st
 
     Of `options`, those of READ_BY, each is None if it is not given.
     """
-    from fastclip.files import check_place
+    from fastclip.destinations import check_place
 
     if sum(str(path) == "-" for path in files.values()) > 1:
         raise UserError("Two formats at once would be mixed on standard output.", fix="Give one of them a file.")

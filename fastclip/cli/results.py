@@ -11,8 +11,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastclip.destinations import check_place
 from fastclip.errors import UserError
-from fastclip.files import check_place, write_whole
+from fastclip.files import write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console

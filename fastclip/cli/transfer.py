@@ -12,8 +12,9 @@ import typer
 
 from fastclip.cli.console import counted, err, out
 from fastclip.cli.results import find_places
+from fastclip.destinations import check_place
 from fastclip.errors import EXIT_UNREADABLE, UserError, needs_torch
-from fastclip.files import check_place, digest, write_whole
+from fastclip.files import digest, write_whole
 
 if TYPE_CHECKING:
     from fastclip.transfer.fitting import FittedHead

@@ -103,8 +103,8 @@ def wise(
     from fastclip.cli.console import err
     from fastclip.cli.evaluate import end
     from fastclip.cli.lean import load_lean
+    from fastclip.destinations import check_place
     from fastclip.errors import needs_torch
-    from fastclip.files import check_place
     from fastclip.finetune.wise import alphas
 
     messages = err()

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from fastclip.data.shards.targets import Target, find_targets
+from fastclip.destinations import check_place
 from fastclip.embed.processes import Process
 from fastclip.errors import UserError
 from fastclip.evaluate.engine import Candidate, Engine
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.setup import Setup, of_accelerate, resolve
-from fastclip.files import check_place
 from fastclip.finetune.memory import needed_bytes
 from fastclip.finetune.model import Precision
 from fastclip.finetune.options import FinetuneOptions, find_precision
