@@ -11,6 +11,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
@@ -350,16 +351,21 @@ def test_the_time_of_a_change_names_a_version_only_when_it_is_a_minute_old(site:
     assert site.ranges("/old.zip") == [None, f"bytes={HALF}-"] and site.ranges("/new.zip") == [None, None]
 
 
-def test_a_head_that_comes_byte_by_byte_is_not_waited_for(site: Server, tmp_path: Path):
+@pytest.mark.parametrize("of", ["answer", "chunk"])
+def test_a_head_that_comes_byte_by_byte_is_not_waited_for(site: Server, tmp_path: Path, of: str):
     def slowly(handler: Handler) -> None:
-        handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\nX-Long: ")
-        while not handler.server.closing.wait(0.02):
-            handler.wfile.write(b"x")
+        head = b"Content-Length: 300000\r\nX-Long: "
+        if of == "chunk":
+            head = b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n7;extension="
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + head)
+        with suppress(OSError):
+            while not handler.server.closing.wait(0.02):
+                handler.wfile.write(b"x")
 
     site.routes["/pets.zip"] = slowly
     with pytest.raises(IncompleteError, match="silent"):
         get(tmp_path, Download(url=site.url("/pets.zip")), HASTY)
-    assert files_in(tmp_path) == [] and len(site.asked) == 2
+    assert not (tmp_path / "pets.zip").exists() and len(site.asked) >= 2
 
 
 def test_a_file_that_goes_while_others_come_is_named(site: Server, tmp_path: Path):

@@ -6,26 +6,43 @@ import http.client
 import socket
 import threading
 import urllib.request
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from http.client import HTTPResponse
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
-class _HurriedConnection(http.client.HTTPConnection):
-    """A connection that is hung up when the head of the answer is not there after the timeout."""
+class _HurriedResponse(HTTPResponse):
+    """An answer whose connection is hung up when its head, or the head of one of its chunks, takes too long."""
 
-    def getresponse(self) -> HTTPResponse:
-        sock, late = self.sock, threading.Event()
+    def __init__(self, sock: socket.socket, *arguments: Any, **named: Any) -> None:
+        super().__init__(sock, *arguments, **named)
+        self._sock = sock
+
+    def begin(self) -> None:
+        self._in_time(super().begin)
+
+    def read1(self, n: int = -1) -> bytes:
+        read = partial(super().read1, n)
+        return self._in_time(read) if self.chunked else read()
+
+    def _in_time(self, action: Callable[[], T]) -> T:
+        """The result of `action()`. Raises `TimeoutError` if it took longer than the timeout of the connection."""
+        late = threading.Event()
 
         def hang_up() -> None:
             late.set()
             with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                self._sock.shutdown(socket.SHUT_RDWR)
 
-        timer = threading.Timer(self.timeout or 60.0, hang_up)
+        timer = threading.Timer(self._sock.gettimeout() or 60.0, hang_up)
         timer.daemon = True
         timer.start()
         try:
-            response = super().getresponse()
+            result = action()
         except Exception:
             if late.is_set():
                 raise TimeoutError from None
@@ -33,13 +50,16 @@ class _HurriedConnection(http.client.HTTPConnection):
         finally:
             timer.cancel()
         if late.is_set():  # a head that was cut off looks like one that is complete
-            response.close()
             raise TimeoutError
-        return response
+        return result
 
 
-class _HurriedTlsConnection(_HurriedConnection, http.client.HTTPSConnection):
-    pass
+class _HurriedConnection(http.client.HTTPConnection):
+    response_class = _HurriedResponse
+
+
+class _HurriedTlsConnection(http.client.HTTPSConnection):
+    response_class = _HurriedResponse
 
 
 class HttpHandler(urllib.request.HTTPHandler):
