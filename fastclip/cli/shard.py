@@ -142,9 +142,6 @@ def write_and_print(
 
     card = find_card(name, out)
     folder = open_folder(out).child(name)
-    check_folder_is_free(folder, overwrite=overwrite)
-    with alone_in(folder):
-        pass  # a second writer is told at once, not when it has looked through the source
     if isinstance(folder, LocalFolder):
         here, there = folder.path.resolve(), source.resolve()
         if here == there or here in there.parents or there in here.parents:
@@ -152,6 +149,8 @@ def write_and_print(
                 f"The images ({source}) and the shards ({folder}) must not lie inside one another.",
                 fix="Choose another --out DIR.",
             )
+    with alone_in(folder):  # a second writer is told now, not when it has looked through the source
+        check_folder_is_free(folder, overwrite=overwrite)
     console = err()
     with waiting(console, f"looking at {source}"):
         listing = list_source(source, card, layout=layout, split=split)

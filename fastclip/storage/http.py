@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import netrc
 import os
-import re
 import socket
 import ssl
 import string
@@ -21,6 +20,8 @@ from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from fastclip import __version__
 from fastclip.errors import UserError
+from fastclip.storage.connections import HttpHandler, HttpsHandler
+from fastclip.storage.http_headers import is_packed, seconds_between, span, unpacked, version_of
 from fastclip.storage.transfer import LEAST_BYTES_A_SECOND, Answer, ChangedError, LostError, MissingError, RemoteFile
 
 MOST_REDIRECTS = 10
@@ -39,16 +40,23 @@ def get(file: RemoteFile, timeout_s: float, offset: int = 0, version: str = "") 
     with response:
         if response.status not in (200, 206) and not (response.status == 416 and offset):
             raise _refusal(file, response)
-        start, total = _span(response, offset)
-        found = _version(response)
+        start, total = span(response, offset)
+        # A server that has nothing more to send compared the version, and does not always name it again.
+        found = version_of(response) or (version if response.status == 416 else "")
         if start and version and found not in ("", version):
             raise ChangedError("the server sent other bytes than it was asked for")
+        blocks = _blocks(response, None if total is None else total - start, timeout_s)
+        if packed := is_packed(file, response):
+            if start:
+                raise ChangedError("the server packs what it sends")
+            blocks, total, found = unpacked(blocks), None, ""
         yield Answer(
-            blocks=_blocks(response, None if total is None else total - start, timeout_s),
+            blocks=blocks,
             start=start,
             total=total,
             version=found,
-            cut_shows=total is not None or bool(response.chunked),
+            modified=response.headers.get("Last-Modified", ""),
+            cut_shows=packed or total is not None or bool(response.chunked),
             is_page=response.status != 416 and response.headers.get_content_type() == "text/html",
         )
 
@@ -56,7 +64,7 @@ def get(file: RemoteFile, timeout_s: float, offset: int = 0, version: str = "") 
 def _follow(file: RemoteFile, headers: dict[str, str], timeout_s: float) -> HTTPResponse:
     """The answer at the end of all redirects, whatever its status."""
     opener = urllib.request.OpenerDirector()
-    web = (urllib.request.HTTPHandler, urllib.request.HTTPSHandler)  # no handler for file: or ftp:
+    web = (HttpHandler, HttpsHandler)  # no handler for file: or ftp:
     for handler in (urllib.request.ProxyHandler, *web, urllib.request.HTTPCookieProcessor):
         opener.add_handler(handler())
     here = urlsplit(file.url)
@@ -97,29 +105,6 @@ def _login(address: SplitResult) -> str:
     return "Basic " + b64encode(f"{user}:{password}".encode()).decode() if user else ""
 
 
-def _span(response: HTTPResponse, offset: int) -> tuple[int, int | None]:
-    """Where in the file an answer begins, and how long the file is, if the server says."""
-    if response.status == 200:
-        length = response.headers.get("Content-Length", "")
-        return 0, int(length) if length.isdecimal() and not response.chunked else None
-    sent = response.headers.get("Content-Range", "").strip()
-    if response.status == 416:
-        if re.fullmatch(rf"bytes\s*\*/{offset}", sent):
-            return offset, offset  # it ends there
-        raise ChangedError("the file has become shorter")
-    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", sent)
-    total = 0 if found is None else int(found[2]) + 1 if found[3] == "*" else int(found[3])
-    if found is None or int(found[1]) != offset or total < offset:
-        raise ChangedError("the server sent other bytes than it was asked for")
-    return offset, total
-
-
-def _version(response: HTTPResponse) -> str:
-    """The value for If-Range: a strong ETag, else the time of the last change."""
-    tag = response.headers.get("ETag", "")
-    return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
-
-
 def _blocks(response: HTTPResponse, length: int | None, timeout_s: float) -> Iterator[bytes]:
     """The body as it comes. Raises `LostError` when the server falls silent, gets too slow, or ends before `length`."""
     came, mark, mark_s = 0, 0, time.monotonic()
@@ -144,8 +129,9 @@ def _refusal(file: RemoteFile, response: HTTPResponse) -> LostError | UserError:
     """The error for an answer that holds no bytes of the file."""
     status = response.status
     if not 300 <= status < 500 or status in (408, 409, 425, 429):
-        after = response.headers.get("Retry-After", "")
-        return LostError(f"the server answers {status}", float(after) if after.isdecimal() else 0.0)
+        after = response.headers.get("Retry-After", "").strip()
+        wait_s = float(after) if after.isdecimal() else seconds_between(response.headers.get("Date", ""), after)
+        return LostError(f"the server answers {status}", max(0.0, wait_s or 0.0))
     how = "may not be read" if status in (401, 403) else "cannot be had"
     kind = MissingError if status == 404 else UserError
     return kind(f"{file.shown} {how}: the server answers {status}.", fix=file.cure)

@@ -20,6 +20,10 @@ LEAST_BYTES_A_SECOND = 1000
 """A slower server counts as stalled, within one connection and over several."""
 
 LONGEST_PAUSE_S = 60.0
+"""The longest pause of our own choice."""
+
+LONGEST_WAIT_S = 300.0
+"""A server that asks to be left alone for longer is given up at once."""
 
 Watch = Callable[[str, int], None]
 """Told what happens now, and by how many bytes the file here has just grown (or shrunk)."""
@@ -115,17 +119,45 @@ def patiently(
         got_on = here - furthest >= max(1, LEAST_BYTES_A_SECOND * (now_s - since_s))
         failures, in_a_row = failures + 1, 0 if got_on else in_a_row + 1
         furthest, since_s = max(here, furthest), now_s
+        came = f"; {here:,} bytes of it came" if here else ""
+        if lost.wait_s > LONGEST_WAIT_S:
+            raise MachineError(
+                f"{what} cannot be had now: {lost}, and asks to come back in {_in_words(lost.wait_s)}{came}.",
+                fix="Run the same command then; it goes on where it was.",
+            ) from lost
         if in_a_row > options.retries:
-            came = f"; {here:,} bytes of it came" if here else ""
             raise MachineError(
                 f"{what} cannot be reached, after {failures} attempt{'s' * (failures > 1)}: {lost}{came}.",
                 fix="Check the address and the network, then run the same command again to go on.",
             ) from lost
         # Spread by a quarter either way, so that not all processes come back at once.
         doubled_s = options.timeout_s / 60 * 2 ** max(in_a_row - 1, 0) * random.uniform(0.75, 1.25)
-        pause_s = min(max(doubled_s, lost.wait_s), LONGEST_PAUSE_S)
+        pause_s = max(min(doubled_s, LONGEST_PAUSE_S), lost.wait_s)
         watch(f"{what}: {lost}, again in {pause_s:.0f} s", 0)
         time.sleep(pause_s)
+
+
+def _in_words(seconds: float) -> str:
+    """A span of time, in whole minutes, hours or days."""
+    for unit, size in (("days", 86_400), ("hours", 3_600)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds / 60:,.0f} minutes"
+
+
+@dataclass(frozen=True)
+class Version:
+    """All that a server says about which bytes of a file it sends. Nothing is known of fields that are empty."""
+
+    tag: str = ""
+    """The value for If-Range."""
+    total: int | None = None
+    modified: str = ""
+
+    def may_be(self, other: Version) -> bool:
+        """Whether both may be of the same bytes: nothing that is known of both differs."""
+        pairs = ((self.tag, other.tag), (self.total, other.total), (self.modified, other.modified))
+        return all(one == two for one, two in pairs if one not in ("", None) and two not in ("", None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,11 +170,18 @@ class Answer:
     total: int | None
     """Length of the whole file, where the server tells it."""
     version: str = ""
-    """Differs for files that differ; "" where the server names none."""
+    """The value for If-Range: differs for files that differ; "" where the server names none."""
+    modified: str = ""
+    """When the server says that the file was changed last."""
     cut_shows: bool = True
     """Whether `blocks` would notice an early end."""
     is_page: bool = False
     """Whether the server calls it a web page."""
+
+    @property
+    def of(self) -> Version:
+        """The version of the file that it is a piece of."""
+        return Version(self.version, self.total, self.modified)
 
 
 Get = Callable[[int, str], AbstractContextManager[Answer]]
@@ -158,14 +197,14 @@ def receive(
     out: BinaryIO,
     options: FetchOptions,
     *,
-    version: str = "",
+    version: Version = Version(),
     most_bytes: int = sys.maxsize,
     on_answer: Callable[[Answer], object] = lambda answer: None,
     watch: Watch = lambda now, count: None,
 ) -> str:
     """Write `file` into `out` over as many connections as it takes, and return its SHA-256.
 
-    `out` may hold the beginning of `version` ("" if unknown) already. `on_answer` may refuse an answer before anything
+    `out` may hold the beginning of `version` already. `on_answer` may refuse an answer before anything
     of it is written. A file of unknown length is read up to `most_bytes`.
 
     Raises `MachineError` if the server is given up (`out` keeps what came), `OtherBytesError` if its file is
@@ -174,7 +213,7 @@ def receive(
     most_bytes = most_bytes if file.bytes is None else file.bytes
     joined, ended_at = False, -1
 
-    def restart(new_version: str) -> None:
+    def restart(new_version: Version) -> None:
         nonlocal version, joined
         version, joined = new_version, False
         watch(file.name, -out.tell())
@@ -183,15 +222,19 @@ def receive(
 
     def go_on() -> str:
         nonlocal joined, ended_at
-        if not (version or file.sha256):
-            restart("")  # only a version or a digest can tell a splice of two files from one
+        if not (version.tag or file.sha256):
+            restart(Version())  # only a version or a digest can tell a splice of two files from one
         if not out.tell() or out.tell() != file.bytes:
-            with get(out.tell(), version) as answer:
+            with get(out.tell(), version.tag) as answer:
+                if answer.start and not (answer.of.may_be(version) and (answer.version or file.sha256)):
+                    raise ChangedError("the server does not go on with the version that it began with")
                 on_answer(answer)
                 if not answer.start:
-                    restart(answer.version)
-                joined |= answer.start > 0 and not version
+                    restart(answer.of)
+                joined |= answer.start > 0
                 _add(answer, file, out, most_bytes, watch)
+        if not out.tell() and file.bytes is None and file.sha256 is None:
+            raise LostError("it comes empty (for a file that is, write `bytes = 0` into its row of the card)")
         if file.bytes is not None and out.tell() < file.bytes and out.tell() != ended_at:
             ended_at = out.tell()  # if it ends at the same byte twice, that is all there is
             raise LostError(f"the connection ended {file.bytes - ended_at:,} bytes early")
@@ -206,7 +249,7 @@ def receive(
         try:
             return go_on()
         except ChangedError:
-            restart("")
+            restart(Version())
             raise
 
     return patiently(file.shown, options, attempt, done=out.tell, watch=watch)

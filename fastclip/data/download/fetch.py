@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 
 from fastclip.errors import IncompleteError, IntegrityError, UserError
 from fastclip.files import canonical_json, digest, publish, write_whole
 from fastclip.storage.http import get
-from fastclip.storage.transfer import Answer, FetchOptions, OtherBytesError, RemoteFile, Watch, patiently, receive
+from fastclip.storage.transfer import (
+    Answer,
+    FetchOptions,
+    OtherBytesError,
+    RemoteFile,
+    Version,
+    Watch,
+    patiently,
+    receive,
+)
 
 PART = ".part"
 """Ends the name of a file that is not whole yet."""
@@ -33,7 +43,7 @@ def fetch(file: RemoteFile, target: Path, options: FetchOptions, watch: Watch) -
         watch(file.name, -size_of(part))
         _discard(part)
     try:
-        found = _complete(file, part, version or "", options, watch)
+        found = _complete(file, part, version or Version(), options, watch)
     except BaseException:
         if not size_of(part):
             _discard(part)
@@ -79,7 +89,7 @@ def check_space(folder: Path, needed: int) -> None:
         )
 
 
-def _complete(file: RemoteFile, part: Path, version: str, options: FetchOptions, watch: Watch) -> str:
+def _complete(file: RemoteFile, part: Path, version: Version, options: FetchOptions, watch: Watch) -> str:
     """Bring `part`, which is of `version`, to its end, sync it, and return its SHA-256."""
     try:
         with part.open("a+b") as out:
@@ -89,7 +99,7 @@ def _complete(file: RemoteFile, part: Path, version: str, options: FetchOptions,
                 check_space(part.parent, (answer.total or 0) - answer.start)
                 if not answer.start:  # the notes change only when nothing of another version is left
                     out.truncate(0)
-                    notes = {"source": _source(file), "version": answer.version}
+                    notes = {"source": _source(file), "version": astuple(answer.of)}
                     write_whole(notes_of(part), canonical_json(notes))
 
             try:
@@ -128,15 +138,22 @@ def _check_answer(file: RemoteFile, answer: Answer) -> None:
         )
 
 
-def _resumable_version(file: RemoteFile, part: Path) -> str | None:
-    """The version that `part` is of, "" if unknown; None if a new connection cannot go on from it."""
+def _resumable_version(file: RemoteFile, part: Path) -> Version | None:
+    """The version that `part` is of; None if a new connection cannot go on from it."""
     try:
         notes = json.loads(notes_of(part).read_bytes())
-        source, version = str(notes["source"]), str(notes["version"])
+        source, version = str(notes["source"]), _parsed(notes["version"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     too_long = file.bytes is not None and size_of(part) > file.bytes
     return version if source == _source(file) and not too_long else None
+
+
+def _parsed(version: object) -> Version:
+    match version:
+        case [str(tag), int() | None as total, str(modified)]:
+            return Version(tag, total, modified)
+    raise ValueError("not a version")
 
 
 def _source(file: RemoteFile) -> str:

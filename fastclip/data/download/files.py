@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +24,8 @@ from fastclip.data.download.fetch import (
 from fastclip.errors import IncompleteError, IntegrityError, UserError
 from fastclip.files import digest_file, write_whole
 from fastclip.storage.alone import locked
+from fastclip.storage.local import LocalFolder
+from fastclip.storage.presence import check_presence
 from fastclip.storage.transfer import FetchOptions, RemoteFile, Watch
 
 DOWNLOADED = "downloaded.json"
@@ -60,6 +63,7 @@ def download(files: Sequence[RemoteFile], folder: Path, options: FetchOptions, w
     know. If it differs, `IntegrityError` is raised and it stays: it may be somebody's.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _check_names_apart(files, LocalFolder(folder))
     new = set()
     with _alone_in(folder):
         record = read_record(folder)
@@ -80,6 +84,7 @@ def download(files: Sequence[RemoteFile], folder: Path, options: FetchOptions, w
             if row != before:
                 record[file.name] = row
                 _write_record(folder, record)
+        check_presence(LocalFolder(folder), {file.name: record[file.name].bytes for file in files})
     return new
 
 
@@ -102,6 +107,18 @@ def read_record(folder: Path) -> dict[str, Fetched]:
         ) from error
 
 
+def _check_names_apart(files: Sequence[RemoteFile], folder: LocalFolder) -> None:
+    """Raise `UserError` for two files whose names are one where upper and lower case are the same."""
+    first: dict[str, str] = {}
+    for file in files:
+        other = first.setdefault(unicodedata.normalize("NFC", file.name).casefold(), file.name)
+        if other != file.name and not folder.tells_case_apart():
+            raise UserError(
+                f"The names of {other} and {file.name} are one on the file system of {folder}.",
+                fix="Choose a folder on another file system: --to DIR",
+            )
+
+
 def _fetched(row: Mapping[str, object]) -> Fetched:
     match row:
         case {"bytes": int(count), "sha256": str(sha256), "url": str(url)}:
@@ -122,7 +139,9 @@ def _check_present(file: RemoteFile, target: Path, options: FetchOptions) -> str
     if expected is None and file.sha256 is None and not file.by_hand:
         expected = remote_bytes(file, options)
     problem, sha256 = "", ""
-    if expected not in (None, size):
+    if not size and file.bytes is None and file.sha256 is None:
+        problem = "no bytes"
+    elif expected not in (None, size):
         problem = f"{size:,} bytes, expected {expected:,}"
     elif file.sha256 not in (None, sha256 := digest_file(target)):
         problem = f"SHA-256 {sha256[:16]}…, expected {file.sha256[:16]}…"

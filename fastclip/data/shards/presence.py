@@ -6,10 +6,11 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 
 from fastclip.data.shards.manifest import MANIFEST, Manifest, path_name
-from fastclip.errors import GO_ON, IncompleteError, UserError
+from fastclip.errors import IncompleteError, UserError
 from fastclip.files import maker_of
 from fastclip.machine import started
 from fastclip.storage.folders import Folder
+from fastclip.storage.presence import check_presence
 
 _MINUTE_S = 60.0
 
@@ -24,24 +25,6 @@ def check_domains_apart(folder: Folder, domains: Sequence[str]) -> None:
                 f"The domains {other!r} and {domain!r} differ in upper and lower case only, and {folder} is on a file "
                 "system that does not tell them apart.",
                 fix="Rename one of them in the source, or choose an --out on another file system.",
-            )
-
-
-def check_presence(folder: Folder, sizes: Mapping[str, int]) -> None:
-    """Raise `IncompleteError` unless `folder` lists every file of `sizes` by its name and with so many bytes."""
-    found: dict[str, int] = {}
-    for inner in sorted({name.rpartition("/")[0] for name in sizes}):
-        found |= {f"{inner}/{name}".lstrip("/"): size for name, size in folder.sizes(inner).items()}
-    if not sizes.keys() <= found.keys() and not folder.tells_case_apart():
-        # Some file systems list every name in lower case. A file can be opened by the name that it was given.
-        lower = {name.lower(): size for name, size in found.items()}
-        found |= {name: lower[name.lower()] for name in sizes if name.lower() in lower}
-    for name, size in sizes.items():
-        if (there := found.get(name)) != size:
-            how = "is not there any more" if there is None else f"has {there:,} bytes now, {size:,} were written"
-            raise IncompleteError(
-                f"{folder}/{name} {how}: another program has changed {folder}.",
-                fix=f"{GO_ON} If it ends the same, choose another --out.",
             )
 
 

@@ -24,7 +24,6 @@ from fastclip.data.shards.manifest import (
 from fastclip.data.shards.packing import OnProgress, PlannedShard, WrittenShard, finished_shard, write_shard
 from fastclip.data.shards.presence import (
     check_domains_apart,
-    check_presence,
     publish_manifest,
     remove_abandoned,
     remove_stale_shards,
@@ -37,6 +36,7 @@ from fastclip.errors import IncompleteError, UserError
 from fastclip.machine import available_cores
 from fastclip.storage.alone import alone_in
 from fastclip.storage.folders import Folder
+from fastclip.storage.presence import check_presence
 
 OVERHEAD_BYTES = 2_600
 """Bytes that an image takes beside its own, at most: two tar headers, padding, the label's block, index rows."""
