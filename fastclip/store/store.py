@@ -28,7 +28,7 @@ from fastclip.files import (
     read_file,
     temporary_path,
     write_new,
-    write_whole,
+    write_over,
 )
 from fastclip.sealed import read_facts
 from fastclip.store.parts import Part, seal_part, unseal_part
@@ -223,7 +223,7 @@ class Store:
             try:
                 write_new(path, data)
             except IntegrityError:  # a torn one is there
-                write_whole(path, data)
+                write_over(path, data)
 
     def _read_recipe(self, recipe_id: str) -> Recipe | None:
         if not os.path.lexists(self.folder / recipe_id / RECIPE_FILE):
