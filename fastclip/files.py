@@ -152,6 +152,11 @@ def write_whole(path: Path, data: bytes) -> None:
     replace_file(path, lambda file: file.write(data))
 
 
+def write_over(path: Path, data: bytes) -> None:
+    """Put a file with `data` in the place of whatever is at `path`, be it a pipe. Raises for a folder."""
+    publish(write_temporary(path, lambda file: file.write(data)), path)
+
+
 def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replace the file at `path` by what `write(file)` writes. A reader sees the old bytes or the new, never a mixture.
 

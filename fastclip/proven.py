@@ -128,6 +128,8 @@ class ProvenFile:
 
 def read_proven(path: Path, sha256: str, differs: Differs) -> bytes:
     """The bytes of a small file, hashed as they are in memory. Raises `OSError`, and `differs` for another digest."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise differs("it is no regular file")
     data = path.read_bytes()
     if digest(data) != sha256:
         raise differs("its SHA-256 is another")

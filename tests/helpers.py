@@ -178,6 +178,11 @@ def run(folder: Path, *words: object) -> int:
     return int(ended.value.code or 0)
 
 
+def without_waiting(err: str) -> str:
+    """What a program said, without the lines that it says on a busy machine after ten silent seconds."""
+    return re.sub(r"^After [\d,]+ s: .*\n", "", err, flags=re.MULTILINE)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a run of the program ended."""
@@ -197,7 +202,7 @@ class Program:
     def __call__(self, *arguments: object, prefix: Sequence[str] = ()) -> Outcome:
         process = self.start(*arguments, prefix=prefix)
         out, err = process.communicate(timeout=300)
-        return Outcome(process.returncode, out, err)
+        return Outcome(process.returncode, out, without_waiting(err))
 
     def here(self, *arguments: object) -> Outcome:
         """The same in this process: for what needs no process of its own."""

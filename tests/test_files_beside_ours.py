@@ -12,10 +12,12 @@ from drawn_store import RECIPE, drawn, fill
 from helpers import Program, Sharded
 
 from fastclip.data.catalogue import list_cards
-from fastclip.data.shards.manifest import list_datasets
+from fastclip.data.shards.manifest import list_datasets, read_manifest
+from fastclip.data.shards.reader import read_index
 from fastclip.data.shards.targets import find_targets
 from fastclip.embed.attempts import Attempts
 from fastclip.embed.plan import Unit
+from fastclip.errors import FastclipError, IncompleteError
 from fastclip.files import digest_file, read_file, write_new
 from fastclip.results.files.runs import find_runs
 from fastclip.storage.folders import LocalFolder
@@ -172,3 +174,29 @@ def put(path: Path, kind: str) -> None:
             os.chdir(here)
     else:
         path.symlink_to(path.name if kind == "link to itself" else "/nowhere/at/all")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "folder", "link to nowhere"])
+@pytest.mark.parametrize("name", ["recipe.json", "prototypes", "index"])
+def test_no_file_where_a_file_belongs_makes_nobody_wait(letters: Sharded, tmp_path: Path, kind: str, name: str) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(letters.shards, shards)
+    store = fill(letters, tmp_path / "embeddings")
+    manifest = read_manifest(str(shards / "letters"))
+    (answer,) = (store.folder / "prototypes").glob("*/*")
+    paths = {
+        "recipe.json": store.folder / RECIPE.id / "recipe.json",
+        "prototypes": answer,
+        "index": shards / "letters" / manifest.shards[0].index_name,
+    }
+    paths[name].unlink()
+    put(paths[name], kind)
+    if name == "index":
+        with pytest.raises(FastclipError):
+            read_index(LocalFolder(shards / "letters"), manifest.shards[0])
+    elif (name, kind) == ("recipe.json", "folder"):
+        with pytest.raises(IncompleteError, match=r"recipe\.json: Is a directory"):
+            fill(letters, store.folder)
+    else:
+        fill(letters, store.folder)
+        assert paths[name].is_file() or kind == "folder"

@@ -14,7 +14,7 @@ from fastclip.cli.console import counted, err, out
 from fastclip.cli.results import find_places
 from fastclip.destinations import check_place
 from fastclip.errors import EXIT_UNREADABLE, UserError, needs_torch
-from fastclip.files import digest, write_whole
+from fastclip.files import digest, read_file, write_whole
 
 if TYPE_CHECKING:
     from fastclip.transfer.fitting import FittedHead
@@ -109,7 +109,7 @@ def _save(folder: Path, heads: Sequence[FittedHead]) -> list[Path]:
 
     files = {folder / f"{_file_name(each)}.safetensors": seal_head(each.head, each.facts) for each in heads}
     for path, data in files.items():
-        if path.exists() and path.read_bytes() != data:
+        if path.exists() and read_file(path) != data:
             raise UserError(f"{path} holds another head.", fix="--save DIR with another folder, or move that file away")
     for path, data in files.items():
         write_whole(path, data)

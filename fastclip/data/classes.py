@@ -86,11 +86,12 @@ class Classes:
 def _folders(listed: Sequence[str]) -> tuple[str, ...]:
     """A folder's name for each listed class: its own, or with a number where another class has it."""
     folders: dict[str, None] = {}
+    known = set(listed)
     for name in listed:
         plain = name.replace("/", "_")
         number = 2
         folder = plain
-        while folder in folders or (folder != plain and folder in listed):
+        while folder in folders or (folder != plain and folder in known):
             folder, number = f"{plain} ({number})", number + 1
         folders[folder] = None
     return tuple(folders)

@@ -25,7 +25,7 @@ from typing import Any
 
 from fastclip.embed.plan import Unit
 from fastclip.errors import IncompleteError, UserError
-from fastclip.files import read_file, write_whole
+from fastclip.files import read_file, write_over
 from fastclip.machine import started, this_machine
 from fastclip.store.store import DAY_S
 
@@ -79,7 +79,7 @@ class Attempts:
         data = json.dumps({"run": run, "rank": rank, "host": platform.node(), "facts": dict(facts)}).encode()
         sign = json.loads(data)  # tuples as lists, like the others' signs
         with suppress(IncompleteError):  # a store that cannot be written to says so when a part is published
-            write_whole(self._sign, data)
+            write_over(self._sign, data)
         self._start_heart()
         now = self._now()
         for path in self._processes.glob("*.json"):
@@ -189,7 +189,7 @@ class Attempts:
         """Let nobody try `unit` again, until a person deletes the file that says so."""
         time.sleep(PARENT_MAY_FOLLOW_S)
         facts = {"dataset": unit.folder.name, "shard": unit.shard.name, "reason": reason}
-        write_whole(self._path(unit), json.dumps(facts, indent=1).encode() + b"\n")
+        write_over(self._path(unit), json.dumps(facts, indent=1).encode() + b"\n")
 
     def given_up(self, unit: Unit) -> Path | None:
         """The file that says why `unit` is not tried any more; None for one that may be."""

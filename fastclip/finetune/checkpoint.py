@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from fastclip.errors import IntegrityError
-from fastclip.files import canonical_json, digest, write_folder
+from fastclip.files import canonical_json, digest, read_file, write_folder
 from fastclip.models.tensor_files import TensorFile, write_tensors
 from fastclip.proven import ProvenFile
 from fastclip.results.cells import Epoch
@@ -99,7 +99,7 @@ def read_checkpoint(folder: Path, run: str, step: int, files: Sequence[str] = ()
     """
     place = _place(folder, step)
     try:
-        document = json.loads((place / "state.json").read_bytes())
+        document = json.loads(read_file(place / "state.json"))
         said = document.pop("digest")
         if document["format"] != FORMAT or digest(canonical_json(document)) != said:
             raise ValueError("its digest differs")

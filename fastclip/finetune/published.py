@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastclip.errors import IntegrityError
-from fastclip.files import canonical_json, digest, digest_file, write_whole
+from fastclip.files import canonical_json, digest, digest_file, read_file, write_whole
 from fastclip.finetune.job import Trained
 from fastclip.finetune.material import Material
 from fastclip.finetune.plan import Plan, classes_of, training_sets
@@ -87,10 +87,10 @@ class Finished:
 def find_finished(folder: Path, run: str) -> Finished | None:
     """The published files of a run; None if it has not published them. Raises `IntegrityError` for damaged ones."""
     try:
-        document = json.loads((folder / FACTS).read_bytes())
+        document = json.loads(read_file(folder / FACTS))
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, IsADirectoryError):
         document = None
     try:
         if not isinstance(document, dict):

@@ -21,7 +21,7 @@ from typing import Any
 
 from fastclip.errors import FastclipError, IncompleteError, IntegrityError, UserError
 from fastclip.faults import patiently
-from fastclip.files import canonical_json, is_temporary, name_new, read_file, temporary_path, write_new, write_whole
+from fastclip.files import canonical_json, is_temporary, name_new, read_file, temporary_path, write_new, write_over
 from fastclip.sealed import read_facts
 from fastclip.store.parts import Part, seal_part, unseal_part
 from fastclip.store.recipes import Recipe, parse_recipe
@@ -215,7 +215,7 @@ class Store:
             try:
                 write_new(path, data)
             except IntegrityError:  # a torn one is there
-                write_whole(path, data)
+                write_over(path, data)
 
     def _read_recipe(self, recipe_id: str) -> Recipe | None:
         if not os.path.lexists(self.folder / recipe_id / RECIPE_FILE):

@@ -24,7 +24,7 @@ from jaxtyping import Float32
 
 from fastclip.errors import GO_ON, IncompleteError, IntegrityError, UserError
 from fastclip.faults import patiently
-from fastclip.files import canonical_json, digest, read_file, write_new, write_whole
+from fastclip.files import canonical_json, digest, read_file, write_new, write_over
 from fastclip.sealed import read_facts, seal, unseal
 from fastclip.store.recipes import WITHDRAWN_NUMERICS
 from fastclip.text.prompts import PromptSet
@@ -104,7 +104,7 @@ def keep_prototypes(
     data = seal({"prototypes": prototypes}, _facts(question, recipe))
     with suppress(IncompleteError):
         if os.path.lexists(path) and not _is_whole(path, question):
-            write_whole(path, data)
+            write_over(path, data)
         else:
             write_new(path, data)
 
@@ -121,7 +121,7 @@ def copy_prototypes(source: Path, target: Path, weights: str) -> int:
             _, facts = unseal(data, str(path))
             if facts.get("question", {}).get("weights") == weights:
                 there = target / path.parent.name / path.name
-                write_whole(there, data) if there.exists() else write_new(there, data)
+                write_over(there, data) if os.path.lexists(there) else write_new(there, data)
                 copied += 1
     return copied
 

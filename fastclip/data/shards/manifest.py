@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -257,7 +258,7 @@ def _check(manifest: Manifest) -> None:
         names = [row if isinstance(row, str) else row.name for row in getattr(manifest, repeated)]
         if len(set(names)) != len(names):
             raise ValueError(f"a name stands twice in {repeated}")
-    domains = [domain.name for domain in manifest.domains]
+    domains = {domain.name for domain in manifest.domains}
     if "" in domains:
         raise ValueError("a domain has no name")
     for shard in manifest.shards:
@@ -268,8 +269,11 @@ def _check(manifest: Manifest) -> None:
         folder, _, file = shard.name.partition("/")
         if folder not in (path_name(shard.domain), _encoded(shard.domain)) or not re.fullmatch(r"[0-9]+\.tar", file):
             raise ValueError(f"{shard.name!r} is not the name of a shard of {shard.domain!r}")
+    images_of = Counter[str]()
+    for shard in manifest.shards:
+        images_of[shard.domain] += shard.images
     for domain in manifest.domains:
-        images = sum(shard.images for shard in manifest.shards_of(domain.name))
+        images = images_of[domain.name]
         if images != domain.images:
             raise ValueError(f"{domain.name} has {domain.images} images, its shards have {images}")
         if len(domain.class_images) != len(manifest.classes) or sum(domain.class_images) != images:

@@ -17,7 +17,7 @@ from fastclip.features.export.parquet import write_parquet
 from fastclip.features.export.rows import Rows, Writer, file_name, read_rows
 from fastclip.features.export.transferlearning import write_transferlearning
 from fastclip.features.read import Features
-from fastclip.files import digest_file, write_folder
+from fastclip.files import digest_file, read_file, write_folder
 from fastclip.store.parts import part_name
 
 FACTS = "features.json"
@@ -104,7 +104,7 @@ def check_export_is_free(folder: Path, *, overwrite: bool) -> None:
     if not found and not folder.is_file():
         return
     try:
-        facts = json.loads((folder / FACTS).read_bytes())
+        facts = json.loads(read_file(folder / FACTS))
         others = found - {FACTS, *(each["name"] for each in facts["files"])}
     except (OSError, ValueError, KeyError, TypeError):
         others = found

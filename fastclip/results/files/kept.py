@@ -71,7 +71,7 @@ def _find(path: Path) -> Iterator[KeptResult]:
     result = read_result(path)
     folder = path if path.is_dir() else path.parent
     file = folder / Path(result.predictions.file).name if result.predictions else None
-    yield KeptResult(name, result, file if file and file.exists() else None)
+    yield KeptResult(name, result, file if file and file.is_file() else None)
 
 
 def _begins(path: Path, letters: bytes) -> bool:
