@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from fastclip.errors import IntegrityError
+from fastclip.faults import steadily
 from fastclip.files import digest_file, publish, rename, write_whole
 
 
@@ -105,13 +106,17 @@ class LocalFolder:
         return sorted(path.relative_to(self.path).as_posix() for path in self.path.glob(pattern) if path.is_file())
 
     def read(self, name: str) -> bytes:
+        path = self.path / name
         try:
-            return (self.path / name).read_bytes()
+            return steadily(path.read_bytes, path)
         except (NotADirectoryError, IsADirectoryError) as error:
             raise FileNotFoundError(*error.args) from error
 
     def local(self, name: str, *, size: int | None, sha256: str) -> Path:
         path = self.path / name
+        return steadily(lambda: self._proven(path, size, sha256), path)
+
+    def _proven(self, path: Path, size: int | None, sha256: str) -> Path:
         before = path.stat()
         if size is not None and before.st_size != size:
             raise differs(str(path), self.name, f"it has {before.st_size:,} bytes, the manifest says {size:,}")

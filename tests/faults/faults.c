@@ -40,7 +40,9 @@ static int rules_given;
 static unsigned asked_calls; /* one bit a call: what no rule asks for costs nothing */
 static unsigned long *counts;
 
-__attribute__((constructor)) static void read_rules(void) {
+/* Reads the rules anew; a program that forks calls it in the child. */
+__attribute__((constructor)) void read_rules(void) {
+    rules_given = asked_calls = 0;
     const char *text = getenv("FASTCLIP_FAULTS"), *counts_path = getenv("FASTCLIP_FAULTS_COUNTS");
     int file = counts_path ? syscall(SYS_openat, AT_FDCWD, counts_path, O_RDWR | O_CLOEXEC) : -1;
     if (!text || file < 0) return;
@@ -49,6 +51,7 @@ __attribute__((constructor)) static void read_rules(void) {
     if (counts == MAP_FAILED) return;
     for (; *text && rules_given < MAX_RULES; text += strcspn(text, "\n"), text += *text == '\n') {
         struct rule *rule = &rules[rules_given];
+        rule->call = OPEN;
         char call[8];
         if (sscanf(text, "%7[^\t]\t%lu\t%lu\t%7[^\t]\t%4095[^\t]\t%4095[^\n]", call, &rule->first, &rule->last,
                    rule->action, rule->value, rule->pattern) != 6)

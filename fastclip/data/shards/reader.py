@@ -17,7 +17,7 @@ from jaxtyping import Int64, Shaped
 
 from fastclip.data.shards.manifest import ImageRecord, Shard, images_sha256, rewrite
 from fastclip.errors import UserError
-from fastclip.faults import patiently
+from fastclip.faults import steadily
 from fastclip.files import canonical_json, digest
 from fastclip.storage.folders import Folder, Location, differs, open_folder
 
@@ -49,7 +49,8 @@ class OpenTar:
 
     def _proven(self, folder: Folder) -> BinaryIO:
         shard = self.shard
-        return patiently(lambda: folder.local(shard.name, size=shard.bytes, sha256=shard.sha256)).open("rb")
+        path = folder.local(shard.name, size=shard.bytes, sha256=shard.sha256)
+        return steadily(lambda: path.open("rb"), path)
 
     def check_unchanged(self) -> None:
         """Raise `IntegrityError` if the file's bytes changed since it was checked: a map shows the new bytes."""
@@ -179,7 +180,8 @@ def read_images(location: Location, shard: Shard) -> Images:
 def _index_rows(folder: Folder, shard: Shard) -> list[bytes]:
     path = f"{folder}/{shard.index_name}"
     try:
-        data = patiently(lambda: folder.local(shard.index_name, size=None, sha256=shard.index_sha256)).read_bytes()
+        index = folder.local(shard.index_name, size=None, sha256=shard.index_sha256)
+        data = steadily(index.read_bytes, index)
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing; it stands beside {shard.name}.", fix=f"Write the shards again: {rewrite(folder)}"
