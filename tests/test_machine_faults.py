@@ -192,6 +192,22 @@ def test_a_shard_that_cannot_be_read_is_named_and_costs_the_others_nothing(
     assert stored_files(fastclip.folder / "s") == undisturbed
 
 
+def test_of_several_bad_shards_all_are_named_and_the_code_is_the_gravest(
+    shapes: Sharded, faults: Faults, fastclip: Program
+):
+    shutil.copytree(shapes.shards, fastclip.folder / "shards")
+    tars = (fastclip.folder / "shards" / "shapes" / f"{name}/0.tar" for name in ("flat", "night", "outline"))
+    first, second, damaged = tars
+    damaged.write_bytes(damaged.read_bytes()[:-512])
+    rules = [Fault(str(path), "read", 1, 0, errno="EIO") for path in (first, second)]
+    broken = Program(fastclip.folder, faults.env(*rules))
+    outcome = broken("eval", "shapes", "-b", "tiny", "--store", "s")
+    assert outcome.code == 5 and len(part_paths(fastclip.folder / "s")) == 9
+    *_, error, _ = outcome.err.splitlines()
+    assert "outline/0.tar" in error and outcome.err.count("Also: ") == 2
+    assert all(f"Also: shards/shapes/{name}/0.tar cannot be read" in outcome.err for name in ("flat", "night"))
+
+
 def test_a_check_goes_on_past_what_cannot_be_read_and_does_not_call_it_damaged(
     shapes: Sharded, faults: Faults, fastclip: Program
 ):

@@ -40,7 +40,6 @@ from fastclip.cli.launcher import join_launcher, leave_verdict, speaks_when_stop
 from fastclip.cli.signals import Stopped, ignore_signals, stop_on_signals
 from fastclip.errors import (
     EXIT_INCOMPLETE,
-    EXIT_INTEGRITY,
     EXIT_USAGE,
     GO_ON,
     FastclipError,
@@ -150,7 +149,8 @@ def _command() -> int:
     except FastclipError as error:
         code = fail(str(error), error.fix, error.exit_code)
     except typer.Abort:  # Typer turns EOFError into it
-        code = fail("A file ended before it should.", "Check the files that were given as input.", EXIT_INTEGRITY)
+        what = "A process or a file ended before it should."  # data that are cut off have an error of their own
+        code = fail(what, "Run the same command again; if it ends likewise, check its input.", EXIT_INCOMPLETE)
     except OSError as error:
         mistake = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError)
         code = EXIT_USAGE if mistake else EXIT_INCOMPLETE

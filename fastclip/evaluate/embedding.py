@@ -42,6 +42,7 @@ class Embedding:
 
     seconds: StageSeconds = field(default_factory=StageSeconds)
     failures: list[FastclipError] = field(default_factory=list)
+    """The gravest first: bytes that are not the manifest's before files that cannot be read."""
 
 
 def is_missing(setup: Setup, unit: Unit) -> bool:
@@ -120,6 +121,7 @@ def embed(setup: Setup, on_images: Callable[[int], None] = lambda images: None) 
         ) from None
     finally:
         attempts.end_all(closed=True)
+    done.failures.sort(key=lambda each: -each.exit_code)
     return done
 
 
