@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from fastclip.errors import IncompleteError
 
@@ -146,3 +146,8 @@ class SteadyFile(io.RawIOBase):
 def open_steadily(path: Path) -> io.BufferedReader:
     """The file at `path`, opened and read as `SteadyFile` says."""
     return io.BufferedReader(SteadyFile(path))
+
+
+def facts_of(file: BinaryIO) -> os.stat_result:
+    """The facts of an open file, asked for as `steadily` does."""
+    return steadily(lambda: os.fstat(file.fileno()), file.name)

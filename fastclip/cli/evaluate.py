@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -29,6 +29,9 @@ from fastclip.cli.options import (
 )
 from fastclip.cli.results import DEFAULT, Places, find_places
 from fastclip.errors import EXIT_INCOMPLETE, EXIT_UNREADABLE, FastclipError
+
+MOST_NAMED = 5
+"""Shards that could not be embedded and are named beside the first."""
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -139,7 +142,7 @@ def embed_and_score(
     _print_results(setup, evaluation, failures, messages)
     places.keep(evaluation, answers, messages)
     if not evaluation.complete and failures:
-        raise failures[0]
+        _raise_first(failures, messages)
     return evaluation
 
 
@@ -233,12 +236,23 @@ def _end_share(setup: Setup, failures: list[FastclipError], messages: Console) -
     _print_given_up(setup, messages)
     if not _is_complete(setup):
         if failures:
-            raise failures[0]
+            _raise_first(failures, messages)
         messages.print("Not everything is embedded. Run the same command again.")
         raise typer.Exit(EXIT_INCOMPLETE)
     messages.print(
         "Everything is embedded, by all workers together. The same command without --share prints the table."
     )
+
+
+def _raise_first(failures: list[FastclipError], messages: Console) -> NoReturn:
+    """Raise the first of why shards could not be embedded, after the others are named."""
+    from fastclip.errors import printable
+
+    for failure in failures[1 : MOST_NAMED + 1]:
+        messages.print(f"Also: {printable(str(failure))}", soft_wrap=True)
+    if len(failures) > MOST_NAMED + 1:
+        messages.print(f"… and {len(failures) - MOST_NAMED - 1:,} more shards.", soft_wrap=True)
+    raise failures[0]
 
 
 @dataclass

@@ -43,6 +43,7 @@ class Embedding:
 
     seconds: StageSeconds = field(default_factory=StageSeconds)
     failures: list[FastclipError] = field(default_factory=list)
+    """The gravest first: bytes that are not the manifest's before files that cannot be read."""
 
 
 def is_missing(setup: Setup, unit: Unit) -> bool:
@@ -130,6 +131,7 @@ def embed(
         ) from None
     finally:
         attempts.end_all(closed=True)
+    done.failures.sort(key=lambda each: -each.exit_code)
     return done
 
 

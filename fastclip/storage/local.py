@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from fastclip.errors import IntegrityError
+from fastclip.faults import steadily
 from fastclip.files import publish, read_file, rename, temporary_path, write_whole
 from fastclip.proven import Differs, ProvenFile, read_proven
 
@@ -144,8 +145,9 @@ class LocalFolder:
             probe.unlink()
 
     def read(self, name: str) -> bytes:
+        path = self.path / name
         try:
-            return read_file(self.path / name)
+            return steadily(lambda: read_file(path), path)
         except (NotADirectoryError, IsADirectoryError) as error:
             raise FileNotFoundError(*error.args) from error
 

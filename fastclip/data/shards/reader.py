@@ -14,7 +14,6 @@ from jaxtyping import Int64, Shaped
 
 from fastclip.data.shards.manifest import ImageRecord, Shard, images_sha256, rewrite
 from fastclip.errors import UserError
-from fastclip.faults import patiently
 from fastclip.files import canonical_json, digest
 from fastclip.proven import Proof, ProvenFile
 from fastclip.storage.folders import Folder, Location, differs, open_folder
@@ -33,7 +32,7 @@ class OpenTar:
         folder = open_folder(location)
         try:
             found = known and ProvenFile.again(known, partial(differs, str(known.path), folder.name))
-            self._file = found or patiently(lambda: folder.open(shard.name, size=shard.bytes, sha256=shard.sha256))
+            self._file = found or folder.open(shard.name, size=shard.bytes, sha256=shard.sha256)
         except FileNotFoundError:
             raise UserError(
                 f"{folder}/{shard.name} is missing; the manifest lists it.",
@@ -42,7 +41,7 @@ class OpenTar:
         self.proof = self._file.proof
 
     def read(self, offset: int, size: int) -> memoryview:
-        """Bytes of the tar. Raises `OSError`, and `IntegrityError` if it has become shorter."""
+        """Bytes of the tar. Raises `IntegrityError` if it has become shorter, `MachineError` if it cannot be read."""
         return self._file.read(offset, size)
 
     def check_unchanged(self) -> None:
@@ -145,7 +144,7 @@ def read_images(location: Location, shard: Shard) -> Images:
 def _index_rows(folder: Folder, shard: Shard) -> list[bytes]:
     path = f"{folder}/{shard.index_name}"
     try:
-        data = patiently(lambda: folder.read_proven(shard.index_name, shard.index_sha256))
+        data = folder.read_proven(shard.index_name, shard.index_sha256)
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing; it stands beside {shard.name}.", fix=f"Write the shards again: {rewrite(folder)}"

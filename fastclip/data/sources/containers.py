@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from fastclip.data.sources.blobs import MAX_BYTES, Blob, changed
 from fastclip.data.sources.seek_indexes import open_seekable, reading
 from fastclip.data.sources.tars import is_gzip
 from fastclip.data.sources.zips import ZipContainer
-from fastclip.faults import open_steadily, steadily
+from fastclip.faults import facts_of, open_steadily, steadily
 
 MOST_OPEN = 64
 """Containers that are open at once: a source may have more tars than a process may have files."""
@@ -110,7 +109,7 @@ def _open(blob: Blob) -> _Opened:
 
 
 def _stamp(file: BinaryIO) -> Stamp:
-    facts = os.fstat(file.fileno())
+    facts = facts_of(file)
     return facts.st_size, facts.st_mtime_ns
 
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 from fastclip.data.sources.blobs import changed
 from fastclip.errors import FastclipError, IncompleteError, IntegrityError
-from fastclip.faults import fault, open_steadily, steadily
+from fastclip.faults import facts_of, fault, open_steadily, steadily
 from fastclip.temporary import make_temporary_folder
 
 BUFFER_BYTES = 1 << 17
@@ -52,7 +52,7 @@ def open_seekable(path: Path, file: BinaryIO) -> Any:
 
     Raises `IntegrityError` if the archive changed since its seek index was made.
     """
-    facts = os.fstat(file.fileno())
+    facts = facts_of(file)
     stamp = facts.st_size, facts.st_mtime_ns
     known = _seek_indexes.get(path)
     if known and known.stamp != stamp:

@@ -29,12 +29,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import IO, NamedTuple, TypeVar, cast
+from typing import BinaryIO, NamedTuple, TypeVar, cast
 
 from fastclip.data.sources.archives import follow, refuse_other_kinds
 from fastclip.data.sources.seek_indexes import Stamp, damaged, file_stamp, save_seek_index
 from fastclip.errors import IntegrityError
-from fastclip.faults import open_steadily
+from fastclip.faults import facts_of, open_steadily
 
 MAX_MEMBERS = 1_000_000
 MAX_NAME_BYTES = 1024
@@ -145,7 +145,7 @@ class _Tape:
     Offsets are those of the unpacked archive; errors of gzip name the packed one's too.
     """
 
-    def __init__(self, path: Path, file: IO[bytes]) -> None:
+    def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
         self.at = 0
         self.last = b""
@@ -153,7 +153,7 @@ class _Tape:
         self.allowance = 0
         """How many bytes `tarfile` may read until this is set anew."""
         self._packed = file
-        self._bytes = os.fstat(file.fileno()).st_size
+        self._bytes = facts_of(file).st_size
         self._zipped = is_gzip(path)
         # Not indexed_gzip: of 60 cuts of a .tar.gz it reported none. GzipFile reports each, and checks CRC and size.
         self._file = gzip.GzipFile(fileobj=file) if self._zipped else file
@@ -244,7 +244,7 @@ def _prefix(block: bytes) -> bytes:
 
 def _walk(tape: _Tape) -> Iterator[tarfile.TarInfo]:
     """Yield each regular file and link after passing over it. Every byte of the tape is checked, or is a member's."""
-    file = cast(IO[bytes], tape)
+    file = cast(BinaryIO, tape)
     # Names are checked below: an owner's may be in any encoding.
     opened = partial(tarfile.TarFile, fileobj=file, tarinfo=_Header, encoding="utf-8", errors="surrogateescape")
     tar = _parsed(tape, 0, opened)  # this reads the first header

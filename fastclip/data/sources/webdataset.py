@@ -183,7 +183,7 @@ def _our_images(source: Path, manifest: Manifest) -> Iterator[tuple[Shard, Image
         path = source / shard.name
         if not is_file(path):
             raise UserError(f"{path} is missing; the manifest lists it.", fix="Copy it from where shards were made.")
-        facts = path.stat()
+        facts = steadily(path.stat, path)
         if facts.st_size != shard.bytes or steadily(partial(digest_file, path), path) != shard.sha256:
             raise differs(str(path), source.name, "its size or SHA-256 is not the manifest's")
         mtime_ns = facts.st_mtime_ns

@@ -7,7 +7,6 @@ prompts that are made of them, and finds out late what it cannot unpack.
 from __future__ import annotations
 
 import lzma
-import os
 import posixpath
 import stat
 import struct
@@ -20,7 +19,7 @@ from typing import BinaryIO, NamedTuple
 from fastclip.data.sources.archives import follow, refuse_other_kinds
 from fastclip.data.sources.blobs import Blob
 from fastclip.errors import IntegrityError, UserError
-from fastclip.faults import open_steadily
+from fastclip.faults import facts_of, open_steadily
 
 UNPACKED = frozenset((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
 METHODS = {
@@ -84,7 +83,7 @@ def _check_end(path: Path, file: BinaryIO, opened: zipfile.ZipFile) -> None:
     """Raise an error unless the archive is one file, begins with its first member and has as many as its end counts."""
     file.seek(0)
     start = file.read(4)
-    file.seek(max(0, os.fstat(file.fileno()).st_size - END_BYTES))
+    file.seek(max(0, facts_of(file).st_size - END_BYTES))
     tail = file.read()
     at = tail.rfind(b"PK\5\6")
     disk, _, _, count, _, directory = struct.unpack("<4H2L", tail[at + 4 : at + 20])
