@@ -66,6 +66,8 @@ def needs_torch() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
+        if "failed to map segment" in str(error):
+            raise  # memory is missing, not torch
         raise UserError(
             f"Embedding images and new prompts needs torch, which cannot be loaded here: {error}.",
             fix="Install it, or run this once on a machine that has it.",
