@@ -1,7 +1,7 @@
 """Errors as types, and the exit code with which each one ends the program.
 
-0 complete · 2 usage · 3 unreadable images await a decision · 4 incomplete, the same command goes on · 5 integrity or
-nondeterminism · 128+n signal n.
+0 complete · 2 usage · 3 unreadable images await a decision · 4 incomplete, the same command goes on · 5 integrity,
+nondeterminism or a fault of fastclip · 128+n signal n.
 """
 
 from __future__ import annotations
