@@ -58,9 +58,11 @@ def check_place(path: Path) -> None:
         if end.is_block_device() or end.is_socket() or not os.access(end, os.W_OK):
             raise UserError(f"{path} is no file, pipe or device that you may write to.", fix="Name another.")
         return
-    folder = _nearest_folder(end)
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UserError(f"{path} cannot be written: {folder} is no folder that you may write to.", fix="Name another.")
+    for folder, needed in ((_nearest_folder(path), os.X_OK), (_nearest_folder(end), os.W_OK)):
+        if not folder.is_dir() or not os.access(folder, needed):
+            raise UserError(
+                f"{path} cannot be written: {folder} is no folder that you may write to.", fix="Name another."
+            )
 
 
 def _descriptor(path: Path) -> int | None:

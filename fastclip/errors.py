@@ -1,7 +1,7 @@
 """Errors as types, and the exit code with which each one ends the program.
 
-0 complete · 2 usage · 3 unreadable images await a decision · 4 incomplete, the same command goes on · 5 integrity or
-nondeterminism · 128+n signal n.
+0 complete · 2 usage · 3 unreadable images await a decision · 4 incomplete, the same command goes on · 5 integrity,
+nondeterminism or a fault of fastclip · 128+n signal n.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ def needs_torch() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
+        if "failed to map segment" in str(error):
+            raise  # memory is missing, not torch
         raise UserError(
             f"Embedding images and new prompts needs torch, which cannot be loaded here: {error}.",
             fix="Install it, or run this once on a machine that has it.",

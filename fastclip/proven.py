@@ -9,13 +9,14 @@ import os
 import stat
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from fastclip.errors import IntegrityError
-from fastclip.files import digest, digest_descriptor
+from fastclip.faults import steadily
+from fastclip.files import digest, digest_descriptor, read_file
 
 Differs = Callable[[str], IntegrityError]
 """The error for a file that is not the wanted one. Its argument says how it differs."""
@@ -46,7 +47,7 @@ class ProvenFile:
     def __init__(self, path: Path, differs: Differs, *, size: int | None = None, sha256: str | None = None) -> None:
         """Open and hash the file at `path`. Raises `differs` unless it has this size and digest, where they are given.
 
-        Raises `OSError` for a file that cannot be read.
+        Raises `FileNotFoundError` without a file, and `MachineError` for one that cannot be read.
         """
         self.path, self._differs = path, differs
         self._open()
@@ -71,7 +72,8 @@ class ProvenFile:
 
     def _open(self) -> None:
         # Not blocking: opening a pipe would wait for somebody to write.
-        self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        self.fd = steadily(lambda: os.open(self.path, flags), self.path)
         weakref.finalize(self, os.close, self.fd)
         if not stat.S_ISREG(os.fstat(self.fd).st_mode):
             raise self._differs("it is no regular file")
@@ -100,11 +102,11 @@ class ProvenFile:
         return data
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill `buffer` from `offset` on. Raises `OSError`, and `differs` if the file ends before that."""
+        """Fill `buffer` from `offset` on. Raises `MachineError`, and `differs` if the file ends before that."""
         done = 0
         while done < len(buffer):
-            with _naming(self.path):
-                count = os.preadv(self.fd, [buffer[done : done + _MOST_BYTES]], offset + done)
+            room, place = buffer[done : done + _MOST_BYTES], offset + done
+            count = steadily(partial(os.preadv, self.fd, [room], place), self.path)
             if not count:
                 raise self._differs(f"it ends at byte {offset + done:,}")
             done += count
@@ -119,18 +121,18 @@ class ProvenFile:
         self._stamp, self._settled = stamp, settled
 
     def _hash(self) -> str:
-        with _naming(self.path):
-            return digest_descriptor(self.fd)
+        return steadily(lambda: digest_descriptor(self.fd), self.path)
 
     def __reduce__(self) -> tuple[Callable[..., ProvenFile], tuple[Path, Differs, str]]:
         return _open_again, (self.path, self._differs, self.sha256)
 
 
 def read_proven(path: Path, sha256: str, differs: Differs) -> bytes:
-    """The bytes of a small file, hashed as they are in memory. Raises `OSError`, and `differs` for another digest."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise differs("it is no regular file")
-    data = path.read_bytes()
+    """The bytes of a small file, hashed as they are in memory. Raises as `ProvenFile` does."""
+    try:
+        data = steadily(lambda: read_file(path), path)
+    except IsADirectoryError:
+        raise differs("it is no regular file") from None
     if digest(data) != sha256:
         raise differs("its SHA-256 is another")
     return data
@@ -138,15 +140,6 @@ def read_proven(path: Path, sha256: str, differs: Differs) -> bytes:
 
 def _open_again(path: Path, differs: Differs, sha256: str) -> ProvenFile:
     return ProvenFile(path, differs, sha256=sha256)
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Errors of a descriptor do not say whose it is."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _stamp(fd: int) -> tuple[tuple[int, ...], bool]:

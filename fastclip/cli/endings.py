@@ -34,7 +34,8 @@ def ending(error: BaseException) -> Ending:
     if hasattr(error, "format_message"):
         return _of_command_line(error)
     if isinstance(error, typer.Abort):  # Typer turns EOFError into it
-        return Ending("A file ended before it should.", "Check the files that were given as input.", EXIT_INTEGRITY)
+        what = "A process or a file ended before it should."  # data that are cut off have an error of their own
+        return Ending(what, "Run the same command again; if it ends likewise, check its input.", EXIT_INCOMPLETE)
     if short := _short_of(error):
         return Ending(
             f"The system gave no more {short}: {_words(error)}.",

@@ -52,8 +52,8 @@ def end_launch(environment: Mapping[str, str] = os.environ) -> None:
 
     Call it last. Each process that ends adds its id to the verdict.
     """
-    restarts = [environment.get(f"TORCHELASTIC_{each}") for each in ("RESTART_COUNT", "MAX_RESTARTS")]
-    if "TORCHELASTIC_RUN_ID" not in environment or restarts[0] != restarts[1]:
+    attempt, last = (environment.get(f"TORCHELASTIC_{each}", "") for each in ("RESTART_COUNT", "MAX_RESTARTS"))
+    if "TORCHELASTIC_RUN_ID" not in environment or not attempt or attempt != last:
         return
     path = _verdict_path()
     with suppress(OSError):

@@ -41,7 +41,7 @@ from fastclip.cli.help import Command, Group
 from fastclip.cli.launcher import end_launch, join_launcher, leave_verdict, speaks_when_stopped
 from fastclip.cli.names import read_names_as_utf8
 from fastclip.cli.progress import silence
-from fastclip.cli.signals import Stopped, ignore_signals, stop_on_signals
+from fastclip.cli.signals import Stopped, ignore_signals, stop_asked, stop_on_signals
 from fastclip.cli.surroundings import complete_environment
 from fastclip.errors import GO_ON, IncompleteError, LostProcessError, printable
 from fastclip.machine import keep_freed_memory
@@ -156,6 +156,8 @@ def _code() -> int:
             _print_error(str(error), error.fix)
         code = error.exit_code  # and no verdict: the launcher starts all processes again
     except BaseException as error:  # a library in Rust panics with an error of its own, which is no Exception
+        if stop := stop_asked():
+            raise stop from error
         if "FASTCLIP_TRACEBACK" in os.environ:
             traceback.print_exception(error)
         found = ending(error)

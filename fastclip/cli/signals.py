@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
-from fastclip.cli.launcher import speaks_when_stopped
+from fastclip.cli.launcher import end_launch, speaks_when_stopped
 from fastclip.errors import GO_ON
 from fastclip.machine import SIGNALS
 from fastclip.temporary import remove_temporary_folders
@@ -21,7 +21,8 @@ from fastclip.temporary import remove_temporary_folders
 GRACE_S = 8.0
 """Seconds from a signal to the end of the process, whatever it is doing then. Slurm and Kubernetes give it 30."""
 
-_stopping = False
+_stopping = 0
+"""The signal that stops the program; 0 as long as none came."""
 
 _asked: list[int] = []
 """The signals that arrived while they were deferred."""
@@ -60,6 +61,11 @@ def stop_on_signals() -> None:
         sys.unraisablehook = threading.excepthook = _drop
 
 
+def stop_asked() -> Stopped | None:
+    """The stop that a signal asked for, whatever else went wrong because of it."""
+    return Stopped(_stopping) if _stopping else None
+
+
 @contextmanager
 def deferred_signals(grace_s: float) -> Iterator[Callable[[], bool]]:
     """In the block a signal raises nothing: the function that this yields says whether one came.
@@ -89,7 +95,7 @@ def _raise_stopped(number: int, frame: FrameType | None) -> None:
         return
     if _stopping:  # a second exception would interrupt the cleaning up after the first
         return
-    _stopping = True
+    _stopping = number
     while frame:
         if "importlib" in frame.f_code.co_filename:
             # While torch is imported its C++ code calls Python, and aborts if that raises. Leaving here loses nothing.
@@ -111,8 +117,7 @@ def _drop(lost: Any) -> None:
 def _end_now(number: int) -> NoReturn:
     if speaks_when_stopped():
         _tell(f"Error: {stopped_by(number)}\nFix:   {GO_ON}\n")
-    remove_temporary_folders()
-    os._exit(128 + number)
+    _exit(number)
 
 
 def _end_in_time(told: int) -> None:
@@ -125,7 +130,12 @@ def _end_in_time(told: int) -> None:
             break
     if os.isatty(2):
         _tell("\x1b[?25h")  # show the cursor, which a progress bar hides
+    _exit(number)
+
+
+def _exit(number: int) -> NoReturn:
     remove_temporary_folders()
+    end_launch()
     os._exit(128 + number)
 
 

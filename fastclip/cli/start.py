@@ -34,9 +34,14 @@ def start() -> NoReturn:
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
-    """End at once: nothing has been begun."""
-    if os.environ.get("RANK", "0") == "0":
+    """End at once: nothing has been begun. A launcher stops its processes for a reason that is told elsewhere."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
         _tell(f"Error: Stopped by {signal.Signals(number).name}.\nFix:   {_GO_ON}\n")
+    else:
+        with suppress(Exception):  # it may be loaded by half
+            from fastclip.cli.launcher import end_launch
+
+            end_launch()
     os._exit(128 + number)
 
 

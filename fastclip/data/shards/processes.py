@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 import signal
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import connection
+from multiprocessing import connection, util
 from pathlib import Path
 
 from fastclip.data.shards.packing import OnProgress, PlannedShard, WrittenShard, write_shard
@@ -26,22 +27,36 @@ def write_in_processes(
     Raises a process's own error, or `IncompleteError` if one was killed; the others then stop at their next image.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, "fastclip.data.shards.silence"])
+    with _alive():
+        sockets = util.get_temp_dir()
     workers: dict[connection.Connection, multiprocessing.process.BaseProcess] = {}
     try:
         for _ in range(processes):
             with _alive():
                 ours, theirs = context.Pipe()
-                worker = context.Process(target=_work, args=(theirs, folder, seek_indexes(), verify), daemon=True)
-                worker.start()
-                workers[ours] = worker
+                work = theirs, folder, seek_indexes(), verify, sockets
+                workers[ours] = context.Process(target=_work, args=work, daemon=True)
+                with _without_interrupts():
+                    workers[ours].start()
                 theirs.close()
         yield from _answers(set(workers), iter(plans), on_progress)
     finally:
         for pipe in workers:
             pipe.close()
         for process in workers.values():
-            process.join()
+            if process.pid:  # a stop signal may have come before it was started
+                process.join()
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that are started in the block hear of no Ctrl-C, which this one hears of at the latest afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _answers(
@@ -89,13 +104,14 @@ def _where() -> str:
         return "there is no temporary folder"
 
 
-def _work(pipe: connection.Connection, folder: Folder, indexes: Mapping[Path, SeekIndex], verify: bool) -> None:
+def _work(
+    pipe: connection.Connection, folder: Folder, indexes: Mapping[Path, SeekIndex], verify: bool, sockets: str
+) -> None:
     """Write the shards that come through the pipe, until it ends.
 
-    Messages back are None (which asks for a shard), numbers of images and bytes that were read, a `WrittenShard`, or an
-    error and its traceback.
+    Ctrl-C reaches the first process only, which closes the pipes. Messages back are None (which asks for a shard),
+    numbers of images and bytes that were read, a `WrittenShard`, or an error and its traceback.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the first process, which closes the pipes
     adopt_seek_indexes(indexes)
     reader = BlobReader()
     with suppress(EOFError, ConnectionError):  # the first process is done, or gone
@@ -106,3 +122,6 @@ def _work(pipe: connection.Connection, folder: Folder, indexes: Mapping[Path, Se
                 pipe.send(write_shard(folder, plan, reader, lambda *read: pipe.send(read), verify=verify))
             except Exception as error:
                 pipe.send((error, traceback.format_exc()))
+    parent = multiprocessing.parent_process()
+    if parent and not parent.is_alive():  # it was killed
+        shutil.rmtree(sockets, ignore_errors=True)

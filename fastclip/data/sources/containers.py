@@ -150,3 +150,8 @@ class _Tar:
         if len(data) != blob.size:
             raise ValueError(f"cut off: the archive ends at byte {blob.offset + len(data):,}")
         return data
+
+    def __del__(self) -> None:
+        """Close the archive with its reader: Python warns of files that are left to it."""
+        if self._file is not None:
+            self._file.close()
