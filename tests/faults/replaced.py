@@ -77,8 +77,9 @@ class Window:
 
 def rename(path: Path, data: Path) -> Callable[[], None]:
     """Rename a copy of `data` over `path`. Returns the way back: the very file that was there before."""
-    aside = path.with_name(f".{path.name}.aside")
-    fresh = path.with_name(f".{path.name}.fresh")
+    outside = next(folder for folder in path.parents if folder.name in ("copy", "calm")).parent
+    aside, fresh = outside / "aside", outside / "fresh"
+    aside.unlink(missing_ok=True)
     shutil.copy(data, fresh)
     os.link(path, aside)
     fresh.replace(path)

@@ -7,8 +7,10 @@ arguments, environment, output, faults, exit code, process group.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from PIL import Image
+
+import fastclip
 
 
 @dataclass
@@ -93,9 +99,16 @@ def zygote(library: Path, logs: Path) -> Iterator[Zygote]:
         process.stdin.close()
 
 
-def _serve() -> None:
-    import pyarrow.parquet  # noqa: F401
+MODULES = ("torch", "torch._dynamo", "torchvision.transforms.v2", "open_clip", "accelerate", "safetensors.torch")
+MODULES += ("pyarrow.parquet", "pyarrow.dataset", "rich.progress", "fsspec", "jinja2", "indexed_gzip", "ftfy")
 
+
+def _serve() -> None:
+    for module in (*MODULES, *(each.name for each in pkgutil.walk_packages(fastclip.__path__, "fastclip."))):
+        if "__main__" not in module:
+            with suppress(ImportError):
+                importlib.import_module(module)
+    Image.init()
     from fastclip.cli.main import run
 
     sys.stdin.reconfigure(line_buffering=True)
