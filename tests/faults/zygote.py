@@ -133,6 +133,9 @@ def _line() -> str:
 
 def _become(folder: str, arguments: list[str], environment: dict[str, str], log: str, library: str) -> None:
     os.setpgid(0, 0)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a background job would inherit that they are ignored
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for descriptor, ending in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(log + ending, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o644), descriptor)
