@@ -113,14 +113,14 @@ def _wrong(folder: Path, command: Command, fault: Fault, ended: Ended, right: An
         return f"exit {ended.code}, but {', '.join(differing[:4])} differ" if differing else ""
     if ended.code == 2 and fault.errno != "EACCES":
         return f"exit 2, as if it were the user's mistake: {ended.err.strip()[-300:]}"
-    if not _names(ended.err, Path(fault.paths), folder):
+    if not _names(ended.out + ended.err, Path(fault.paths), folder):
         return f"exit {ended.code} names no path: {ended.err.strip()[-300:]}"
     return ""
 
 
-def _names(error: str, path: Path, folder: Path) -> bool:
-    """Whether an error names the file at which a call failed, or the folder of an unfinished one."""
+def _names(told: str, path: Path, folder: Path) -> bool:
+    """Whether a run names the file at which a call failed, or the folder of an unfinished one."""
     unfinished = path.name.startswith(".") and path.name.endswith(".tmp")
     name = path.name[1:].partition(".*")[0].removesuffix(".tmp") if unfinished else path.name
     parent = str(path.parent.relative_to(folder)) if path.parent.is_relative_to(folder) else str(path.parent)
-    return (name not in ("", "*") and name in error) or (parent != "." and parent in error)
+    return (name not in ("", "*") and name in told) or (parent != "." and parent in told)
