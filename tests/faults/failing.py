@@ -119,8 +119,9 @@ def _wrong(folder: Path, command: Command, fault: Fault, ended: Ended, right: An
 
 
 def _names(told: str, path: Path, folder: Path) -> bool:
-    """Whether a run names the file at which a call failed, or the folder of an unfinished one."""
+    """Whether a run names the file at which a call failed, or a folder that it lies in."""
     unfinished = path.name.startswith(".") and path.name.endswith(".tmp")
     name = path.name[1:].partition(".*")[0].removesuffix(".tmp") if unfinished else path.name
-    parent = str(path.parent.relative_to(folder)) if path.parent.is_relative_to(folder) else str(path.parent)
-    return (name not in ("", "*") and name in told) or (parent != "." and parent in told)
+    parents = [str(each.relative_to(folder)) for each in path.parents if each.is_relative_to(folder)]
+    deep = [each for each in parents if "/" in each] or [each for each in parents if each != "."]
+    return (name not in ("", "*") and name in told) or any(each in told for each in deep)

@@ -89,6 +89,7 @@ def zygote(library: Path, logs: Path) -> Iterator[Zygote]:
     """A process that forks runs of the program."""
     logs.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "LD_PRELOAD": str(library), "COLUMNS": "80", "HF_HUB_OFFLINE": "1"}
+    environment["PYTHONPATH"] = str(Path(fastclip.__file__).parents[1])  # the one that is tested
     for name in ("RANK", "WORLD_SIZE", "COVERAGE_PROCESS_START"):
         environment.pop(name, None)
     pipe = subprocess.PIPE
