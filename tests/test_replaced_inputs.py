@@ -25,13 +25,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def attack(made: World, name: str, number: int) -> None:
-    """The window after which nothing of the input is looked at again, and `number` others."""
+    """The window after which nothing of the input is looked at again, a flash of other bytes, and `number` others."""
     case = resolved(made, CASES[name])
     right = right_answers(made, case)
-    last = [(Window(call, 1, paths), "by rename", False) for call, paths in case.elsewhere[:1]]
     every = list(every_attack(made, case))
     assert every, f"{case.command} never looks at {case.input}"
-    for window, way, back in last + random.Random(name).sample(every, min(number, len(every))):
+    chosen = [(Window(call, 1, paths), "by rename", False) for call, paths in case.elsewhere[:1]]
+    if case.elsewhere:  # other bytes for one read alone, after the hash: no later look at the file shows them
+        flashes = [each for each in every if each[0].call == "read" and each[1:] == ("in place", True)]
+        chosen.append(flashes[2 * len(flashes) // 3])
+    for window, way, back in chosen + random.Random(name).sample(every, min(number, len(every))):
         reached, ended, folder = disturbed(made, case, window, way, back=back)
         assert reached, window
         where = f"{case.input} {way}{' and back' if back else ''} before {window.call} {window.number}"

@@ -113,7 +113,15 @@ def _wrong(folder: Path, command: Command, fault: Fault, ended: Ended, right: An
         return f"exit {ended.code}, but {', '.join(differing[:4])} differ" if differing else ""
     if ended.code == 2 and fault.errno != "EACCES":
         return f"exit 2, as if it were the user's mistake: {ended.err.strip()[-300:]}"
-    path = Path(fault.paths)
-    if not any(name in ended.err for name in (path.name.strip(".*").split(".")[0], path.parent.name)):
+    if not _names(ended.out + ended.err, Path(fault.paths), folder):
         return f"exit {ended.code} names no path: {ended.err.strip()[-300:]}"
     return ""
+
+
+def _names(told: str, path: Path, folder: Path) -> bool:
+    """Whether a run names the file at which a call failed, or a folder that it lies in."""
+    unfinished = path.name.startswith(".") and path.name.endswith(".tmp")
+    name = path.name[1:].partition(".*")[0].removesuffix(".tmp") if unfinished else path.name
+    parents = [str(each.relative_to(folder)) for each in path.parents if each.is_relative_to(folder)]
+    deep = [each for each in parents if "/" in each] or [each for each in parents if each != "."]
+    return (name not in ("", "*") and name in told) or any(each in told for each in deep)

@@ -38,7 +38,7 @@ CASES: Mapping[str, Case] = {
     "weights of a training": Case("finetune", "weights.safetensors", "other.safetensors", LATER),
     "tar": Case("eval", "shards/shapes/flat/0.tar", "others/shapes/flat/0.tar", LATER),
     "tar of a training": Case("finetune", "shards/shapes/flat/0.tar", "others/shapes/flat/0.tar"),
-    "tar of a page": Case("report", "shards/shapes/flat/0.tar", "others/shapes/flat/0.tar"),
+    "tar of a page": Case("report", "shards/shapes/texture/1.tar", "others/shapes/texture/1.tar"),
     "index": Case("eval", "shards/shapes/flat/0.index.jsonl", "relabelled.jsonl", LATER),
     "index, kept embeddings": Case("eval again", "shards/shapes/flat/0.index.jsonl", "relabelled.jsonl"),
     "index of a probe": Case("probe", "shards/shapes/flat/0.index.jsonl", "relabelled.jsonl"),
@@ -77,8 +77,9 @@ class Window:
 
 def rename(path: Path, data: Path) -> Callable[[], None]:
     """Rename a copy of `data` over `path`. Returns the way back: the very file that was there before."""
-    aside = path.with_name(f".{path.name}.aside")
-    fresh = path.with_name(f".{path.name}.fresh")
+    outside = next(folder for folder in path.parents if folder.name in ("copy", "calm")).parent
+    aside, fresh = outside / "aside", outside / "fresh"
+    aside.unlink(missing_ok=True)
     shutil.copy(data, fresh)
     os.link(path, aside)
     fresh.replace(path)

@@ -21,7 +21,6 @@ from helpers import REPOSITORY, shard
 from safetensors.numpy import load_file, save_file
 
 from fastclip.data.shapes import SCORED_SEED, draw_shapes
-from fastclip.files import is_temporary
 from faults import Faults, build
 from faults.zygote import Running, Zygote, zygote
 
@@ -146,13 +145,13 @@ class Ended:
 
 
 def digests(folder: Path, outputs: Sequence[str]) -> dict[str, str]:
-    """Path → SHA-256 of each file of the outputs, without the volatile and the unfinished ones."""
+    """Path → SHA-256 of each file of the outputs, without the volatile ones, and hidden ones, which no reader takes."""
     found = {}
     for output in outputs:
         place = folder / output
         for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
             name = path.relative_to(folder)
-            if path.is_file() and not is_temporary(path.name) and not set(name.parts) & set(VOLATILE):
+            if path.is_file() and not path.name.startswith(".") and not set(name.parts) & set(VOLATILE):
                 found[str(name)] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 

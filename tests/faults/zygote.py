@@ -7,8 +7,10 @@ arguments, environment, output, faults, exit code, process group.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from PIL import Image
+
+import fastclip
 
 
 @dataclass
@@ -83,6 +89,7 @@ def zygote(library: Path, logs: Path) -> Iterator[Zygote]:
     """A process that forks runs of the program."""
     logs.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "LD_PRELOAD": str(library), "COLUMNS": "80", "HF_HUB_OFFLINE": "1"}
+    environment["PYTHONPATH"] = str(Path(fastclip.__file__).parents[1])  # the one that is tested
     for name in ("RANK", "WORLD_SIZE", "COVERAGE_PROCESS_START"):
         environment.pop(name, None)
     pipe = subprocess.PIPE
@@ -93,9 +100,16 @@ def zygote(library: Path, logs: Path) -> Iterator[Zygote]:
         process.stdin.close()
 
 
-def _serve() -> None:
-    import pyarrow.parquet  # noqa: F401
+MODULES = ("torch", "torch._dynamo", "torchvision.transforms.v2", "open_clip", "accelerate", "safetensors.torch")
+MODULES += ("pyarrow.parquet", "pyarrow.dataset", "rich.progress", "fsspec", "jinja2", "indexed_gzip", "ftfy")
 
+
+def _serve() -> None:
+    for module in (*MODULES, *(each.name for each in pkgutil.walk_packages(fastclip.__path__, "fastclip."))):
+        if "__main__" not in module:
+            with suppress(ImportError):
+                importlib.import_module(module)
+    Image.init()
     from fastclip.cli.main import run
 
     sys.stdin.reconfigure(line_buffering=True)
@@ -120,6 +134,9 @@ def _line() -> str:
 
 def _become(folder: str, arguments: list[str], environment: dict[str, str], log: str, library: str) -> None:
     os.setpgid(0, 0)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a background job would inherit that they are ignored
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for descriptor, ending in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(log + ending, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o644), descriptor)
