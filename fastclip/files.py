@@ -71,9 +71,16 @@ def check_is_file(path: Path) -> Path:
     return path
 
 
-def read_file(path: Path) -> bytes:
-    """The bytes of a file. Raises `IsADirectoryError` for a folder, a pipe, a socket or a device, and opens none."""
-    return check_is_file(path).read_bytes()
+def read_file(path: Path, also: tuple[int, ...] = ()) -> bytes:
+    """The bytes of a file. Raises `IsADirectoryError` for a folder, a pipe, a socket or a device, and opens none.
+
+    A fault of the machine that may pass is waited for, and so are errors of the numbers `also`. What stays is an
+    `OSError` with the path.
+    """
+    try:
+        return patiently(lambda: check_is_file(path).read_bytes(), also)
+    except OSError as error:  # that of a read does not say whose it is
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def is_copy(name: str) -> bool:
@@ -261,7 +268,7 @@ def rename(old: Path, new: Path) -> None:
 def _holds(path: Path, data: bytes) -> bool:
     """Whether the file at `path` holds `data`. False for a folder and for a link to nowhere."""
     try:
-        return patiently(lambda: read_file(path), (errno.ENOENT,)) == data
+        return read_file(path, (errno.ENOENT,)) == data
     except (FileNotFoundError, IsADirectoryError):
         return False
     except OSError as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastclip.errors import IntegrityError
-from fastclip.faults import steadily
+from fastclip.faults import named, steadily
 from fastclip.files import digest, digest_descriptor, read_file
 
 Differs = Callable[[str], IntegrityError]
@@ -26,11 +26,11 @@ _MOST_BYTES = 1 << 30
 
 
 class Proof(NamedTuple):
-    """A file as it was when it was hashed: where, its digest and its stamp, empty if that could miss a change."""
+    """A file as it was when it was hashed: where, its digest and its stamp, none if that could miss a change."""
 
     path: Path
     sha256: str
-    stamp: tuple[int, ...]
+    stamp: _Stamp | None
 
 
 class ProvenFile:
@@ -44,12 +44,22 @@ class ProvenFile:
 
     fd: int
 
-    def __init__(self, path: Path, differs: Differs, *, size: int | None = None, sha256: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        differs: Differs,
+        *,
+        size: int | None = None,
+        sha256: str | None = None,
+        ours: bool = False,
+    ) -> None:
         """Open and hash the file at `path`. Raises `differs` unless it has this size and digest, where they are given.
+
+        Of a file of `ours`, such as those of the cache, nobody changes the bytes; its times show when it was used.
 
         Raises `FileNotFoundError` without a file, and `MachineError` for one that cannot be read.
         """
-        self.path, self._differs = path, differs
+        self.path, self._differs, self._ours = path, differs, ours
         self._open()
         if size not in (None, self.size):
             raise differs(f"it has {self.size:,} bytes, and should have {size:,}")
@@ -63,7 +73,7 @@ class ProvenFile:
     def again(cls, known: Proof, differs: Differs) -> ProvenFile | None:
         """The file of an earlier proof, not hashed again; None if it is gone, or if anybody has touched it since."""
         found = cls.__new__(cls)
-        found.path, found.sha256, found._differs = known.path, known.sha256, differs
+        found.path, found.sha256, found._differs, found._ours = known.path, known.sha256, differs, False
         try:
             found._open()
         except FileNotFoundError:
@@ -82,17 +92,17 @@ class ProvenFile:
     @property
     def size(self) -> int:
         """Bytes."""
-        return self._stamp[0]
+        return self._stamp.written[0]
 
     @property
     def mtime_ns(self) -> int:
         """When it was last changed."""
-        return self._stamp[1]
+        return self._stamp.written[1]
 
     @property
     def proof(self) -> Proof:
         """What `again` needs."""
-        return Proof(self.path, self.sha256, self._stamp if self._settled else ())
+        return Proof(self.path, self.sha256, self._stamp if self._settled else None)
 
     def read(self, offset: int = 0, size: int | None = None) -> memoryview:
         """Bytes of the file, without a `size` all from `offset` on. Raises as `read_into` does."""
@@ -112,25 +122,29 @@ class ProvenFile:
             done += count
 
     def check_unchanged(self) -> None:
-        """Raise `differs` if the file's bytes changed since it was hashed. Hashes it again only if it was touched."""
-        stamp, settled = _stamp(self.fd)
-        if stamp == self._stamp and self._settled:
+        """Raise `differs` if anybody may have written to the file since it was hashed, also if the bytes are back."""
+        now, settled = _stamp(self.fd)
+        before = self._stamp
+        # A file that gets or loses a name, as one that is replaced does, was changed without being written to.
+        renamed = now.links != before.links and now.written == before.written
+        if now == before and self._settled:
             return
-        if stamp[0] != self.size or self._hash() != self.sha256:
+        if not (now == before or renamed or self._ours) or self._hash() != self.sha256:
             raise self._differs("it changed while it was read")
-        self._stamp, self._settled = stamp, settled
+        self._stamp, self._settled = now, settled
 
     def _hash(self) -> str:
         return steadily(lambda: digest_descriptor(self.fd), self.path)
 
-    def __reduce__(self) -> tuple[Callable[..., ProvenFile], tuple[Path, Differs, str]]:
-        return _open_again, (self.path, self._differs, self.sha256)
+    def __reduce__(self) -> tuple[Callable[..., ProvenFile], tuple[Path, Differs, str, bool]]:
+        return _open_again, (self.path, self._differs, self.sha256, self._ours)
 
 
 def read_proven(path: Path, sha256: str, differs: Differs) -> bytes:
     """The bytes of a small file, hashed as they are in memory. Raises as `ProvenFile` does."""
     try:
-        data = steadily(lambda: read_file(path), path)
+        with named(path):
+            data = read_file(path)
     except IsADirectoryError:
         raise differs("it is no regular file") from None
     if digest(data) != sha256:
@@ -138,12 +152,22 @@ def read_proven(path: Path, sha256: str, differs: Differs) -> bytes:
     return data
 
 
-def _open_again(path: Path, differs: Differs, sha256: str) -> ProvenFile:
-    return ProvenFile(path, differs, sha256=sha256)
+def _open_again(path: Path, differs: Differs, sha256: str, ours: bool) -> ProvenFile:
+    return ProvenFile(path, differs, sha256=sha256, ours=ours)
 
 
-def _stamp(fd: int) -> tuple[tuple[int, ...], bool]:
-    """What shows that a file was written to, and whether it will show that of the next write.
+class _Stamp(NamedTuple):
+    """What shows that a file was written to."""
+
+    written: tuple[int, ...]
+    """Size, time of writing, and which file it is."""
+    changed_ns: int
+    """When it, its names or its times were changed. Nobody can set it."""
+    links: int
+
+
+def _stamp(fd: int) -> tuple[_Stamp, bool]:
+    """The stamp of an open file, and whether it would show the next write.
 
     The clock of files ticks every few milliseconds, on some file systems every one or two seconds. Two writes within a
     tick leave the same time.
@@ -151,4 +175,5 @@ def _stamp(fd: int) -> tuple[tuple[int, ...], bool]:
     facts = os.fstat(fd)
     tick_s = 0.1 if facts.st_ctime_ns % 1_000_000_000 else 2.0
     settled = time.time() - facts.st_ctime > tick_s
-    return (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_dev, facts.st_ino), settled
+    written = facts.st_size, facts.st_mtime_ns, facts.st_dev, facts.st_ino
+    return _Stamp(written, facts.st_ctime_ns, facts.st_nlink), settled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 from functools import partial
 from pathlib import Path
 
@@ -52,13 +53,35 @@ def test_a_flipped_byte_is_noticed_even_at_once_and_with_the_old_times(at: int, 
         file.check_unchanged()
 
 
-def test_the_same_bytes_written_again_are_the_same_file(tmp_path: Path):
+def test_a_file_with_another_name_is_the_same_file(tmp_path: Path):
     path = written(tmp_path)
+    time.sleep(0.15)
     file = opened(path)
-    for _ in range(3):
-        with path.open("r+b") as out:
-            out.write(BYTES)
-        path.chmod(0o600)
+    (tmp_path / "link").hardlink_to(path)
+    file.check_unchanged()
+    (tmp_path / "link").unlink()
+    file.check_unchanged()
+
+
+def test_other_bytes_for_a_moment_are_noticed_with_the_first_ones_and_the_old_times_back(tmp_path: Path):
+    path = written(tmp_path)
+    time.sleep(0.15)
+    file, facts = opened(path), path.stat()
+    for data in (BYTES[::-1], BYTES):
+        path.write_bytes(data)
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    with pytest.raises(IntegrityError, match="changed while it was read"):
+        file.check_unchanged()
+
+
+def test_a_file_of_the_cache_may_be_touched(tmp_path: Path):
+    path = written(tmp_path)
+    file = opened(path, ours=True)
+    for _ in range(2):
+        os.utime(path)
+        file.check_unchanged()
+    path.write_bytes(BYTES[::-1])
+    with pytest.raises(IntegrityError, match="changed while it was read"):
         file.check_unchanged()
 
 

@@ -53,7 +53,7 @@ class Cache:
         for _ in range(_ROUNDS):
             with suppress(FileNotFoundError, NotADirectoryError):
                 try:
-                    found = ProvenFile(path, _differs, size=size, sha256=sha256)
+                    found = ProvenFile(path, _differs, size=size, sha256=sha256, ours=True)
                 except IntegrityError:
                     path.unlink()
                 else:

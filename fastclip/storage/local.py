@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from fastclip.errors import IntegrityError
-from fastclip.faults import steadily
+from fastclip.faults import named
 from fastclip.files import publish, read_file, rename, temporary_path, write_whole
 from fastclip.proven import Differs, ProvenFile, read_proven
 
@@ -147,7 +147,8 @@ class LocalFolder:
     def read(self, name: str) -> bytes:
         path = self.path / name
         try:
-            return steadily(lambda: read_file(path), path)
+            with named(path):
+                return read_file(path)
         except (NotADirectoryError, IsADirectoryError) as error:
             raise FileNotFoundError(*error.args) from error
 

@@ -136,7 +136,7 @@ class Store:
         # A listed part is there, or was: on a network file system its name may come later, or be out of date.
         lost = (errno.ESTALE, errno.ENOENT) if name in known else (errno.ESTALE,)
         try:
-            data = patiently(lambda: read_file(path), lost)
+            data = read_file(path, lost)
             return data, unseal_part(data, recipe_id, name, str(path))
         except FileNotFoundError:
             if path.is_symlink():
@@ -225,7 +225,7 @@ class Store:
     def _recipe_in_file(self, recipe_id: str) -> Recipe | None:
         path = self.folder / recipe_id / RECIPE_FILE
         try:
-            data = patiently(lambda: read_file(path))
+            data = read_file(path)
         except OSError as error:
             if error.errno not in (*_DAMAGES, errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
                 raise _cannot_read(path, error) from error  # a fault of the machine hides no recipe

@@ -23,7 +23,6 @@ import numpy as np
 from jaxtyping import Float32
 
 from fastclip.errors import GO_ON, IncompleteError, IntegrityError, UserError
-from fastclip.faults import patiently
 from fastclip.files import canonical_json, digest, read_file, write_new, write_over
 from fastclip.sealed import read_facts, seal, unseal
 from fastclip.store.recipes import WITHDRAWN_NUMERICS
@@ -165,7 +164,7 @@ def _facts(question: Question, recipe: TextRecipe) -> Mapping[str, Any]:
 
 
 def _read(path: Path, question: Question) -> Float32[np.ndarray, "classes dim"]:
-    tensors, facts = unseal(patiently(lambda: read_file(path)), str(path))
+    tensors, facts = unseal(read_file(path), str(path))
     prototypes = tensors.get("prototypes")
     if canonical_json(facts.get("question")) != canonical_json(asdict(question)) or prototypes is None:
         raise IntegrityError(f"{path} holds prototypes of other classes, prompts or weights.", fix="Delete it.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fastclip.data.shards.targets import Target
+from fastclip.errors import IncompleteError
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.score import Subset, score
 from fastclip.evaluate.setup import Setup, resolve
@@ -71,7 +72,10 @@ def stored(options: EvalOptions) -> Setup:
 
 
 def run(plan: Plan, on_step: Callable[[], None] = lambda: None) -> Outcome:
-    """Fit every head, and count its answers and those of zero-shot. `on_step` is called in threads: see `steps`."""
+    """Fit every head, and count its answers and those of zero-shot. `on_step` is called in threads: see `steps`.
+
+    Raises `IncompleteError` if embeddings are lost meanwhile.
+    """
     setup = plan.setup
     jobs = [replace(job, method=on_device(job.method, plan.device)) for job in plan.jobs]
     heads: dict[str, list[FittedHead]] = {}
@@ -80,6 +84,12 @@ def run(plan: Plan, on_step: Callable[[], None] = lambda: None) -> Outcome:
         heads[backbone] = fit_all(material, jobs, setup.process.cores, on_step)
     tested = replace(setup, targets=tuple(_tested_targets(setup.targets, plan.tested)))
     evaluation, answers = score(tested, _scored(heads), _subset(plan.split))
+    for cell in evaluation.cells:
+        if cell.missing_shards:  # a part that was there when the work began
+            raise IncompleteError(
+                f"The embeddings of {cell.dataset}/{cell.domain} by {cell.backbone} are missing or were damaged.",
+                fix=f"fastclip eval {cell.dataset} -b {cell.backbone} makes them again",
+            )
     return Outcome(heads=heads, evaluation=replace(evaluation, heads=_used(heads)), answers=answers)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastclip.errors import IntegrityError, UserError, printable
+from fastclip.files import read_file
 from fastclip.heads.facts import HeadFacts
 from fastclip.results.cells import (
     POLICIES,
@@ -37,7 +38,7 @@ def read_result(path: Path) -> Evaluation:
     file = path / RESULT if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"There is no result {file}.", fix="fastclip eval writes one and says where.")
-    data = file.read_bytes()
+    data = read_file(file)
     return parse_result(data, str(file))
 
 
