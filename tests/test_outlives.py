@@ -217,6 +217,8 @@ def test_a_user_whom_the_system_does_not_know_has_a_home(monkeypatch: pytest.Mon
     def unknown(user: int) -> None:
         raise KeyError(user)
 
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "OPENBLAS_NUM_THREADS"):  # else they would be set for the tests to come
+        monkeypatch.setenv(name, "1")
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     with pytest.raises(RuntimeError):

@@ -9,7 +9,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import connection, util
+from multiprocessing import connection, resource_tracker, util
 from pathlib import Path
 
 from fastclip.data.shards.packing import OnProgress, PlannedShard, WrittenShard, write_shard
@@ -52,6 +52,7 @@ def write_in_processes(
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
     """Processes that are started in the block hear of no Ctrl-C, which this one hears of at the latest afterwards."""
+    resource_tracker.ensure_running()  # its start would let signals in again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
@@ -112,6 +113,7 @@ def _work(
     Ctrl-C reaches the first process only, which closes the pipes. Messages back are None (which asks for a shard),
     numbers of images and bytes that were read, a `WrittenShard`, or an error and its traceback.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     adopt_seek_indexes(indexes)
     reader = BlobReader()
     with suppress(EOFError, ConnectionError):  # the first process is done, or gone
