@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastclip.errors import IntegrityError, UserError
+from fastclip.faults import steadily
 from fastclip.files import digest, write_whole
 from fastclip.heads.facts import HeadFacts
 from fastclip.heads.linear import LinearHead
@@ -61,9 +62,9 @@ def load_head(path: Path) -> tuple[Head, HeadFacts]:
 
 
 def read_head(path: Path) -> bytes:
-    """The bytes of a head's file. Raises `UserError` for a path that cannot be one, `OSError` for a failing disk."""
+    """The bytes of a head's file. Raises `UserError` for what cannot be one, `MachineError` for a failing disk."""
     try:
-        return path.read_bytes()
+        return steadily(path.read_bytes, path)
     except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
         raise UserError(f"Cannot read the head {path}: {error.strerror}.", fix=FIT_AGAIN) from error
 

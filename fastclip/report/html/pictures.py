@@ -12,6 +12,7 @@ from fastclip.data.images import open_image
 from fastclip.data.shards.manifest import Manifest, Shard, read_manifest
 from fastclip.data.shards.reader import read_images, read_records
 from fastclip.errors import FastclipError, UserError, printable
+from fastclip.faults import MachineError, open_steadily
 from fastclip.files import digest
 from fastclip.pixels.geometry import crop_region
 from fastclip.report.html.shown import Shown
@@ -58,6 +59,8 @@ def find_pictures(shown: Shown, shards: Location | None) -> Reader:
             f"There are no shards of {name} where they were looked for. --shards DIR is the folder of all sharded "
             "datasets."
         ) from None
+    except MachineError:
+        raise
     except (FastclipError, OSError):
         raise PictureError(f"The manifest of {name} cannot be used: fastclip shards check {name}") from None
     if digest(manifest.to_json()) != shown.dataset.manifest_sha256:
@@ -81,6 +84,8 @@ def _read(folder: Folder, manifest: Manifest, shown: Shown, places: Sequence[Pla
                     data = read(record.offset, record.size)
                     same = digest(data) == answers.digests[row]
                     found[Place(number, row)] = _picture(data, shown.side) if same else OTHER_BYTES
+            except MachineError:
+                raise
             except (FastclipError, OSError):
                 unread = Picture(why=f"its shard cannot be read: fastclip shards check {printable(folder.name)}")
                 found.update((Place(number, row), unread) for row in there)
@@ -94,7 +99,7 @@ def _reader_of(folder: Folder, shard: Shard) -> Callable[[int, int], bytes]:
         return lambda offset, size: bytes(fetched.read(offset, size))
 
     def read(offset: int, size: int) -> bytes:
-        with (folder.path / shard.name).open("rb") as file:
+        with open_steadily(folder.path / shard.name) as file:
             file.seek(offset)
             return file.read(size)
 
