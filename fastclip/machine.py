@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import signal
+import stat
 import threading
 import time
 from contextlib import suppress
@@ -22,8 +23,15 @@ def cache_folder() -> Path:
 
 def is_writable(folder: Path) -> bool:
     """Whether this process may make files in a folder, or make the folder."""
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    return there.is_dir() and os.access(there, os.W_OK)
+    for each in (folder, *folder.absolute().parents):
+        try:
+            is_folder = stat.S_ISDIR(each.stat().st_mode)
+        except FileNotFoundError:
+            continue
+        except OSError:  # a home of somebody else's may not even be looked into
+            return False
+        return is_folder and os.access(each, os.W_OK)
+    return False
 
 
 def available_cores() -> int:
@@ -35,14 +43,14 @@ def available_memory() -> int:
     """Available bytes of memory: of the machine, or of this container if that is less."""
     meminfo = _numbers(Path("/proc/meminfo"))
     free = [meminfo["MemAvailable"] * 1024] if "MemAvailable" in meminfo else []
-    for limit, used, stat, cache in (
+    for limit, used, facts, cache in (
         ("memory.max", "memory.current", "memory.stat", "inactive_file"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
     ):
         with suppress(OSError, ValueError):  # no container, or "max"
             here = Path("/sys/fs/cgroup")
             most, taken = int((here / limit).read_text()), int((here / used).read_text())
-            free.append(most - taken + _numbers(here / stat).get(cache, 0))
+            free.append(most - taken + _numbers(here / facts).get(cache, 0))
     return max(0, min(free)) if free else 8 << 30
 
 

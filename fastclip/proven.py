@@ -95,13 +95,13 @@ class ProvenFile:
         return self._stamp.written[0]
 
     @property
-    def mtime_ns(self) -> int:
-        """When it was last changed."""
-        return self._stamp.written[1]
+    def times_ns(self) -> tuple[int, int]:
+        """When it was last written to, and when anybody last touched it."""
+        return self._stamp.written[1], self._stamp.changed_ns
 
     @property
     def proof(self) -> Proof:
-        """What `again` needs."""
+        """The proof that `again` takes."""
         return Proof(self.path, self.sha256, self._stamp if self._settled else None)
 
     def read(self, offset: int = 0, size: int | None = None) -> memoryview:
@@ -123,13 +123,16 @@ class ProvenFile:
 
     def check_unchanged(self) -> None:
         """Raise `differs` if anybody may have written to the file since it was hashed, also if the bytes are back."""
-        now, settled = _stamp(self.fd)
+        with named(self.path):
+            now, settled = _stamp(self.fd)
         before = self._stamp
+        if self._ours and now.written[0] == self.size:
+            return
         # A file that gets or loses a name, as one that is replaced does, was changed without being written to.
         renamed = now.links != before.links and now.written == before.written
         if now == before and self._settled:
             return
-        if not (now == before or renamed or self._ours) or self._hash() != self.sha256:
+        if not (now == before or renamed) or self._hash() != self.sha256:
             raise self._differs("it changed while it was read")
         self._stamp, self._settled = now, settled
 
@@ -157,7 +160,7 @@ def _open_again(path: Path, differs: Differs, sha256: str, ours: bool) -> Proven
 
 
 class _Stamp(NamedTuple):
-    """What shows that a file was written to."""
+    """Facts of a file that show that it was written to."""
 
     written: tuple[int, ...]
     """Size, time of writing, and which file it is."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import fcntl
 import os
-import secrets
 import shutil
 import stat
 import tempfile
@@ -44,13 +43,6 @@ def make_temporary_folder(purpose: str) -> Path:
     folder = Path(tempfile.mkdtemp(_SUFFIX, f"fastclip-{purpose}-", place))
     _folders[folder] = os.getpid(), _locked(folder)
     return folder
-
-
-def temporary_name(purpose: str) -> Path:
-    """A path of this process below the system's temporary folder: nothing is there, and all that comes is removed."""
-    name = f"fastclip-{purpose}-{os.getpid()}{secrets.token_hex(4)}{_SUFFIX}"
-    _folders[path := Path(tempfile.gettempdir()) / name] = os.getpid(), -1
-    return path
 
 
 def remove_temporary_folders() -> None:

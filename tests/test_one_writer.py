@@ -50,7 +50,8 @@ def all_files(folder: Path) -> dict[str, bytes]:
 
 
 def differences(folder: Folder) -> list[str]:
-    return check_dataset(folder, read_manifest(folder), workers=1)
+    checked = check_dataset(folder, read_manifest(folder), workers=1)
+    return [*checked.differences, *checked.unread]
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])

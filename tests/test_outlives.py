@@ -23,8 +23,9 @@ from fastclip import temporary
 from fastclip.cli import console
 from fastclip.cli.endings import ending
 from fastclip.cli.surroundings import complete_environment
+from fastclip.destinations import check_place
 from fastclip.errors import EXIT_INCOMPLETE, EXIT_INTEGRITY, EXIT_USAGE, IntegrityError, UserError
-from fastclip.files import check_place, write_whole
+from fastclip.files import write_whole
 from fastclip.temporary import make_temporary_folder, remove_temporary_folders, temporary_folder
 
 BASH = ("bash", "-c")

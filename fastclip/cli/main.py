@@ -152,6 +152,8 @@ def _code() -> int:
     except (Stopped, SystemExit):
         raise
     except LostProcessError as error:
+        if stop := stop_asked():
+            raise stop from error
         if speaks_when_stopped():
             _print_error(str(error), error.fix)
         code = error.exit_code  # and no verdict: the launcher starts all processes again

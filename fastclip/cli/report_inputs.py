@@ -70,13 +70,16 @@ def find_epsilon(text: str) -> float:
 
     Where it saw none, the usual one. Raises `UserError` for anything else.
     """
+    from fastclip.faults import named
+    from fastclip.files import read_file
     from fastclip.results.cells import NEAR_TIE
 
     with suppress(ValueError):
         if 0 <= float(text) < 1:
             return float(text)
     try:
-        checks = json.loads(Path(text).read_bytes())["checks"]
+        with named(text):
+            checks = json.loads(read_file(Path(text)))["checks"]
         leads = [float(each["flipped_lead"]) for each in checks if each.get("flipped_lead") is not None]
         if not all(0 <= each < 1 for each in leads):
             raise ValueError("no two cosines are so far apart")

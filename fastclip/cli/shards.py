@@ -55,7 +55,7 @@ def check(
 
 
 def _check(folder: Folder) -> Checked:
-    """What is wrong with one dataset. If nothing is, this is printed, with its size."""
+    """The faults of one dataset. If there are none, this is printed, with its size."""
     from fastclip.cli.console import counted, err, out
     from fastclip.cli.progress import progress_bar
     from fastclip.data.shards.check import Checked, check_dataset

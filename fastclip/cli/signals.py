@@ -63,7 +63,8 @@ def stop_on_signals() -> None:
 
 def stop_asked() -> Stopped | None:
     """The stop that a signal asked for, whatever else went wrong because of it."""
-    return Stopped(_stopping) if _stopping else None
+    number = _stopping or next(iter(_asked), 0)
+    return Stopped(number) if number else None
 
 
 @contextmanager

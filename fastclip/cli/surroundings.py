@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 from fastclip.machine import cache_folder, is_writable
-from fastclip.temporary import temporary_name
+from fastclip.temporary import make_temporary_folder
 
 
 def complete_environment(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -22,5 +22,5 @@ def complete_environment(environment: MutableMapping[str, str] = os.environ) -> 
         # torch makes the folder of its compiler when it is imported, even if nothing is compiled.
         folder = cache_folder() / "compiled"
         if not is_writable(folder):
-            folder = temporary_name("compiled")
+            folder = make_temporary_folder("compiled")
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -242,7 +243,9 @@ def _embed_alone(setup: Setup, unit: Unit, attempts: Attempts) -> list[FastclipE
     """
     context = multiprocessing.get_context("spawn")
     errors, their_end = context.Pipe(duplex=False)
-    child = context.Process(target=_embed_unit, args=(replace(setup, units=(unit,), targets=()), their_end))
+    child = context.Process(
+        target=_embed_unit, args=(pickle.dumps(replace(setup, units=(unit,), targets=())), their_end)
+    )
     attempts.begin(unit)  # others keep away from now on, not only when the process is ready
     try:
         child.start()
@@ -261,14 +264,15 @@ def _embed_alone(setup: Setup, unit: Unit, attempts: Attempts) -> list[FastclipE
     return [IncompleteError(f"{unit.shard.name} was not embedded.", fix=GO_ON)] if code > 0 else []
 
 
-def _embed_unit(setup: Setup, errors: Connection) -> None:
-    """The whole life of a process that was started for one unit."""
+def _embed_unit(pickled: bytes, errors: Connection) -> None:
+    """The whole life of a process that was started for one unit. Its setup, `pickled`, opens the weights again."""
     end_with_parent()
-    (unit,) = setup.units
-    engine = setup.engine
-    assert engine
-    attempts = Attempts(setup.store.folder)
     try:
+        setup: Setup = pickle.loads(pickled)
+        (unit,) = setup.units
+        engine = setup.engine
+        assert engine
+        attempts = Attempts(setup.store.folder)
         with fixed_numerics(engine.device), launching(engine) as launch:
             owed = [c for c in engine.candidates.values() if _owes(setup, unit, [c.name])]
             loop = make_loop(setup, engine, load_towers(engine, owed, launch), attempts, launch)
@@ -281,5 +285,5 @@ def _embed_unit(setup: Setup, errors: Connection) -> None:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        errors.send(IncompleteError(f"The memory does not hold a batch of {unit.shard.name}: {error}", fix=GO_ON))
+        errors.send(IncompleteError(f"The memory does not hold a batch: {error}", fix=GO_ON))
         raise SystemExit(EXIT_INCOMPLETE) from None

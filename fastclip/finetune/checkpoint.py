@@ -21,6 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from fastclip.errors import IntegrityError
+from fastclip.faults import named
 from fastclip.files import canonical_json, digest, read_file, write_folder
 from fastclip.models.tensor_files import TensorFile, write_tensors
 from fastclip.proven import ProvenFile
@@ -95,11 +96,12 @@ class DamagedCheckpointError(IntegrityError):
 def read_checkpoint(folder: Path, run: str, step: int, files: Sequence[str] = ()) -> Checkpoint:
     """The checkpoint of a step, proven; of its files only some, if they are named.
 
-    Raises `IntegrityError` for one that is damaged, or of another run.
+    Raises `IntegrityError` for one that is damaged, or of another run, and `MachineError` for one that cannot be read.
     """
     place = _place(folder, step)
     try:
-        document = json.loads(read_file(place / "state.json"))
+        with named(place):
+            document = json.loads(read_file(place / "state.json"))
         said = document.pop("digest")
         if document["format"] != FORMAT or digest(canonical_json(document)) != said:
             raise ValueError("its digest differs")

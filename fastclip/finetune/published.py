@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastclip.errors import IntegrityError
-from fastclip.files import canonical_json, digest, digest_file, read_file, write_whole
+from fastclip.files import canonical_json, digest, digest_file, read_file, write_over
 from fastclip.finetune.job import Trained
 from fastclip.finetune.material import Material
 from fastclip.finetune.plan import Plan, classes_of, training_sets
@@ -45,7 +45,7 @@ def publish(plan: Plan, material: Material, team: Team, trained: Trained) -> Non
         "made_by": f"{describe_libraries()}; {describe_machine(plan.engine.device)}; {threads}",
     }
     document["digest"] = digest(canonical_json(document))
-    write_whole(folder / FACTS, json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n")
+    write_over(folder / FACTS, json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n")
 
 
 def _training(plan: Plan, material: Material, trained: Trained) -> Training:

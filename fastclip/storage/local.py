@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from fastclip.errors import IntegrityError
 from fastclip.faults import named
-from fastclip.files import publish, read_file, rename, temporary_path, write_whole
+from fastclip.files import publish, read_file, rename, temporary_path, write_over
 from fastclip.proven import Differs, ProvenFile, read_proven
 
 
@@ -162,7 +162,7 @@ class LocalFolder:
         return partial(differs, str(self.path / name), self.name)
 
     def write(self, name: str, data: bytes) -> None:
-        write_whole(self.path / name, data)
+        write_over(self.path / name, data)
 
     def staging(self) -> Path | None:
         self.path.mkdir(parents=True, exist_ok=True)

@@ -267,7 +267,7 @@ class BucketFolder(RemoteFolder):
         return [f"{folder}/{name}".lstrip("/") for name in names if fnmatchcase(name, pattern)]
 
     def _listed(self, folder: str) -> Sequence[Mapping[str, Any]]:
-        """What the library lists in a folder; nothing for one that is not there."""
+        """The entries of a folder as the library lists them; none for one that is not there."""
         where = f"{self._path}/{folder}".rstrip("/")
         try:
             found: list[Mapping[str, Any]] = self._patiently(folder, lambda: self._filesystem.ls(where, detail=True))

@@ -30,8 +30,8 @@ RECIPE_FILE = "recipe.json"
 SUFFIX = ".safetensors"
 DAY_S = 86_400.0
 
-_DAMAGES = (errno.EIO, errno.EISDIR, errno.ELOOP)
-"""Errors of reading after which a part can only be made again: a bad sector, or no file at all."""
+_DAMAGES = (errno.EISDIR, errno.ELOOP)
+"""Errors of reading after which a part can only be made again: there is no file at all."""
 
 _DIGEST = "[0-9a-f]{64}"
 

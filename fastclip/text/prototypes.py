@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from fastclip.errors import GO_ON, IncompleteError, IntegrityError, UserError
+from fastclip.faults import named
 from fastclip.files import canonical_json, digest, read_file, write_new, write_over
 from fastclip.sealed import read_facts, seal, unseal
 from fastclip.store.recipes import WITHDRAWN_NUMERICS
@@ -87,7 +88,7 @@ def find_prototypes(folder: Path, question: Question) -> Float32[np.ndarray, "cl
             with suppress(IntegrityError, *_NO_FILE):
                 return _read(path, question)
     except OSError as error:
-        if error.errno not in (errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENOTDIR):
+        if error.errno not in (errno.EISDIR, errno.ELOOP, errno.ENOTDIR):
             raise IncompleteError(f"Cannot read the prototypes in {folder}: {error}.", fix=GO_ON) from error
     return None
 
@@ -173,7 +174,8 @@ def _read(path: Path, question: Question) -> Float32[np.ndarray, "classes dim"]:
 
 def _is_whole(path: Path, question: Question) -> bool:
     try:
-        _read(path, question)
+        with named(path):
+            _read(path, question)
     except (IntegrityError, OSError):
         return False
     return True

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from fastclip.errors import IncompleteError, IntegrityError, UserError
-from fastclip.files import canonical_json, digest, publish, write_whole
+from fastclip.files import canonical_json, digest, publish, write_over
 from fastclip.storage.http import get
 from fastclip.storage.transfer import (
     Answer,
@@ -100,7 +100,7 @@ def _complete(file: RemoteFile, part: Path, version: Version, options: FetchOpti
                 if not answer.start:  # the notes change only when nothing of another version is left
                     out.truncate(0)
                     notes = {"source": _source(file), "version": astuple(answer.of)}
-                    write_whole(notes_of(part), canonical_json(notes))
+                    write_over(notes_of(part), canonical_json(notes))
 
             try:
                 asked = partial(get, file, options.timeout_s)

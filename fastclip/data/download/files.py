@@ -22,7 +22,7 @@ from fastclip.data.download.fetch import (
     size_of,
 )
 from fastclip.errors import IncompleteError, IntegrityError, UserError
-from fastclip.files import digest_file, write_whole
+from fastclip.files import digest_file, write_over
 from fastclip.storage.alone import locked
 from fastclip.storage.local import LocalFolder
 from fastclip.storage.presence import check_presence
@@ -128,7 +128,7 @@ def _fetched(row: Mapping[str, object]) -> Fetched:
 
 def _write_record(folder: Path, record: Mapping[str, Fetched]) -> None:
     rows = {name: asdict(row) for name, row in sorted(record.items())}
-    write_whole(folder / DOWNLOADED, (json.dumps(rows, indent=2, ensure_ascii=False) + "\n").encode())
+    write_over(folder / DOWNLOADED, (json.dumps(rows, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _check_present(file: RemoteFile, target: Path, options: FetchOptions) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from fastclip.data.shards.fingerprint import fingerprint
 from fastclip.data.shards.manifest import (
@@ -25,7 +26,7 @@ from fastclip.data.shards.presence import without_other_spellings
 from fastclip.data.shards.reader import read_index
 from fastclip.data.sources.samples import IMAGES, split_name
 from fastclip.data.sources.tars import TarMember, list_tar
-from fastclip.errors import IntegrityError, UserError
+from fastclip.errors import IncompleteError, IntegrityError, UserError
 from fastclip.faults import MachineError, named, steadily
 from fastclip.files import digest
 from fastclip.proven import ProvenFile
@@ -64,7 +65,7 @@ def check_dataset(
         try:
             look = partial(_check_shard, folder, shard, len(manifest.classes), rejected)
             checked = steadily(look, f"{folder}/{shard.name}")
-        except MachineError as error:
+        except (IncompleteError, FileNotFoundError) as error:  # FileNotFoundError: it is being removed
             checked = _CheckedShard(unread=[str(error)])
         on_images(shard.images)
         return checked
@@ -98,10 +99,11 @@ def _check_shard(folder: Folder, shard: Shard, classes: int, rejected: Sequence[
     if records and shard.images_sha256 not in ("", images_sha256(records)):  # empty: an earlier version wrote it
         lines.append(f"{folder}/{shard.index_name}: the digest of its images is not the manifest's.")
     if tar and records:
+        opened = f"/dev/fd/{tar.fd}"  # its path may lead to another file by now
         try:
-            members = list_tar(tar.path)
+            members = list_tar(Path(opened))
         except IntegrityError as error:
-            return _CheckedShard(records, [*lines, str(error)])
+            return _CheckedShard(records, [*lines, str(error).replace(opened, str(tar.path))])
         lines += [f"{folder}/{shard.name}: {line}" for line in _row_differences(tar, records, members, classes)]
         lines += [f"{folder}/{shard.name}: {line}" for line in _uncounted(shard, records, members, rejected)]
     return _CheckedShard(records, lines)

@@ -192,7 +192,7 @@ def _index_shard(
             fix="Get the shard again, or move it away.",
         )
     tar.check_unchanged()
-    if tar.mtime_ns != shard.mtime_ns:
+    if tar.times_ns != (shard.mtime_ns, shard.ctime_ns):
         raise _changed(shard.path, "it is another one than was listed")
     row_of_shard = shard_row(shard.name, domain, records, size=tar.size, sha256=tar.sha256)
     return _IndexedShard(row_of_shard, records, rejected)

@@ -54,6 +54,8 @@ def remove_abandoned(folder: Folder) -> None:
         if last.startswith("..writing."):
             continue  # another machine's first sign of life, perhaps
         written_s, maker = folder.modified_s(name), maker_of(last)
+        if maker is None and not last.startswith(".shard-"):  # earlier versions called theirs so
+            continue
         if maker and started(maker) and written_s is not None and time.time() - written_s < _MINUTE_S:
             continue
         folder.remove(name)
@@ -65,6 +67,6 @@ def publish_manifest(folder: Folder, manifest: Manifest, sizes: Mapping[str, int
     folder.write(MANIFEST, data)
     try:
         check_presence(folder, {**sizes, MANIFEST: len(data)})
-    except IncompleteError:
+    except (IncompleteError, OSError):
         folder.remove(MANIFEST)
         raise

@@ -27,6 +27,8 @@ class Blob:
     """tar: where its bytes begin, in the unpacked archive. zip: where its header does. parquet: its row."""
     member: str = ""
     """parquet: the column."""
+    ctime_ns: int = 0
+    """When anybody last touched the container, which nobody can set; 0 where that is not known."""
 
 
 def changed(path: Path) -> IntegrityError:

@@ -11,13 +11,13 @@ from fastclip.data.sources.blobs import MAX_BYTES, Blob, changed
 from fastclip.data.sources.seek_indexes import open_seekable, reading
 from fastclip.data.sources.tars import is_gzip
 from fastclip.data.sources.zips import ZipContainer
-from fastclip.faults import facts_of, open_steadily, steadily
+from fastclip.faults import MachineError, facts_of, open_steadily, steadily
 
 MOST_OPEN = 64
 """Containers that are open at once: a source may have more tars than a process may have files."""
 
-Stamp: TypeAlias = tuple[int, int]
-"""Size, and time of the last change in nanoseconds."""
+Stamp: TypeAlias = tuple[int, int, int]
+"""Size, and in nanoseconds the times of the last writing and of the last change of anything."""
 
 
 class BlobReader:
@@ -39,7 +39,7 @@ class BlobReader:
         opened = self._opened(blob)
         try:
             data = opened.container.read(blob)
-        except ValueError:
+        except (ValueError, MachineError):  # a library that unpacks may take other bytes for either
             opened.check_unchanged()
             raise
         if len(data) != blob.size:
@@ -96,7 +96,7 @@ def _open(blob: Blob) -> _Opened:
     except OSError:
         raise changed(path) from None
     stamp = _stamp(file)
-    if blob.mtime_ns not in (0, stamp[1]):
+    if blob.mtime_ns not in (0, stamp[1]) or blob.ctime_ns not in (0, stamp[2]):
         raise changed(path)
     container: _Container
     if blob.kind == "parquet":
@@ -110,7 +110,7 @@ def _open(blob: Blob) -> _Opened:
 
 def _stamp(file: BinaryIO) -> Stamp:
     facts = facts_of(file)
-    return facts.st_size, facts.st_mtime_ns
+    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 def _read_file(blob: Blob) -> bytes:
@@ -126,7 +126,7 @@ def _read_file(blob: Blob) -> bytes:
             raise changed(path) from None
         raise  # a link to nowhere
     listed = blob.size, blob.mtime_ns or before[1]
-    if before != listed or after != listed or len(data) != blob.size:
+    if before[:2] != listed or after != before or len(data) != blob.size:
         raise changed(path)
     return data
 
@@ -139,9 +139,11 @@ def _whole(path: Path) -> tuple[Stamp, bytes, Stamp]:
 class _Tar:
     """A tar or tar.gz. Its content says which; the name does not matter."""
 
+    _file: Any = None
+
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path = path
-        self._file: Any = open_seekable(path, file) if is_gzip(path) else file
+        self._file = open_seekable(path, file) if is_gzip(path) else file
 
     def read(self, blob: Blob) -> bytes:
         with reading(self._path):

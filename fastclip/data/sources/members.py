@@ -50,12 +50,14 @@ def _with_slashes(archive: Path, name: str, slashes: bool) -> str:
 
 
 def _zip_members(archive: Path) -> Iterator[tuple[str, Blob]]:
-    mtime_ns = steadily(archive.stat, archive).st_mtime_ns
+    facts = steadily(archive.stat, archive)
     for name, info in list_zip(archive):
-        yield name, Blob("zip", archive, info.file_size, mtime_ns, offset=info.header_offset)
+        size, offset = info.file_size, info.header_offset
+        yield name, Blob("zip", archive, size, facts.st_mtime_ns, offset, ctime_ns=facts.st_ctime_ns)
 
 
 def _tar_members(archive: Path) -> Iterator[tuple[str, Blob]]:
-    mtime_ns = steadily(archive.stat, archive).st_mtime_ns
+    facts = steadily(archive.stat, archive)
     for member in list_tar(archive):
-        yield member.name, Blob("tar", archive, member.size, mtime_ns, offset=member.offset)
+        blob = Blob("tar", archive, member.size, facts.st_mtime_ns, member.offset, ctime_ns=facts.st_ctime_ns)
+        yield member.name, blob

@@ -73,7 +73,7 @@ def list_parquet(source: Path, card: DatasetCard | None) -> Listing | None:
             # Rows may have no names; the row's number keeps such images apart.
             folder = found.classes[label]
             path = f"{folder}/{posixpath.basename(file)}" if file else f"{folder}/{at}"
-            blob = Blob("parquet", table.path, size, table.mtime_ns, row, table.image_column)
+            blob = Blob("parquet", table.path, size, table.mtime_ns, row, table.image_column, table.ctime_ns)
             images.append(SourceImage(domain, label, path, at, blob))
     present = {image.domain for image in images}
     domains = [d.name for d in card.domains if d.name in present] if card else sorted(present)
@@ -133,6 +133,7 @@ class _Table:
     path: Path
     name: str
     mtime_ns: int
+    ctime_ns: int
     schema: pa.Schema
     features: Mapping[str, Any]
     """What `datasets` says of the columns."""
@@ -146,7 +147,7 @@ class _Table:
     @classmethod
     def open(cls, piece: Piece, source: Path, split: str) -> _Table:
         path = piece.path
-        mtime_ns = steadily(path.stat, path).st_mtime_ns
+        facts = steadily(path.stat, path)
         try:
             schema = _schema(path)
             metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
@@ -158,7 +159,8 @@ class _Table:
         return cls(
             path,
             path.relative_to(source).as_posix() if source.is_dir() else path.name,
-            mtime_ns,
+            facts.st_mtime_ns,
+            facts.st_ctime_ns,
             schema,
             features,
             _image_column(path, schema, features),

@@ -54,26 +54,25 @@ class SourceShard:
     piece: Piece
     """Which piece of what it is, by its name."""
     mtime_ns: int
+    ctime_ns: int
     members: Sequence[TarMember] = field(repr=False)
 
     def blob(self, member: TarMember) -> Blob:
         """Where a member's bytes are."""
-        return Blob("tar", self.path, member.size, self.mtime_ns, offset=member.offset)
+        return Blob("tar", self.path, member.size, self.mtime_ns, member.offset, ctime_ns=self.ctime_ns)
 
 
 def find_shards(source: Path) -> list[SourceShard]:
     """Every tar below `source`, in the order of their folders and numbers, with what they hold."""
     root = source if source.is_dir() else source.parent
-    return [
-        SourceShard(
-            piece.path,
-            piece.path.relative_to(root).as_posix(),
-            piece,
-            steadily(piece.path.stat, piece.path).st_mtime_ns,
-            list_tar(piece.path),
-        )
-        for piece in pieces(source, find_files(source, SHARDS))
-    ]
+    return [_source_shard(root, piece) for piece in pieces(source, find_files(source, SHARDS))]
+
+
+def _source_shard(root: Path, piece: Piece) -> SourceShard:
+    path = piece.path
+    facts = steadily(path.stat, path)  # before it is listed
+    name = path.relative_to(root).as_posix()
+    return SourceShard(path, name, piece, facts.st_mtime_ns, facts.st_ctime_ns, list_tar(path))
 
 
 def _fields(shard: SourceShard) -> dict[str, dict[str, TarMember]]:
@@ -133,6 +132,14 @@ def check_no_labels(files: Mapping[str, Blob]) -> None:
 def read_samples(shard: SourceShard) -> list[Sample]:
     """The images of a shard with their labels, in the order of their bytes. Raises `UserError` for half a pair."""
     reader = BlobReader()
+    try:
+        return _samples(shard, reader)
+    except UserError:
+        reader.check_unchanged()  # then that is the reason
+        raise
+
+
+def _samples(shard: SourceShard, reader: BlobReader) -> list[Sample]:
     found = []
     for member in shard.members:
         _check_key(shard, member)

@@ -71,6 +71,8 @@ def save_seek_index(path: Path, stamp: Stamp) -> SeekIndex:
         opened = _indexed_gzip(file, spacing=max(1 << 18, stamp[0] // 2048))
         opened.build_full_index()
         opened.export_index(fileobj=points)
+        if stamp != (facts_of(file).st_size, facts_of(file).st_mtime_ns):
+            raise changed(path)
     try:
         number, name = tempfile.mkstemp(".gzidx", dir=_temporary_folder())
         with os.fdopen(number, "wb") as index:

@@ -186,6 +186,5 @@ def _our_images(source: Path, manifest: Manifest) -> Iterator[tuple[Shard, Image
         facts = steadily(path.stat, path)
         if facts.st_size != shard.bytes or steadily(partial(digest_file, path), path) != shard.sha256:
             raise differs(str(path), source.name, "its size or SHA-256 is not the manifest's")
-        mtime_ns = facts.st_mtime_ns
         for row in read_index(source, shard):
-            yield shard, row, Blob("tar", path, row.size, mtime_ns, offset=row.offset)
+            yield shard, row, Blob("tar", path, row.size, facts.st_mtime_ns, row.offset, ctime_ns=facts.st_ctime_ns)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 
 from fastclip.errors import IntegrityError, UserError, printable
+from fastclip.faults import open_steadily
 from fastclip.results.answers import NO_ANSWER, ColumnAnswers, DomainAnswers, PredictionRows
 from fastclip.results.cells import Column, PredictionFile
 from fastclip.results.files.predictions import DIGEST, ORDER, SCHEMA, RowDigest, join, numbers
@@ -31,7 +32,7 @@ def read_predictions(path: Path, expected: PredictionFile | None = None) -> Pred
     state = RowDigest()
     domains: dict[tuple[str, str], _Growing] = {}
     try:
-        with pq.ParquetFile(path) as file:
+        with open_steadily(path) as opened, pq.ParquetFile(opened) as file:
             if missing := [name for name in ORDER if name not in file.schema_arrow.names]:
                 raise UserError(
                     f"{path} has no column {missing[0]}: it is no file of predictions, or one of before.",

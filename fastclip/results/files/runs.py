@@ -21,7 +21,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastclip.files import digest, is_copy, read_file, write_whole
+from fastclip.files import digest, is_copy, read_file, write_over
 from fastclip.results.cells import Evaluation
 from fastclip.results.files.result import RESULT, to_json
 
@@ -67,8 +67,8 @@ def keep_run(
 
     place = folder / run_name(run.command, evaluation)
     evaluation = replace(evaluation, predictions=write_predictions(place / PREDICTIONS, answers, evaluation))
-    write_whole(place / RESULT, to_json(evaluation))
-    write_whole(place / RUN, run.to_json())
+    write_over(place / RESULT, to_json(evaluation))
+    write_over(place / RUN, run.to_json())
     return place, evaluation
 
 
