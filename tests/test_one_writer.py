@@ -23,6 +23,7 @@ from fastclip.data.sources.layouts import list_source
 from fastclip.errors import IncompleteError, UserError
 from fastclip.files import temporary_path
 from fastclip.machine import started
+from fastclip.proven import ProvenFile
 from fastclip.storage.alone import alone_in
 from fastclip.storage.folders import Folder, LocalFolder, open_folder
 
@@ -223,8 +224,11 @@ class Folding(LocalFolder):
     def read(self, name: str) -> bytes:
         return super().read(name.lower())
 
-    def local(self, name: str, *, size: int | None, sha256: str) -> Path:
-        return super().local(name.lower(), size=size, sha256=sha256)
+    def read_proven(self, name: str, sha256: str) -> bytes:
+        return super().read_proven(name.lower(), sha256)
+
+    def open(self, name: str, *, size: int, sha256: str) -> ProvenFile:
+        return super().open(name.lower(), size=size, sha256=sha256)
 
     def write(self, name: str, data: bytes) -> None:
         super().write(name.lower(), data)
