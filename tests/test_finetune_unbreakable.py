@@ -18,6 +18,7 @@ import psutil
 import pytest
 import torch
 from drawn_jobs import ALONE, small_job
+from faults import Fault, Faults
 from helpers import Program, Sharded, shard, wait_until
 from test_finetune import load_bytes, the_run
 
@@ -351,3 +352,16 @@ def test_if_the_best_epochs_checkpoint_is_damaged_training_begins_anew_and_not_a
     kept.write_bytes(kept.read_bytes()[:-1])
     found, damaged = run(10**9)
     assert found and len(found.epochs) == 3 and len(damaged) == 1 and f"step-{steps:08d}" in str(damaged[0])
+
+
+@pytest.mark.parametrize("name", ["state.json", "learning.safetensors"])
+def test_a_checkpoint_that_the_machine_cannot_read_is_not_called_damaged(name: str, faults: Faults, tmp_path: Path):
+    save_checkpoint(tmp_path, "a" * 64, checkpoint(7), keep=[])
+    look = (
+        "import sys; from pathlib import Path; from fastclip.finetune.checkpoint import find_checkpoint\n"
+        "find_checkpoint(Path(sys.argv[1]), 'a' * 64)"
+    )
+    environment = {**os.environ, **faults.env(Fault(f"*/{name}", "read", 1, 0, errno="EIO"))}
+    command = [sys.executable, "-c", look, str(tmp_path)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "MachineError" in ended.stderr and "Damaged" not in ended.stderr

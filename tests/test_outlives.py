@@ -26,6 +26,7 @@ from fastclip.cli.surroundings import complete_environment
 from fastclip.destinations import check_place
 from fastclip.errors import EXIT_INCOMPLETE, EXIT_INTEGRITY, EXIT_USAGE, IntegrityError, UserError
 from fastclip.files import write_whole
+from fastclip.machine import is_writable
 from fastclip.temporary import make_temporary_folder, remove_temporary_folders, temporary_folder
 
 BASH = ("bash", "-c")
@@ -212,6 +213,17 @@ def test_a_forecast_touches_no_folder_but_fastclips_own(shapes: Sharded, tmp_pat
     outside = [path for path in tmp_path.rglob("*") if (tmp_path / "home" / ".cache" / "fastclip") not in path.parents]
     names = {path.relative_to(tmp_path).as_posix() for path in outside}
     assert names - {"home/.cache", "home/.cache/fastclip"} == {"home", "temporary", "here"}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_home_that_may_not_be_entered_is_one_that_takes_nothing(tmp_path: Path):
+    (tmp_path / "home").mkdir(mode=0o700)
+    process = os.fork()
+    if not process:
+        os.setuid(54321)
+        os._exit(is_writable(tmp_path / "home" / ".cache" / "fastclip"))
+    assert os.waitpid(process, 0)[1] == 0
+    assert is_writable(tmp_path / "home" / ".cache" / "fastclip")
 
 
 def test_a_user_whom_the_system_does_not_know_has_a_home(monkeypatch: pytest.MonkeyPatch, elsewhere: Path):

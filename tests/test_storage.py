@@ -282,6 +282,28 @@ def test_two_processes_fill_one_cache_at_once(shapes: Sharded, serve: Callable[.
     assert sorted(names) == sorted([name for shard in shards for name in (shard.sha256, shard.index_sha256)])
 
 
+def test_a_file_of_the_cache_is_hashed_once(
+    shapes: Sharded, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+):
+    folder = open_folder(f"{serve(shapes.shards).url()}/shapes")
+    shard = read_manifest(folder).shards[0]
+    OpenShard(folder, shard)
+    hashed = []
+    hashing = ProvenFile._hash
+    monkeypatch.setattr(ProvenFile, "_hash", lambda self: hashed.append(self.path.name) or hashing(self))
+    opened, again = OpenShard(folder, shard), OpenShard(folder, shard)
+    for each in (opened, again):
+        each.check_unchanged()
+    assert hashed.count(shard.sha256) == 2, "once an opening"
+
+
+def test_a_dataset_is_not_written_through_links_into_another(tmp_path: Path):
+    (tmp_path / "shared").write_bytes(b"theirs")
+    (tmp_path / "classnames.txt").symlink_to(tmp_path / "shared")
+    LocalFolder(tmp_path).write("classnames.txt", b"ours")
+    assert (tmp_path / "shared").read_bytes() == b"theirs" and not (tmp_path / "classnames.txt").is_symlink()
+
+
 def missing(file: BinaryIO) -> None:
     raise AssertionError("it is in the cache")
 
