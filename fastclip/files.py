@@ -13,8 +13,8 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -180,6 +180,15 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except OSError as error:
         raise _storage_error(path, error) from error
     publish(write_temporary(end, write), end)
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Raise `IncompleteError` with `path` for what the file system does not take in the block."""
+    try:
+        yield
+    except OSError as error:
+        raise _storage_error(path, error) from error
 
 
 def write_temporary(path: Path, write: Callable[[BinaryIO], object]) -> Path:

@@ -34,6 +34,7 @@ class Silence:
 
     def break_it(self, command: str) -> None:
         """From now on, say on standard error what this process is at whenever ten seconds were silent."""
+        self._last = time.monotonic()
         threading.Thread(target=self._watch, args=(command, time.monotonic()), name="silence", daemon=True).start()
 
     def end(self) -> None:

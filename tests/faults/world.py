@@ -28,7 +28,7 @@ TINY = REPOSITORY / "fastclip" / "models" / "tiny" / "tiny.safetensors"
 CLIP = ("-b", "tiny", "--weights", "weights.safetensors", "--precision", "fp32")
 READ = ("-b", "tiny", "--precision", "fp32", "--weights", "weights.safetensors")
 FIT = ("--head", "logistic", "--strength", "1")
-VOLATILE = ("results", "attempts", "batches", "given_up", "faults")
+VOLATILE = ("results", "attempts", "batches", "given_up", "processes", "faults")
 """Folders whose files may differ between equal runs: times, hosts and hints."""
 
 

@@ -22,7 +22,7 @@ from fastclip.data.sources.listing import SourceImage
 from fastclip.data.sources.tars import list_tar
 from fastclip.errors import FastclipError
 from fastclip.faults import named
-from fastclip.files import canonical_json, digest, temporary_path
+from fastclip.files import canonical_json, digest, storing, temporary_path
 from fastclip.storage.folders import Folder
 
 OnProgress = Callable[[int, int], None]
@@ -78,7 +78,7 @@ def write_shard(
     file = _new_file(folder, plan)
     temporary = Path(file.name)
     try:
-        with file:
+        with storing(Path(f"{folder}/{plan.name}")), file:
             stream = _HashingFile(file)
             records, rejected = _write_tar(stream, plan, reader, on_progress, verify)
             reader.check_unchanged()
