@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fastclip.data.ids import nameless, words
 from fastclip.errors import UserError, printable
+from fastclip.faults import steadily
 
 READABLE, FOLDER = "{}", "{folder}"
 
@@ -78,7 +79,7 @@ def _read_prompt_file(name: str) -> PromptSet:
     if path.stem in BUILT_IN:
         raise UserError(f"{path} has the name of the built-in set {path.stem}.", fix="Rename the file.")
     try:
-        text = path.read_text("utf-8-sig")
+        text = steadily(path.read_bytes, path).decode("utf-8-sig")
         lines = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines()]
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(

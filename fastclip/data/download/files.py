@@ -22,6 +22,7 @@ from fastclip.data.download.fetch import (
     size_of,
 )
 from fastclip.errors import IncompleteError, IntegrityError, UserError
+from fastclip.faults import steadily
 from fastclip.files import digest_file, write_over
 from fastclip.storage.alone import locked
 from fastclip.storage.local import LocalFolder
@@ -97,7 +98,7 @@ def read_record(folder: Path) -> dict[str, Fetched]:
     """The record of what was fetched into `folder`, file → row; empty if nothing was."""
     path = folder / DOWNLOADED
     try:
-        return {name: _fetched(row) for name, row in json.loads(path.read_bytes()).items()}
+        return {name: _fetched(row) for name, row in json.loads(steadily(path.read_bytes, path)).items()}
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError, AttributeError) as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fastclip.data.catalogue import same_name
 from fastclip.errors import UserError, printable
+from fastclip.faults import steadily
 from fastclip.results.cells import ZERO_SHOT
 from fastclip.results.published.printed import Printed, candidates, parse_printed
 
@@ -122,7 +123,7 @@ def _number(name: str, plain: Sequence[str], row: Sequence[str], place: int) -> 
 def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header and the rows with the numbers of their lines."""
     try:
-        text = path.read_text("utf-8-sig")
+        text = steadily(path.read_bytes, path).decode("utf-8-sig")
         first = text.partition("\n")[0]
         delimiter = max(",;\t", key=first.count)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
