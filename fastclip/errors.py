@@ -55,6 +55,13 @@ class LostProcessError(IncompleteError):
     """Another process of the same training is gone. That is no reason of this one's own: a launcher restarts both."""
 
 
+def in_bytes(count: float) -> str:
+    """`1.2 GB`, `30.5 MB` or `8 kB`: no number of bytes that matters is shown as zero."""
+    if count >= 1e9:
+        return f"{count / 1e9:,.1f} GB"
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.0f} kB"
+
+
 def printable(text: str) -> str:
     """`text` on one line and without control characters: names of files may hold escape sequences."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

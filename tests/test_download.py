@@ -505,10 +505,10 @@ def test_two_rows_do_not_write_one_file(site: Server, tmp_path: Path):
 
 def test_a_disk_that_is_too_small_is_told_before_anything_comes(site: Server, tmp_path: Path):
     site.routes["/pets.zip"] = lambda handler: answer(handler, 200, b"", Content_Length=1 << 60)
-    with pytest.raises(IncompleteError, match="GB more"):
+    with pytest.raises(IncompleteError, match=" more"):
         get(tmp_path, Download(url=site.url("/pets.zip"), bytes=1 << 60))
     assert site.asked == []
-    with pytest.raises(IncompleteError, match="GB more"):
+    with pytest.raises(IncompleteError, match=" more"):
         get(tmp_path, Download(url=site.url("/pets.zip")))
     assert files_in(tmp_path) == []
     check_space(tmp_path / "not" / "there", 1)

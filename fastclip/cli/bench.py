@@ -47,14 +47,15 @@ def command(
     from fastclip.bench.records import append_records, kept_records_path
     from fastclip.bench.stages import bench
     from fastclip.cli.console import err, out
+    from fastclip.cli.progress import waiting
     from fastclip.report.style import titled
 
     with (
         temporary_folder("bench") as scratch,
-        err().status("looking at what there is") as status,
+        waiting(err(), "looking at what there is") as say,
     ):
         options = replace(options, workers=workers)
-        found = bench(options, images, rounds, scratch, lambda stage: status.update(f"measuring: {stage}"))
+        found = bench(options, images, rounds, scratch, lambda stage: say(f"measuring: {stage}"))
     with suppress(OSError):  # a home that cannot be written to
         append_records(kept_records_path(), found.records)
     if json:
@@ -70,6 +71,7 @@ def command(
 def _bench_finetune(options: EvalOptions, recipe: str, rounds: int, json: Path | None) -> None:
     from fastclip.bench.records import append_records
     from fastclip.cli.console import err, out
+    from fastclip.cli.progress import waiting
     from fastclip.finetune.options import FinetuneOptions, find_precision
     from fastclip.finetune.training_recipes import find_training_recipe
     from fastclip.report.style import plain_table, titled
@@ -83,13 +85,11 @@ def _bench_finetune(options: EvalOptions, recipe: str, rounds: int, json: Path |
     evaluation = replace(options, precision=None, batch_size=None, workers=None)
     with (
         temporary_folder("bench") as scratch,
-        err().status("looking at what there is") as status,
+        waiting(err(), "looking at what there is") as say,
     ):
         from fastclip.bench.training import STEPS, bench_training
 
-        found = bench_training(
-            evaluation, training, STEPS, rounds, scratch, lambda stage: status.update(f"measuring: {stage}")
-        )
+        found = bench_training(evaluation, training, STEPS, rounds, scratch, lambda stage: say(f"measuring: {stage}"))
     if json:
         append_records(json, found.records)
     table = plain_table("stage", "images/s")

@@ -14,6 +14,9 @@ _TRACEBACK = "FASTCLIP_TRACEBACK=1 before the command shows where."
 
 _NO_MEMORY = ("cannot allocate memory", "can't allocate memory", "not enough memory", "out of memory", "bad_alloc",
               "failed to map segment", "bad alloc", "malloc")  # fmt: skip
+MOST_WORDS = 300
+"""Letters of an error of a library: some are pages of advice."""
+
 _NO_THREAD = ("can't start new thread", "resource temporarily unavailable", "pthread_create")
 """Words in the errors of Python and of libraries, in lower case, for memory and threads that the system refuses."""
 
@@ -74,9 +77,12 @@ def _of_system(error: OSError) -> Ending:
     if error.strerror:
         names = [str(each) for each in (error.filename, error.filename2) if each is not None]
         words = ": ".join([*names, error.strerror])
+    fix = "Check that the file is there and may be read, and that the disk works and has room."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        fix = "Free space where it writes, in the temporary folder too, or set TMPDIR to one that has some."
     return Ending(
         f"{words}.",
-        "Check that the file is there and may be read, and that the disk works and has room.",
+        fix,
         EXIT_USAGE if mistake else EXIT_INCOMPLETE,
     )
 
@@ -100,4 +106,4 @@ def _short_of(error: BaseException | None) -> str:
 
 def _words(error: BaseException) -> str:
     """The error's own words on one line, without the period; its type's name if there are none."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return " ".join(str(error).split())[:MOST_WORDS].rstrip(".") or type(error).__name__

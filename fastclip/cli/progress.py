@@ -71,13 +71,19 @@ silence = Silence()
 
 
 @contextmanager
-def waiting(console: Console, what: str) -> Iterator[None]:
-    """A spinner beside `what` for work of unknown length."""
+def waiting(console: Console, what: str) -> Iterator[Callable[[str], None]]:
+    """A spinner beside `what` for work of unknown length. Yields a function that says what comes next."""
     from rich.text import Text
 
+    now = [what]
     # rich reads markup into a plain string, brackets of a path too
-    with silence.at(what), console.status(Text(printable(what))):
-        yield
+    with silence.at(lambda: now[0]), console.status(Text(printable(what))) as status:
+
+        def say(what: str) -> None:
+            now[0] = what
+            status.update(Text(printable(what)))
+
+        yield say
 
 
 @contextmanager

@@ -29,12 +29,12 @@ def check(
     If there is a difference, the exit code is 5; else 4 if a file cannot be read.
     """
     from fastclip.cli.console import counted, out
-    from fastclip.data.shards.manifest import check_dataset_name, list_datasets
+    from fastclip.data.shards.manifest import check_dataset_name, list_datasets, unfinished_datasets
     from fastclip.errors import UserError, printable
     from fastclip.storage.folders import open_folder
 
     folder = open_folder(shards)
-    wanted = list(dict.fromkeys(names or list_datasets(folder)))
+    wanted = list(dict.fromkeys(names or [*list_datasets(folder), *unfinished_datasets(folder)]))
     if not wanted:
         raise UserError(f"{folder} holds no sharded dataset.", fix="fastclip shard NAME --source DIR, or --shards DIR")
     found = unread = 0
@@ -60,8 +60,8 @@ def _check(folder: Folder) -> Checked:
     from fastclip.cli.progress import progress_bar
     from fastclip.data.shards.check import Checked, check_dataset
     from fastclip.data.shards.manifest import read_manifest
-    from fastclip.errors import IntegrityError, printable
-    from fastclip.faults import MachineError, named
+    from fastclip.errors import IncompleteError, IntegrityError, printable
+    from fastclip.faults import named
     from fastclip.machine import available_cores
 
     try:
@@ -69,7 +69,7 @@ def _check(folder: Folder) -> Checked:
             manifest = read_manifest(folder)
     except IntegrityError as error:
         return Checked([str(error)], [])
-    except MachineError as error:
+    except IncompleteError as error:
         return Checked([], [str(error)])
     images = sum(shard.images for shard in manifest.shards)
     with progress_bar(err(), f"checking {folder.name}", images) as advance:

@@ -43,13 +43,14 @@ def command(
     Exit code 5 if anything does not hold.
     """
     from fastclip.cli.console import err
+    from fastclip.cli.progress import waiting
 
     load_lean()
     from fastclip.verify.certificate import verify
 
     options = replace(options, prompts=prompt_sets(prompts), workers=workers)
-    with err().status("looking at what there is") as status:
-        certificate = verify(options, images, status.update, _evaluate)
+    with waiting(err(), "looking at what there is") as say:
+        certificate = verify(options, images, say, _evaluate)
     print_certificate(certificate)
     if json:
         write_whole(json, certificate.to_json())

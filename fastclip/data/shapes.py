@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
+from fastclip.files import storing
+
 DOMAINS: tuple[str, ...] = ("flat", "night", "outline", "texture")
 CLASSES: tuple[str, ...] = (
     "arrow", "circle", "cross", "four_leaf", "half_moon", "heart",
@@ -46,10 +48,11 @@ def draw_shapes(folder: Path, *, seed: int, images_per_class: int, domains: Sequ
                 rng = np.random.default_rng([seed, domain_index, class_index, index])
                 image = draw_image(domain, class_name, rng)
                 stem = folder / domain / class_name / f"{index:04d}"
-                if rng.random() < 2 / 3:
-                    image.save(stem.with_suffix(".jpg"), quality=int(rng.integers(80, 96)))
-                else:
-                    image.save(stem.with_suffix(".png"), compress_level=1)
+                with storing(stem):
+                    if rng.random() < 2 / 3:
+                        image.save(stem.with_suffix(".jpg"), quality=int(rng.integers(80, 96)))
+                    else:
+                        image.save(stem.with_suffix(".png"), compress_level=1)
                 written += 1
     return written
 

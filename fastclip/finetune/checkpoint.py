@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastclip.errors import IntegrityError
+from fastclip.errors import IncompleteError, IntegrityError, in_bytes
 from fastclip.faults import named
 from fastclip.files import canonical_json, digest, read_file, write_folder
 from fastclip.models.tensor_files import TensorFile, write_tensors
@@ -43,6 +43,22 @@ class Checkpoint:
     """Of the images of the epoch that is under way."""
     tensors: Mapping[str, Mapping[str, Tensor]]
     """By file: learning, optimizer and, where the recipe has one, average."""
+
+
+def check_space(folder: Path, learning: Mapping[str, Tensor]) -> None:
+    """Raise `IncompleteError` unless the disk takes the checkpoints of a training, before any step is done for them.
+
+    Beside the tensors that learn, each holds two moments of them. The best one is kept too, and one is being written.
+    """
+    there = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
+    have = sum(path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file())
+    need = (KEPT + 2) * 3 * sum(each.nbytes for each in learning.values())
+    free = shutil.disk_usage(there).free + have
+    if free < need:
+        raise IncompleteError(
+            f"The checkpoints of {folder} need {in_bytes(need)}, and there are {in_bytes(free)} for them.",
+            fix="Free space there, or choose another --out.",
+        )
 
 
 def save_checkpoint(folder: Path, run: str, checkpoint: Checkpoint, keep: Sequence[int]) -> None:

@@ -20,6 +20,7 @@ from fastclip.finetune.batches import Batches, part_of
 from fastclip.finetune.checkpoint import (
     Checkpoint,
     DamagedCheckpointError,
+    check_space,
     find_checkpoint,
     read_checkpoint,
     remove_checkpoints,
@@ -98,6 +99,8 @@ class _Loop:
         self._stop = False
         self._resume()
         self.learner.join()
+        if team.leads:
+            check_space(job.folder, self.learner.state()["learning"])
         self._saved = time.monotonic()
 
     def run(self) -> Trained | None:

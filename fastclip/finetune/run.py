@@ -12,6 +12,7 @@ from fastclip.finetune.plan import Plan
 from fastclip.finetune.published import as_tuned, find_finished, publish
 from fastclip.finetune.scoring import Tuned
 from fastclip.finetune.team import Team
+from fastclip.models.backbones import embedding_dim
 from fastclip.models.tower import find_tokenizer, tokenize
 
 MEMORY_FOR_IMAGES = 0.25
@@ -38,6 +39,12 @@ def train_fold(plan: Plan, material: Material, team: Team, watch: Watch) -> Tune
 
 
 def _train(plan: Plan, material: Material, team: Team, watch: Watch) -> Trained | None:
+    if team.leads:  # a store that cannot take the embeddings of the tested domains says so before the training
+        tested = [
+            shard for place in material.fold.test for shard in plan.target(place).manifest.shards_of(place.domain)
+        ]
+        row = 4 * (embedding_dim(plan.candidate.backbone) + 1)
+        plan.setup.store.prepare(2 * len(tested), 2 * row * sum(shard.images for shard in tested), tidy=False)
     try:
         return train(make_job(plan, material), team, watch)
     except DamagedCheckpointError:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from fastclip.errors import IntegrityError
-from fastclip.faults import named
-from fastclip.files import publish, read_file, rename, temporary_path, write_over
+from fastclip.faults import is_fault, named, steadily
+from fastclip.files import publish, read_file, rename, storing, temporary_path, write_over
 from fastclip.proven import Differs, ProvenFile, read_proven
 
 
@@ -121,7 +123,21 @@ class LocalFolder:
         return (self.path / name).is_file()
 
     def list(self, pattern: str) -> Sequence[str]:
-        return sorted(path.relative_to(self.path).as_posix() for path in self.path.glob(pattern) if path.is_file())
+        *levels, last = pattern.split("/")
+        folders = [""]
+        for level in levels:
+            folders = [name for name, each in self._matching(folders, level) if _really(each.is_dir, each)]
+            folders = [f"{name}/" for name in folders]
+        if "*" in last:
+            return sorted(name for name, each in self._matching(folders, last) if _really(each.is_file, each))
+        return sorted(f"{folder}{last}" for folder in folders if _may_be_file(self.path / folder / last))
+
+    def _matching(self, folders: Iterable[str], pattern: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Names and entries in `folders`. Raises `MachineError` for a folder that cannot be read: it is not empty."""
+        for folder in folders:
+            for entry in steadily(partial(_entries, self.path / folder), self.path / folder):
+                if fnmatchcase(entry.name, pattern):
+                    yield f"{folder}{entry.name}", entry
 
     def sizes(self, folder: str) -> Mapping[str, int]:
         try:
@@ -159,13 +175,20 @@ class LocalFolder:
         return ProvenFile(self.path / name, self._differs(name), size=size, sha256=sha256)
 
     def _differs(self, name: str) -> Differs:
-        return partial(differs, str(self.path / name), self.name)
+        return partial(self._other, name)
+
+    def _other(self, name: str, how: str) -> IntegrityError:
+        error = differs(str(self.path / name), self.name, how)
+        if any(self.path.glob(".writing.*.json")):
+            error.fix = f"{self.path} is being written: run the same command again when that has ended."
+        return error
 
     def write(self, name: str, data: bytes) -> None:
         write_over(self.path / name, data)
 
     def staging(self) -> Path | None:
-        self.path.mkdir(parents=True, exist_ok=True)
+        with storing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         return self.path
 
     def put(self, name: str, temporary: Path) -> None:
@@ -181,6 +204,30 @@ class LocalFolder:
     def free_bytes(self) -> int | None:
         there = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.is_dir())
         return shutil.disk_usage(there).free
+
+
+def _entries(folder: Path) -> Sequence[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _really(asks: Callable[[], bool], entry: os.DirEntry[str]) -> bool:
+    """The answer of an entry; no for a link that leads nowhere. Raises `MachineError` if it cannot be known."""
+    try:
+        return steadily(asks, entry.path)
+    except OSError:
+        return False
+
+
+def _may_be_file(path: Path) -> bool:
+    """Whether a file is there, or that cannot be known: then reading it says why."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        return is_fault(error)
 
 
 def differs(path: str, dataset: str, how: str) -> IntegrityError:

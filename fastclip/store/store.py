@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fastclip.errors import FastclipError, IncompleteError, IntegrityError, UserError
+from fastclip.errors import FastclipError, IncompleteError, IntegrityError, UserError, in_bytes
 from fastclip.faults import patiently
 from fastclip.files import canonical_json, is_temporary, name_new, read_file, temporary_path, write_new, write_over
 from fastclip.sealed import read_facts
@@ -186,7 +186,7 @@ class Store:
         needed, free = size + parts * 8192, room.f_bavail * room.f_frsize
         if room.f_blocks and free < needed:
             raise IncompleteError(
-                f"{self.folder} has {free / 1e6:,.1f} MB free, the embeddings need {needed / 1e6:,.1f}.",
+                f"{self.folder} has {in_bytes(free)} free, the embeddings need {in_bytes(needed)}.",
                 fix="Free space there or choose another --store, then run the same command again.",
             )
         files = parts + 20

@@ -14,6 +14,7 @@ from fastclip.data.shards.writer import WriteOptions, write_shards
 from fastclip.data.sources.blobs import Blob
 from fastclip.data.sources.listing import Listing, SourceImage, in_order
 from fastclip.evaluate.options import EvalOptions
+from fastclip.files import storing
 from fastclip.storage.folders import LocalFolder
 
 MOST_SHARDS = 16
@@ -91,7 +92,8 @@ def _copy_images(chosen: Sequence[Chosen], folder: Path) -> dict[str, list[Sourc
         for each in from_shard:
             record = each.record
             path = folder / record.sha256
-            path.write_bytes(opened.image_bytes(each.row))
+            with storing(path):
+                path.write_bytes(opened.image_bytes(each.row))
             blob = Blob("file", path, record.size)
             image = SourceImage(each.shard.domain, record.label, record.path, record.path, blob)
             images.setdefault(dataset, []).append(image)

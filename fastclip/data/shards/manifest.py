@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from fastclip.errors import IntegrityError, UserError
+from fastclip.errors import IncompleteError, IntegrityError, UserError
 from fastclip.files import canonical_json, digest, is_copy, short_name
 from fastclip.storage.folders import Folder, LocalFolder, Location, open_folder
 
@@ -163,6 +163,23 @@ def list_datasets(folder: Folder) -> list[str]:
     return [name for name in names if re.fullmatch(_DATASET_NAME, name) and not is_copy(name)]
 
 
+def unfinished_datasets(folder: Folder) -> list[str]:
+    """The names of the datasets in `folder` whose writing was interrupted, or goes on; none elsewhere than here."""
+    if not isinstance(folder, LocalFolder):
+        return []
+    signs = [*folder.list("*/.writing.*.json"), *folder.list("*/*/.*.receipt.json")]
+    begun = {name.split("/")[0] for name in signs}
+    return sorted(begun - {*list_datasets(folder)})
+
+
+def not_finished(folder: Folder) -> IncompleteError:
+    """The error for a dataset that has no manifest yet, although somebody began to write it."""
+    return IncompleteError(
+        f"{folder} is not finished: its writing was interrupted, or goes on.",
+        fix=f"fastclip shard {folder.name} --source DIR, as before: it goes on where it was. Until then, name others.",
+    )
+
+
 def check_folder_is_free(folder: Folder, *, overwrite: bool) -> None:
     """Raise `UserError` if `folder` holds a dataset that may not be replaced, or tars that fastclip did not write."""
     if not folder.exists(MANIFEST):
@@ -185,6 +202,8 @@ def read_manifest(location: Location) -> Manifest:
     try:
         data = folder.read(MANIFEST)
     except FileNotFoundError:
+        if isinstance(folder, LocalFolder) and (folder.list(".writing.*.json") or folder.list("*/.*.receipt.json")):
+            raise not_finished(folder) from None
         fix = f"fastclip shard {folder.name} --source DIR"
         if isinstance(folder, LocalFolder) and folder.exists("classnames.txt") and folder.list("*/[0-9]*.tar"):
             elsewhere = "" if folder.path.parent == Path("shards") else f" --shards {folder.path.parent}"

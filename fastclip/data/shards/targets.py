@@ -8,7 +8,15 @@ from dataclasses import dataclass, replace
 
 from fastclip.data.catalogue import find_card
 from fastclip.data.ids import nameless, with_names
-from fastclip.data.shards.manifest import Manifest, Shard, images_sha256, list_datasets, read_manifest
+from fastclip.data.shards.manifest import (
+    Manifest,
+    Shard,
+    images_sha256,
+    list_datasets,
+    not_finished,
+    read_manifest,
+    unfinished_datasets,
+)
 from fastclip.data.shards.reader import read_index
 from fastclip.errors import UserError
 from fastclip.files import digest
@@ -40,6 +48,8 @@ def find_targets(location: Location, names: Sequence[str]) -> list[Target]:
     """The datasets at `location` called DATASET or DATASET/DOMAIN; without names, all that are there."""
     shards = open_folder(location)
     wanted: dict[str, list[str]] = {}
+    if not names and (begun := unfinished_datasets(shards)):
+        raise not_finished(shards.child(begun[0]))
     for name in names or list_datasets(shards):
         dataset, _, domain = name.partition("/")
         wanted.setdefault(dataset, []).append(domain)

@@ -32,7 +32,7 @@ from fastclip.data.shards.processes import write_in_processes
 from fastclip.data.shards.publish import make_manifest, write_beside_shards
 from fastclip.data.sources.containers import BlobReader
 from fastclip.data.sources.listing import Listing
-from fastclip.errors import IncompleteError, UserError
+from fastclip.errors import IncompleteError, UserError, in_bytes
 from fastclip.machine import available_cores
 from fastclip.storage.alone import alone_in
 from fastclip.storage.folders import Folder
@@ -109,6 +109,7 @@ def write_shards(
     """
     options = options or WriteOptions()
     plans = plan_shards(listing, options)
+    check_folder_is_free(folder, overwrite=overwrite)
     with alone_in(folder) as alone:
         check_folder_is_free(folder, overwrite=overwrite)
         check_domains_apart(folder, listing.domains)
@@ -134,7 +135,7 @@ def _check_space(folder: Folder, plans: Sequence[PlannedShard], options: WriteOp
         free = shutil.disk_usage(place).free
     if free is not None and need > free:
         raise IncompleteError(
-            f"The shards need {need / 1e9:,.1f} GB more, {place} has {free / 1e9:,.1f} GB free.",
+            f"The shards need {in_bytes(need)} more, {place} has {in_bytes(free)} free.",
             fix="Free space there or choose another --out (or TMPDIR); shards that are finished are kept.",
         )
 
