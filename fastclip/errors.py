@@ -55,7 +55,7 @@ class LostProcessError(IncompleteError):
     """Another process of the same training is gone. That is no reason of this one's own: a launcher restarts both."""
 
 
-def in_bytes(count: float) -> str:
+def in_bytes(count: int) -> str:
     """`1.2 GB`, `30.5 MB` or `8 kB`: no number of bytes that matters is shown as zero."""
     if count >= 1e9:
         return f"{count / 1e9:,.1f} GB"

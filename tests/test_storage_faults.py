@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -18,7 +19,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import Program, Sharded, part_paths, recipe, shard, temporaries
+import torch
+from helpers import Program, Sharded, part_paths, recipe, shard, temporaries, write
 from rich.console import Console
 
 from fastclip.data.shards.manifest import Unreadable
@@ -27,9 +29,12 @@ from fastclip.evaluate.embedding import embed
 from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.score import score
 from fastclip.evaluate.setup import resolve
+from fastclip.faults import MachineError
 from fastclip.files import temporary_path, write_whole
+from fastclip.finetune.checkpoint import check_space
 from fastclip.report.terminal import tables
 from fastclip.sealed import seal
+from fastclip.storage.folders import LocalFolder
 from fastclip.store.parts import Part
 from fastclip.store.store import Store
 from fastclip.text.prototypes import Question, TextRecipe, find_prototypes, keep_prototypes
@@ -500,3 +505,42 @@ def test_errors_of_storage_cross_processes_with_their_cure(tmp_path: Path):
     with pytest.raises(FastclipError) as caught:
         Store(tmp_path / "file").prepare(1, 1, tidy=True)
     assert caught.value.exit_code == 4 and f"{tmp_path}/file" in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_read_is_not_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path, {"a/manifest.json": b"", "b/manifest.json": b"", "b/c/0.tar": b""})
+    folder, scandir = LocalFolder(tmp_path), os.scandir
+    assert list(folder.list("*/manifest.json")) == ["a/manifest.json", "b/manifest.json"]
+    assert list(folder.list("*/*/[0-9]*.tar")) == ["b/c/0.tar"] and list(folder.list("none/*")) == []
+
+    def refuse(path: Path) -> object:
+        if Path(path).name == "a":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(MachineError, match="a cannot be read: Permission denied"):
+        folder.list("*/*.json")
+
+
+@pytest.mark.parametrize("sign", [".writing.0123456789ab-7-7.json", "flat/.3.receipt.json"])
+def test_a_dataset_whose_writing_was_interrupted_is_named(sign: str, shapes: Sharded, fastclip: Program):
+    shutil.copytree(shapes.shards, fastclip.folder / "shards")
+    write(fastclip.folder / "shards" / "half", {sign: b"{}", "flat/0.tar": b"tar"})
+    checked = fastclip.here("shards", "check")
+    assert checked.code == 4 and "shapes: 12 shards" in checked.out and "shards/half is not finished" in checked.out
+    for words in (["status", "-b", "tiny"], ["status", "half", "-b", "tiny"]):
+        outcome = fastclip.here(*words)
+        assert outcome.code == 4 and "shards/half is not finished" in outcome.err
+        assert "fastclip shard half --source DIR" in outcome.err
+    assert fastclip.here("shards", "check", "shapes").code == 0
+
+
+def test_a_training_asks_the_disk_before_its_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    learning = {"weight": torch.zeros(1_000_000)}
+    check_space(tmp_path / "run", learning)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=47_000_000))
+    with pytest.raises(IncompleteError, match=r"need 48\.0 MB, and there are 47\.0 MB") as told:
+        check_space(tmp_path / "run", learning)
+    assert "--out" in told.value.fix
