@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import pickle
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -242,14 +241,14 @@ def _embed_alone(setup: Setup, unit: Unit, attempts: Attempts) -> list[FastclipE
     Returns the error that the process ended with, if it did.
     """
     context = multiprocessing.get_context("spawn")
-    errors, their_end = context.Pipe(duplex=False)
-    child = context.Process(
-        target=_embed_unit, args=(pickle.dumps(replace(setup, units=(unit,), targets=())), their_end)
-    )
+    ours, theirs = context.Pipe()
+    child = context.Process(target=_embed_unit, args=(theirs,))
     attempts.begin(unit)  # others keep away from now on, not only when the process is ready
     try:
         child.start()
-        their_end.close()
+        theirs.close()
+        with suppress(BrokenPipeError):  # it died before it asked; its exit code says how
+            ours.send(replace(setup, units=(unit,), targets=()))
         child.join()
         code = child.exitcode or 0
         if code < 0 and -code not in SIGNALS and is_missing(setup, unit):
@@ -258,17 +257,20 @@ def _embed_alone(setup: Setup, unit: Unit, attempts: Attempts) -> list[FastclipE
         if child.pid:
             child.kill()
         attempts.end_all()
-    with suppress(EOFError):
-        if errors.poll():
-            return [errors.recv()]
+    with suppress(EOFError, ConnectionError):
+        if ours.poll():
+            return [ours.recv()]
     return [IncompleteError(f"{unit.shard.name} was not embedded.", fix=GO_ON)] if code > 0 else []
 
 
-def _embed_unit(pickled: bytes, errors: Connection) -> None:
-    """The whole life of a process that was started for one unit. Its setup, `pickled`, opens the weights again."""
+def _embed_unit(pipe: Connection) -> None:
+    """The whole life of a process that was started for one unit. Its setup comes through the pipe, its error goes back.
+
+    The setup opens the weights again, and may find others.
+    """
     end_with_parent()
     try:
-        setup: Setup = pickle.loads(pickled)
+        setup: Setup = pipe.recv()
         (unit,) = setup.units
         engine = setup.engine
         assert engine
@@ -280,10 +282,10 @@ def _embed_unit(pickled: bytes, errors: Connection) -> None:
         if loop.failures:
             raise loop.failures[0]
     except FastclipError as error:
-        errors.send(error)
+        pipe.send(error)
         raise SystemExit(error.exit_code) from None
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        errors.send(IncompleteError(f"The memory does not hold a batch: {error}", fix=GO_ON))
+        pipe.send(IncompleteError(f"The memory does not hold a batch: {error}", fix=GO_ON))
         raise SystemExit(EXIT_INCOMPLETE) from None
