@@ -66,7 +66,7 @@ class ProvenFile:
         self.sha256 = self._hash()
         if sha256 not in (None, self.sha256):
             raise differs(f"its SHA-256 is {self.sha256[:12]}…, and should be {sha256[:12]}…")
-        if _stamp(self.fd)[0] != self._stamp:
+        if self._look()[0] != self._stamp:
             raise differs("it changed while it was read")
 
     @classmethod
@@ -85,9 +85,7 @@ class ProvenFile:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
         self.fd = steadily(lambda: os.open(self.path, flags), self.path)
         weakref.finalize(self, os.close, self.fd)
-        if not stat.S_ISREG(os.fstat(self.fd).st_mode):
-            raise self._differs("it is no regular file")
-        self._stamp, self._settled = _stamp(self.fd)
+        self._stamp, self._settled = self._look()
 
     @property
     def size(self) -> int:
@@ -123,8 +121,7 @@ class ProvenFile:
 
     def check_unchanged(self) -> None:
         """Raise `differs` if anybody may have written to the file since it was hashed, also if the bytes are back."""
-        with named(self.path):
-            now, settled = _stamp(self.fd)
+        now, settled = self._look()
         before = self._stamp
         if self._ours and now.written[0] == self.size:
             return
@@ -135,6 +132,20 @@ class ProvenFile:
         if not (now == before or renamed) or self._hash() != self.sha256:
             raise self._differs("it changed while it was read")
         self._stamp, self._settled = now, settled
+
+    def _look(self) -> tuple[_Stamp, bool]:
+        """The stamp of the file now, and whether it would show the next write. Raises `differs` if it is no file.
+
+        The clock of files ticks every few milliseconds, on some file systems every one or two seconds. Two writes
+        within a tick leave the same time.
+        """
+        facts = steadily(lambda: os.fstat(self.fd), self.path)
+        if not stat.S_ISREG(facts.st_mode):
+            raise self._differs("it is no regular file")
+        tick_s = 0.1 if facts.st_ctime_ns % 1_000_000_000 else 2.0
+        settled = time.time() - facts.st_ctime > tick_s
+        written = facts.st_size, facts.st_mtime_ns, facts.st_dev, facts.st_ino
+        return _Stamp(written, facts.st_ctime_ns, facts.st_nlink), settled
 
     def _hash(self) -> str:
         return steadily(lambda: digest_descriptor(self.fd), self.path)
@@ -167,16 +178,3 @@ class _Stamp(NamedTuple):
     changed_ns: int
     """When it, its names or its times were changed. Nobody can set it."""
     links: int
-
-
-def _stamp(fd: int) -> tuple[_Stamp, bool]:
-    """The stamp of an open file, and whether it would show the next write.
-
-    The clock of files ticks every few milliseconds, on some file systems every one or two seconds. Two writes within a
-    tick leave the same time.
-    """
-    facts = os.fstat(fd)
-    tick_s = 0.1 if facts.st_ctime_ns % 1_000_000_000 else 2.0
-    settled = time.time() - facts.st_ctime > tick_s
-    written = facts.st_size, facts.st_mtime_ns, facts.st_dev, facts.st_ino
-    return _Stamp(written, facts.st_ctime_ns, facts.st_nlink), settled

@@ -648,7 +648,7 @@ def test_a_copy_never_overwrites_other_bytes(stores: dict[str, Path], tmp_path: 
     torn = target.path(recipe.id, max(target.parts(recipe.id)))
     torn.write_bytes(b"torn")
     target.path(recipe.id, name).unlink()
-    assert copy_recipe(source, target, recipe) == (2, []), "a damaged one in its place is replaced"
+    assert copy_recipe(source, target, recipe) == (2, [], []), "a damaged one in its place is replaced"
 
 
 def test_a_store_of_before_recipes_is_refused_in_two_lines(shapes: Sharded, fastclip: Program):

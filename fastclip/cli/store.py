@@ -9,7 +9,7 @@ import typer
 
 from fastclip.cli.console import say
 from fastclip.cli.help import Command, Group
-from fastclip.errors import EXIT_INTEGRITY, FastclipError, UserError, printable
+from fastclip.errors import EXIT_INCOMPLETE, EXIT_INTEGRITY, FastclipError, UserError, printable
 
 if TYPE_CHECKING:
     from fastclip.data.shards.targets import Target
@@ -100,19 +100,21 @@ def copy(
     if not wanted:
         raise UserError(f"{store} holds no embeddings.", fix="--store DIR")
     damaged: list[str] = []
+    unread: list[str] = []
     with progress_bar(err(), "copying", sum(len(source.parts(each.id)) for each in wanted)) as advance:
         for each in wanted:
-            copied, broken = copy_recipe(source, target, each, lambda: advance(1))
-            damaged += broken
+            copied, broken, lost = copy_recipe(source, target, each, lambda: advance(1))
+            damaged, unread = damaged + broken, unread + lost
             prototypes = copy_prototypes(store / "prototypes", to / "prototypes", each.weights)
+            there = len(source.parts(each.id)) - copied - len(broken + lost)
             say(
-                f"{each.id[:12]} ({each.backbone}): {copied:,} parts copied, "
-                f"{len(source.parts(each.id)) - copied - len(broken):,} there already, {prototypes:,} prototype files."
+                f"{each.id[:12]} ({each.backbone}): {copied:,} parts copied, {there:,} there already, "
+                f"{prototypes:,} prototype files."
             )
-    for line in damaged:
+    for line in (*damaged, *unread):
         say(f"Not copied: {printable(line)}", error=True)
-    if damaged:
-        raise typer.Exit(EXIT_INTEGRITY)
+    if damaged or unread:
+        raise typer.Exit(EXIT_INTEGRITY if damaged else EXIT_INCOMPLETE)
 
 
 def _wanted(store: Store, beginnings: list[str] | None) -> list[Recipe]:

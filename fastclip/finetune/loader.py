@@ -167,6 +167,8 @@ class Loader:
         views = [self._view(number, epoch) for number in numbers]
         images = [self._encoded(number, view) for number, view in zip(numbers, views, strict=True)]
         decoded = self._local.decoder.decode(images)
+        if decoded.unreadable:
+            self._tars.check_unchanged()  # their bytes may be no longer those that were sharded
         crops[:] = decoded.crops[self._side][: len(rows)].permute(0, 2, 3, 1)
         for at, view in enumerate(views):
             if view.flipped:

@@ -13,13 +13,13 @@ from fastclip.store.store import Store
 
 def copy_recipe(
     source: Store, target: Store, recipe: Recipe, on_part: Callable[[], object] = lambda: None
-) -> tuple[int, list[str]]:
+) -> tuple[int, list[str], list[str]]:
     """Copy every part of `recipe` that `target` does not hold.
 
-    Returns how many parts were copied, and a sentence for each that is damaged in `source` and was left out. Raises
-    `IntegrityError` if `target` holds other bytes under a part's name.
+    Returns how many parts were copied, and a sentence for each that was left out: those that are damaged in `source`,
+    and those that cannot be read there. Raises `IntegrityError` if `target` holds other bytes under a part's name.
     """
-    copied, damaged = 0, []
+    copied, damaged, unread = 0, [], []
     for name in sorted(source.parts(recipe.id)):
         path = source.path(recipe.id, name)
         try:
@@ -31,11 +31,11 @@ def copy_recipe(
             damaged.append(str(error))
             continue
         except OSError as error:
-            damaged.append(f"{path} cannot be read: {error.strerror or error}.")
+            unread.append(f"{path} cannot be read: {error.strerror or error}.")
             continue
         finally:
             on_part()
         there = target.read_sealed(recipe.id, name)  # a damaged one is moved aside
         target.publish_sealed(recipe, name, data)
         copied += there is None
-    return copied, damaged
+    return copied, damaged, unread

@@ -218,8 +218,13 @@ class Store:
                 write_over(path, data)
 
     def _read_recipe(self, recipe_id: str) -> Recipe | None:
-        if not os.path.lexists(self.folder / recipe_id / RECIPE_FILE):
+        path = self.folder / recipe_id / RECIPE_FILE
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise _cannot_read(path, error) from error
         return self._recipe_in_file(recipe_id) or self._recipe_in_parts(recipe_id)
 
     def _recipe_in_file(self, recipe_id: str) -> Recipe | None:

@@ -96,6 +96,8 @@ def in_place(path: Path, data: Path) -> Callable[[], None]:
             file.truncate()
 
     def back() -> None:
+        if not path.exists():
+            return  # the command has moved it aside
         write(old)
         os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
 

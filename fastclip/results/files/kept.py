@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastclip.errors import UserError
+from fastclip.faults import open_steadily
 from fastclip.files import is_copy
 from fastclip.results.cells import Cell, DatasetFacts, Evaluation, UsedPrompts
 from fastclip.results.files.result import RESULT
@@ -75,7 +76,7 @@ def _find(path: Path) -> Iterator[KeptResult]:
 
 
 def _begins(path: Path, letters: bytes) -> bool:
-    with path.open("rb") as file:
+    with open_steadily(path) as file:
         return file.read(len(letters)) == letters
 
 
