@@ -160,7 +160,8 @@ def digests(folder: Path, outputs: Sequence[str]) -> dict[str, str]:
 def world(folder: Path, images_per_class: int = 1) -> Iterator[World]:
     """A world in a folder below `folder`, in memory where that is possible: a disk takes milliseconds a sync."""
     memory = Path("/dev/shm")
-    place = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else folder))
+    fits = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 1 << 30
+    place = Path(tempfile.mkdtemp(dir=memory if fits else folder))
     try:
         library = build(place)
         for name in ("home", "tmp", "faults", "logs"):
