@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -360,3 +361,42 @@ def test_a_killed_shard_leaves_no_folder_of_sockets(shapes: Sharded, tmp_path: P
     process.kill()
     process.communicate()
     wait_until(lambda: not list((tmp_path / "temporary").iterdir()), "an empty folder")
+
+
+def changed_since(stamp: Path, own: Path) -> set[str]:
+    """Files and folders anywhere on the machine that were touched since `stamp`, but for `own` and other programs'."""
+    left_out = [str(own), "/proc", "/sys", "/dev/pts", "/var/log", "/run"]
+    words = ["find", "/", "/dev/shm", "(", *" -o ".join(f"-path {each}" for each in left_out).split(), ")", "-prune"]
+    found = subprocess.run([*words, "-o", "-cnewer", stamp, "-print"], capture_output=True, text=True, check=False)
+    return {line for line in found.stdout.splitlines() if "__pycache__" not in line}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [None, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+def test_no_command_touches_anything_on_the_machine_but_its_own_folders(
+    end: signal.Signals | None, shapes: Sharded, tmp_path: Path
+):
+    """Nothing else may run on the machine: what another program touches is found too."""
+    for name in ("home", "temporary", "here"):
+        (tmp_path / name).mkdir()
+    places = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "temporary"), "HF_HOME": str(tmp_path / "hub")}
+    program = Program(tmp_path / "here", places)
+    stamp = tmp_path / "stamp"
+    stamp.touch()
+    time.sleep(0.1)
+    eval_it = ("eval", "shapes", "-b", "tiny", "--shards", shapes.shards)
+    commands = [eval_it, ("eval", "none", "-b", "tiny"), ("shard", "new", "--source", shapes.source), ("demo",),
+                ("bench", "shapes", "-b", "tiny", "--shards", shapes.shards, "--images", 20, "--rounds", 1),
+                ("datasets",), ("report", "none")]  # fmt: skip
+    for words in commands:
+        process = program.start(*words)
+        if end:
+            time.sleep(1.5)
+            with suppress(ProcessLookupError):
+                process.send_signal(end)
+        process.communicate(timeout=120)
+    touched = changed_since(stamp, tmp_path)
+    folders = {str(path) for path in (Path("/"), Path("/dev/shm"), Path(os.environ.get("TMPDIR", "/tmp")))}
+    assert {each for each in touched if each not in folders} == set()
+    left = {path.name for path in (tmp_path / "temporary").iterdir()}
+    assert not left or end == signal.SIGKILL, left

@@ -111,4 +111,5 @@ def machine(device: str) -> dict[str, str]:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
+    command = ["git", "--no-optional-locks", *arguments]  # which would write to the repository
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
