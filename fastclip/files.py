@@ -75,8 +75,8 @@ def check_is_file(path: Path) -> Path:
 def read_file(path: Path, also: tuple[int, ...] = ()) -> bytes:
     """The bytes of a file. Raises `IsADirectoryError` for a folder, a pipe, a socket or a device, and opens none.
 
-    A fault of the machine that may pass is waited for, and so are errors of the numbers `also`. What stays is an
-    `OSError` with the path.
+    A fault of the machine that may pass is waited for, and so are errors of the numbers `also`. One that lasts is
+    raised as an `OSError` with the path.
     """
     try:
         return patiently(lambda: check_is_file(path).read_bytes(), also)

@@ -179,7 +179,7 @@ def run(folder: Path, *words: object) -> int:
 
 
 def without_waiting(err: str) -> str:
-    """What a program said, without the lines that it says on a busy machine after ten silent seconds."""
+    """The output of a program without the lines that it adds on a busy machine after ten silent seconds."""
     return re.sub(r"^After [\d,]+ s: .*\n", "", err, flags=re.MULTILINE)
 
 

@@ -1,4 +1,4 @@
-"""What cannot end well is said before an image is embedded, with the cure that is true."""
+"""Errors that are told before an image is embedded, with the cure that is true."""
 
 from __future__ import annotations
 

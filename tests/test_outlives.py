@@ -34,7 +34,7 @@ BASH = ("bash", "-c")
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """What a process of its own does."""
+    """The outcome of a process of its own."""
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, **environment}
     )

@@ -110,7 +110,7 @@ WAYS: Mapping[str, Callable[[Path, Path], Callable[[], None]]] = {"by rename": r
 
 @dataclass(frozen=True)
 class Right:
-    """What each command may end with: what it gives with the one file, and with the other."""
+    """The two right ends of a command: with the one file, and with the other."""
 
     with_input: tuple[int, dict[str, str]]
     with_other: tuple[int, dict[str, str]]

@@ -232,7 +232,7 @@ def add_fine_tuned(made: World) -> None:
 
 
 def _names(folder: Path) -> dict[str, str]:
-    """What a table of inputs cannot name beforehand."""
+    """Inputs that no table can name beforehand."""
     parts = sorted(path for path in (folder / "embeddings").glob("*/*.safetensors"))
     prototypes = sorted((folder / "embeddings" / "prototypes").glob("*/*.safetensors"))
     images = [sorted((folder / source / "flat").rglob("*.*"))[0] for source in ("source", "source2")]

@@ -51,7 +51,7 @@ class _CheckedShard:
 def check_dataset(
     folder: Folder, manifest: Manifest, *, workers: int, on_images: Callable[[int], None] = lambda images: None
 ) -> Checked:
-    """Read a whole dataset again, and compare it with its manifest. What cannot be read costs the rest nothing."""
+    """Read a whole dataset again and compare it with its manifest. A file that cannot be read costs no other."""
     lines, unread, rejected = [], [], []
     try:
         with named(f"{folder}/{REJECTED}"):

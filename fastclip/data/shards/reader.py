@@ -20,7 +20,7 @@ from fastclip.storage.folders import Folder, Location, differs, open_folder
 
 
 class OpenTar:
-    """A tar whose bytes are what the manifest says. What is read later comes from the very file that was hashed."""
+    """A tar whose bytes are what the manifest says. Later reading goes to the very file that was hashed."""
 
     def __init__(self, location: Location, shard: Shard, known: Proof | None = None) -> None:
         """Open a tar of the dataset at `location`. Raises `UserError` if missing, `IntegrityError` if it differs.
