@@ -18,6 +18,7 @@ from fastclip.cli import (
     adapt,
     bench,
     compare,
+    completion,
     datasets,
     demo,
     download,
@@ -74,6 +75,7 @@ app.command("reproduce", cls=Command)(reproduce.command)
 app.command("grim", cls=Command)(grim.command)
 app.command("verify", cls=Command)(verify.command)
 app.command("status", cls=Command)(status.command)
+app.command("completion", cls=Command)(completion.command)
 
 
 def _print_version(asked: bool) -> bool:
