@@ -21,6 +21,7 @@ from fastclip.cli import (
     completion,
     datasets,
     demo,
+    doctor,
     download,
     evaluate,
     features,
@@ -75,6 +76,7 @@ app.command("reproduce", cls=Command)(reproduce.command)
 app.command("grim", cls=Command)(grim.command)
 app.command("verify", cls=Command)(verify.command)
 app.command("status", cls=Command)(status.command)
+app.command("doctor", cls=Command)(doctor.command)
 app.command("completion", cls=Command)(completion.command)
 
 
