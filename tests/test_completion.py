@@ -188,6 +188,9 @@ def test_bash_completes(folder: Path) -> None:
     assert in_bash(folder, "fastclip eval --precision=") == ["fp32", "fp16", "bf16"]
     assert in_bash(folder, "fastclip eval mine/a") == ["mine/art\\ work"], "quoted"
     assert in_bash(folder, 'fastclip eval "mine/p') == ["mine/photo"]
+    write(folder, {"shards/z$(touch hit)/manifest.json": b"{}"})
+    assert in_bash(folder, "fastclip eval z") == ["z\\$\\(touch\\ hit\\)"], "text, and no command"
+    assert not (folder / "hit").exists()
     assert in_bash(folder, "fastclip eval --weights ") == [], "files, by bash itself"
 
 

@@ -340,6 +340,7 @@ def test_secrets_are_hidden_wherever_they_stand():
     assert hide("s3://me:pw@host/x and https://me@host") == "s3://***@host/x and https://***@host"
     assert hide("https://host/x?sig=1&b=2 is it") == "https://host/x?*** is it"
     assert hide("/usr/bin, no") == "/usr/bin, no"
+    assert without_secrets("-- c2VjcmV0 --", {"SSH_KEY": "begin\nc2VjcmV0\nend"}) == "-- *** --"
 
 
 def test_findings_fit_80_columns_and_cures_stand_below():

@@ -12,6 +12,9 @@ from fastclip.doctor.finding import Asked, Finding, fail
 from fastclip.doctor.secrets import without_secrets
 from fastclip.errors import FastclipError
 
+MOST_LETTERS = 800
+"""Of a finding: some libraries' errors are pages of advice."""
+
 
 def main(name: str) -> None:
     """Run the check called `name` on the question on standard input, and write its findings to standard output.
@@ -28,11 +31,17 @@ def main(name: str) -> None:
         findings = check.look(Asked(**{**question, "weights": tuple(question["weights"])}))
     except Exception as error:
         findings = [of_error(name, error)]
-    rows = [{key: without_secrets(text, os.environ) for key, text in asdict(each).items()} for each in findings]
+    rows = [{key: _told(text) for key, text in asdict(each).items()} for each in findings]
     with contextlib.suppress(BrokenPipeError), os.fdopen(answer, "w") as file:
         json.dump(rows, file)
     sys.stderr.flush()
     os._exit(0)  # no library may crash at its end
+
+
+def _told(text: str) -> str:
+    """A text as it is told: cut only after secrets are hidden, or half of one would stay."""
+    hidden = without_secrets(text, os.environ)
+    return hidden if len(hidden) <= MOST_LETTERS else f"{hidden[:MOST_LETTERS]} …"
 
 
 def of_error(name: str, error: Exception) -> Finding:

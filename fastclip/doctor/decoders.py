@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from PIL import Image
 
 from fastclip.doctor.finding import Finding, fail, ok, warn
 from fastclip.doctor.pillow import drawn_photo
+from fastclip.doctor.program import loaded_otherwise
 
 SIDE = 64
 MOST_LEVELS = 1.0
@@ -29,8 +31,20 @@ def with_decoder(name: str, called: str, package: str) -> list[Finding]:
         if name == "dali" and sys.platform == "linux":
             return [warn(called, str(error), error.fix)]
         return [ok(called, str(error))]
+    if other := loaded_otherwise(package, _module(name)):
+        return [other]
     devices = [cpu, *([torch.device("cuda", 0)] if name == "dali" and torch.cuda.is_available() else [])]
     return [_on(device, name, called if device == cpu else f"{called} on GPU", package) for device in devices]
+
+
+def _module(name: str) -> ModuleType:
+    if name == "dali":
+        from nvidia import dali
+
+        return dali
+    import torchvision
+
+    return torchvision
 
 
 def _on(device: torch.device, name: str, called: str, package: str) -> Finding:

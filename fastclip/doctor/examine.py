@@ -40,16 +40,11 @@ def examine(asked: Asked, checks: Sequence[Check], limit_s: float = LIMIT_S) -> 
 
 
 def _run(check: Check, asked: Asked, limit_s: float, running: set[subprocess.Popen[str]]) -> list[Finding]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", _CODE, check.name, *sys.path],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,  # what it starts ends with it
-    )
+    try:
+        process = _start(check.name)
+    except OSError as error:
+        what = f"This check could not be started: {error.strerror}."
+        return [fail(check.name, what, "Allow more processes (ulimit -u) or free memory.")]
     running.add(process)
     try:
         out, err = process.communicate(json.dumps(asdict(asked)), timeout=limit_s)
@@ -62,6 +57,19 @@ def _run(check: Check, asked: Asked, limit_s: float, running: set[subprocess.Pop
         return [Finding(**row) for row in json.loads(out)]
     except (ValueError, TypeError):
         return [_died(check, process.returncode, err)]
+
+
+def _start(name: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", _CODE, name, *sys.path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,  # what it starts ends with it
+    )
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
@@ -77,7 +85,7 @@ def _hung(check: Check, limit_s: float) -> Finding:
 
 def _died(check: Check, code: int, err: str) -> Finding:
     lines = [line for line in err.splitlines() if line.strip()]
-    said = without_secrets(f" It said: {lines[-1].strip()[:MOST_WORDS]}" if lines else "", os.environ)
+    said = f" It said: {without_secrets(lines[-1].strip(), os.environ)[:MOST_WORDS]}" if lines else ""
     if code == -signal.SIGKILL:
         return fail(check.name, f"This check was killed.{said}", "Free memory, or allow this process more: see dmesg.")
     if code < 0:

@@ -48,7 +48,7 @@ def driver(asked: Asked) -> list[Finding]:
     command = [program, f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
     outcome = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if outcome.returncode:
-        said = " ".join((outcome.stdout or outcome.stderr).split())[:200]
+        said = " ".join((outcome.stdout or outcome.stderr).split())
         return [fail("driver", f"nvidia-smi ends with code {outcome.returncode}: {said}", DRIVER_CURE)]
     return [_gpu_by_driver(line) for line in outcome.stdout.splitlines() if line.strip()] or [
         fail("driver", "nvidia-smi finds no GPU.", DRIVER_CURE)
@@ -94,7 +94,7 @@ def gpu(asked: Asked) -> list[Finding]:
             return [warn("GPU", "CUDA_VISIBLE_DEVICES hides it from torch.", "unset CUDA_VISIBLE_DEVICES")]
         if torch.version.cuda is None:
             return [warn("GPU", "torch is built without CUDA and computes on the CPU.", "Install torch's CUDA build.")]
-        words = " ".join(str(each.message) for each in said)[:300] or "it gives no reason"
+        words = " ".join(str(each.message) for each in said) or "it gives no reason"
         return [fail("GPU", f"torch sees none although one is here: {words}", DRIVER_CURE)]
     return [_gpu(number) for number in range(torch.cuda.device_count())]
 
@@ -112,7 +112,7 @@ def _gpu(number: int) -> Finding:
     if (ones @ ones).sum().item() != 64**3:
         return fail(called, f"{name} multiplies wrongly.", "Look at dmesg for Xid errors; do not use this GPU.")
     free, total = torch.cuda.mem_get_info(number)
-    text = f"{name}, sm_{major}{minor}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free, CUDA {torch.version.cuda}."
+    text = f"{name}, sm_{major}{minor}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free, fp16."
     if free < total / 2:
         return warn(called, text, BUSY_CURE)
     return ok(called, text)

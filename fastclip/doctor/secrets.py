@@ -13,8 +13,11 @@ SHORTEST = 6
 
 def without_secrets(text: str, environment: Mapping[str, str]) -> str:
     """`text` with `***` for each secret in it."""
-    hidden = {value for name, value in environment.items() if _NAMES.search(name) and len(value) >= SHORTEST}
+    values = [value for name, value in environment.items() if _NAMES.search(name)]
+    hidden = {line.strip() for value in values for line in value.splitlines()}  # private keys have many lines
     for value in sorted(hidden, key=len, reverse=True):  # one may be the beginning of another
+        if len(value) < SHORTEST:
+            break
         text = text.replace(value, "***")
     text = re.sub(r"([A-Za-z][\w+.-]*://)[^\s/@]*@", r"\1***@", text)
     return re.sub(r"([A-Za-z][\w+.-]*://[^\s?]*)\?\S*", r"\1?***", text)
