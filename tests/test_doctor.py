@@ -80,7 +80,7 @@ def test_where_torch_is_broken_doctor_says_so_and_checks_the_rest(fastclip: Prog
 
 
 CRASHES = {
-    "a segmentation fault": ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV", "Install"),
+    "a segmentation fault": ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "torchvision.py", "Install"),
     "an abort": ("import os, sys; print('bad alloc', file=sys.stderr); os.abort()", "said: bad alloc", "Install"),
     "the system's killer": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "killed", "memory"),
     "an exit": ("import os; os._exit(7)", "code 7", "Report"),

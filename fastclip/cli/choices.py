@@ -31,6 +31,11 @@ FIXED: Mapping[str, tuple[str, ...]] = {
     "features --format": ("parquet", "npy", "clip-retrieval", "transferlearning"),
     "shard --layout": ("domain/class", "class", "split/class", "path"),
     "shard --protocol": ("full", "domainbed"),
+    "prompts rank --templates": ("openai80",),
+    "prompts select --templates": ("openai80",),
+    "prompts select --hold-out": ("domains", "folds", "half"),
+    "export --for": ("atlas", "spotlight", "fiftyone"),
+    "track --to": ("wandb:", "mlflow:", "tensorboard:", "trackio:"),
 }
 """By the name of the option, with the command before it where the same name means something else elsewhere."""
 
@@ -47,7 +52,7 @@ def choices(command: str, param: Any, current: str, given: Mapping[str, str]) ->
 
     `given` are the values of options that stand on the line already.
     """
-    name = param.opts[-1] if param.param_type_name == "option" else param.metavar or ""
+    name = max(param.opts, key=len) if param.param_type_name == "option" else param.metavar or ""
     metavar = param.metavar or ""
     place = f"{command} {name}"
     found = list(FIXED.get(place) or FIXED.get(name) or ())
@@ -55,7 +60,7 @@ def choices(command: str, param: Any, current: str, given: Mapping[str, str]) ->
         found += [word for word in metavar.split("|") if not word.isupper()]
     if place in KNOWN_DATASETS:
         found += _known_datasets()
-    if place in SHARDED_DATASETS or metavar.startswith("DATASET"):
+    if place in SHARDED_DATASETS or "DATASET" in metavar:
         found += _sharded(Path(given.get("--shards", "shards")), current)
     if metavar == "RECIPE" and not found:
         found += _recipes(Path(given.get("--store", "embeddings")))

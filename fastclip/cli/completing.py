@@ -86,7 +86,7 @@ def _read(program: Any, words: Sequence[str]) -> _Line:
     line = _Line(program)
     for word in words:
         if line.waiting is not None:
-            line.given[line.waiting.opts[-1]] = word
+            line.given[_long(line.waiting)] = word
             line.waiting = None
         elif word == "--" and not line.options_end:
             line.options_end = True
@@ -94,13 +94,17 @@ def _read(program: Any, words: Sequence[str]) -> _Line:
             name, equals, value = word.partition("=")
             option = _option(line.command, name)
             if option is not None:
-                line.given[option.opts[-1]] = value
+                line.given[_long(option)] = value
                 line.waiting = None if equals or option.is_flag else option
         elif word in getattr(line.command, "commands", ()):
             line = _Line(line.command.commands[word], [*line.names, word], line.given)
         else:
             line.arguments += 1
     return line
+
+
+def _long(option: Any) -> str:
+    return max(option.opts, key=len)
 
 
 def _option(command: Any, name: str) -> Any:
@@ -137,7 +141,7 @@ def _values(line: _Line, param: Any, current: str, prefix: str) -> Iterator[tupl
 def _options(line: _Line) -> Iterator[tuple[str, str]]:
     """The options that may still be given."""
     for option in line.command.params:
-        if option.param_type_name == "option" and (option.multiple or option.opts[-1] not in line.given):
+        if option.param_type_name == "option" and (option.multiple or _long(option) not in line.given):
             for name in (*option.opts, *option.secondary_opts):
                 if name.startswith("--"):
                     yield name, option.help or ""

@@ -20,7 +20,7 @@ _fastclip_completion() {
         COMPREPLY+=("$(printf %q "$word")")
     done < <(COMP_LINE="${COMP_LINE:0:COMP_POINT}" COMP_WORDBREAKS="$COMP_WORDBREAKS" _FASTCLIP_COMPLETE=bash \\
         "${1/#\\~\\//$HOME/}" 2>/dev/null)
-    if [[ ${#COMPREPLY[@]} == 1 && $COMPREPLY == */ ]]; then compopt -o nospace 2>/dev/null; fi
+    if [[ ${#COMPREPLY[@]} == 1 && $COMPREPLY == *[/:] ]]; then compopt -o nospace 2>/dev/null; fi
 }
 complete -o bashdefault -o default -F _fastclip_completion fastclip
 """

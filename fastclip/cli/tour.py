@@ -45,7 +45,7 @@ EXAMPLES: Mapping[str, str] = {
     "report": "results/RUN --html page.html --latex table.tex",
     "card": "results/RUN -b ViT-B/32",
     "track": "results/RUN --to tensorboard:runs",
-    "export": "mine -b ViT-B/32 --for atlas --output items",
+    "export": "results/RUN -b ViT-B/32 --for atlas",
     "grim": "table.csv --dataset pacs",
     "status": "mine -b ViT-B/32",
     "store": "",

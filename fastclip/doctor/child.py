@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
 import sys
@@ -24,6 +25,7 @@ def main(name: str) -> None:
     from fastclip.doctor.checks import CHECKS
 
     question = json.load(sys.stdin)
+    faulthandler.enable()  # a crash says where
     answer = os.dup(1)
     os.dup2(2, 1)
     check = next(each for each in CHECKS if each.name == name)

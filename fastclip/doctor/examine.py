@@ -83,9 +83,18 @@ def _hung(check: Check, limit_s: float) -> Finding:
     return fail(check.name, f"This check did not end within {limit_s:g} s. What it looks at hangs.", cure)
 
 
+def _last_words(err: str) -> str:
+    """The last line that a process printed, and where in Python it was if it crashed there."""
+    before, crashed, trace = err.partition("Fatal Python error")
+    lines = before.split("\n") if crashed else err.split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    place = next((line.strip() for line in trace.split("\n") if line.lstrip().startswith('File "')), "")
+    said = f" It said: {last[:MOST_WORDS]}" if last else ""
+    return said + (f" It was at {place.removeprefix('File ')}." if place else "")
+
+
 def _died(check: Check, code: int, err: str) -> Finding:
-    lines = [line for line in err.splitlines() if line.strip()]
-    said = f" It said: {without_secrets(lines[-1].strip(), os.environ)[:MOST_WORDS]}" if lines else ""
+    said = _last_words(without_secrets(err, os.environ))
     if code == -signal.SIGKILL:
         return fail(check.name, f"This check was killed.{said}", "Free memory, or allow this process more: see dmesg.")
     if code < 0:
