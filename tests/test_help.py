@@ -47,9 +47,8 @@ def test_every_command_has_an_example_that_can_be_typed(command: str):
 def test_the_help_of_a_command_begins_with_a_sentence_and_ends_with_the_example(command: str, fastclip: Program):
     sentence = first_sentence(COMMANDS[command].help)
     assert sentence.endswith(".") and sentence[0].isupper() and len(sentence) <= 132, "two lines of the tour at most"
-    run = (
-        fastclip if " " in command else fastclip.here
-    )  # the tests check the types of groups' functions, not as Typer calls them
+    # In this process the tests would check the types of a group's function, whose context is of Typer's own class.
+    run = fastclip if " " in command else fastclip.here
     outcome = run(*command.split(), "--help")
     lines = [line.strip() for line in outcome.out.splitlines() if line.strip()]
     assert outcome.code == 0 and max(map(len, outcome.out.splitlines())) <= 80

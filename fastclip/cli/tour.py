@@ -37,7 +37,7 @@ EXAMPLES: Mapping[str, str] = {
     "adapt": "mine --all-pairs -b ViT-B/32 --method coral",
     "prompts": "rank mine -b ViT-B/32 --templates openai80",
     "prompts rank": "mine -b ViT-B/32 --templates openai80",
-    "prompts select": "mine -b ViT-B/32 --templates openai80 --output my.json",
+    "prompts select": "mine -b ViT-B/32 --templates openai80",
     "prompts check": "my.json",
     "search": 'mine -b ViT-B/32 --text "a dog on snow"',
     "compare": "results/RUN --to ViT-B/32",
