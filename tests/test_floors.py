@@ -28,7 +28,7 @@ FLOORS = [
     {"evaluate"},
     {"transfer"},
     {"finetune"},
-    {"bench", "verify"},
+    {"bench", "doctor", "verify"},
     {"cli"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

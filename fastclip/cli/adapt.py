@@ -56,7 +56,7 @@ def adapt(
     json: Json = None,
     predictions: Predictions = None,
 ) -> None:
-    """Adapt from labelled domains to the images of another one, without its labels.
+    """Adapt from labelled domains to another one, without its labels.
 
     Zero-shot and the source alone stand beside it. Embed all domains first, with fastclip eval.
     """

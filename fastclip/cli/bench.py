@@ -34,10 +34,11 @@ def command(
         Path | None, typer.Option(metavar="FILE", help="Add the records to this file, a line each.", **SHOW)
     ] = None,
 ) -> None:
-    """Measure decoding, each tower, both together, writing and scoring on images that are sharded.
+    """Measure the speed of every stage on images that are sharded.
 
-    --random-weights will do: a tower's speed does not depend on them. fastclip eval --dry-run uses these measurements
-    for its estimates. Run bench with and without --compile on; eval --dry-run then shows the break-even image count.
+    Stages are decoding, each tower, both together, writing and scoring. --random-weights will do: a tower's speed does
+    not depend on them. fastclip eval --dry-run uses these measurements for its estimates. Run bench with and without
+    --compile on; eval --dry-run then shows the break-even image count.
     """
     from fastclip.temporary import temporary_folder
 

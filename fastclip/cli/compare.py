@@ -30,13 +30,12 @@ def command(
     ] = "holm",
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all tests to this file too.", **SHOW)] = None,
 ) -> None:
-    """Tell whether one backbone, prompt set, head or run is better than another, or only lucky.
+    """Tell whether one backbone, prompt set, head or run is better.
 
-    All of them answered the same images, so only those count that one has right and the other wrong.
+    Better, or only lucky: all of them answered the same images, so only those count that one has right and the other
+    wrong.
 
     Several results are compared with each other, and as runs if they have the same columns.
-
-    For example: fastclip compare results/NAME --of prompts --to photo
     """
     from fastclip.cli.console import out
     from fastclip.destinations import check_place

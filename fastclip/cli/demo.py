@@ -34,7 +34,7 @@ def command(
         typer.Option("--finetune", help="Then fine-tune on new images of the domain that is hardest, and WiSE-FT."),
     ] = False,
 ) -> None:
-    """Draw a small dataset, evaluate a tiny CLIP on it, print the table, write a page.
+    """Draw a small dataset, score a tiny CLIP on it, write a page.
 
     Needs less than a minute, no network and no GPU. The images are shapes in four domains; there are three prompt sets.
     """

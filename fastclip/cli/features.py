@@ -34,9 +34,10 @@ def features(
         typer.Option(metavar="N", help="transferlearning: digits after the point. Default: all that fp32 has.", **SHOW),
     ] = None,
 ) -> None:
-    """Export stored embeddings: a row a readable image, in the order of the manifest, with key, label and norm.
+    """Export stored embeddings: a row an image, with key and label.
 
-    Embeds nothing and needs no weights. Unreadable images have no row; features.json beside the rows lists them.
+    Rows stand in the order of the manifest. Embeds nothing and needs no weights. Unreadable images have no row;
+    features.json beside the rows lists them.
     """
     from fastclip.cli.console import err, out
     from fastclip.cli.progress import progress_bar, silence

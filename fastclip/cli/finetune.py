@@ -134,10 +134,10 @@ def command(
         bool, typer.Option("--dry-run", help="Only say what would be trained, and the memory that it needs.", **PLACE)
     ] = False,
 ) -> None:
-    """Fine-tune a backbone on some domains and test it on others, beside zero-shot.
+    """Fine-tune a backbone on some domains and test it on others.
 
-    Held-out training images choose the epoch. Tested ones are scored once, at the end. After a stop or a crash the same
-    command goes on.
+    Zero-shot stands beside it. Held-out training images choose the epoch. Tested ones are scored once, at the end.
+    After a stop or a crash the same command goes on.
 
     Several processes: accelerate launch --config_file FILE -m fastclip finetune …
     """

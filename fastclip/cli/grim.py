@@ -42,7 +42,7 @@ def command(
         typer.Option("--percent/--fraction", help="How accuracies are written. Default: their size tells."),
     ] = None,
 ) -> None:
-    """Say which printed accuracies are possible, and what counts they stand for.
+    """Say which printed accuracies are possible, and as what counts.
 
     An accuracy is right answers divided by images, so not every number is one.
 

@@ -18,8 +18,10 @@ from fastclip.cli import (
     adapt,
     bench,
     compare,
+    completion,
     datasets,
     demo,
+    doctor,
     download,
     evaluate,
     features,
@@ -37,7 +39,7 @@ from fastclip.cli import (
 )
 from fastclip.cli.console import keep_streams, lost_output, say
 from fastclip.cli.endings import ending
-from fastclip.cli.help import Command, Group
+from fastclip.cli.help import Command, Tour
 from fastclip.cli.launcher import end_launch, join_launcher, leave_verdict, speaks_when_stopped
 from fastclip.cli.names import read_names_as_utf8
 from fastclip.cli.progress import silence
@@ -48,7 +50,7 @@ from fastclip.machine import keep_freed_memory
 from fastclip.temporary import remove_temporary_folders
 
 app = typer.Typer(
-    cls=Group,
+    cls=Tour,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -74,6 +76,8 @@ app.command("reproduce", cls=Command)(reproduce.command)
 app.command("grim", cls=Command)(grim.command)
 app.command("verify", cls=Command)(verify.command)
 app.command("status", cls=Command)(status.command)
+app.command("doctor", cls=Command)(doctor.command)
+app.command("completion", cls=Command)(completion.command)
 
 
 def _print_version(asked: bool) -> bool:
@@ -89,12 +93,7 @@ def fastclip(
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
-    """Measure how well CLIP models classify your images.
-
-    `shard` packs labelled images; `eval` embeds them, once, and prints a table of accuracies.
-
-    Start with `demo`: it shows both in less than a minute.
-    """
+    """Measure how well CLIP models classify your images."""
 
 
 def run() -> NoReturn:

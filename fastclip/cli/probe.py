@@ -72,9 +72,10 @@ def probe(
     json: Json = None,
     predictions: Predictions = None,
 ) -> None:
-    """Train heads on stored embeddings and test them on other domains, beside zero-shot.
+    """Train heads on stored embeddings and test them on other domains.
 
-    Embed all of them first, with fastclip eval. Settings are chosen on a part of the training images.
+    Zero-shot stands beside them. Embed all domains first, with fastclip eval. Settings are chosen on a part of the
+    training images.
     """
     from fastclip.cli.transfer import run_and_print
 

@@ -97,7 +97,7 @@ def command(
         ),
     ] = None,
 ) -> None:
-    """Show kept results again: as tables, for a paper, as a page, or against published numbers.
+    """Show kept results: as tables, for a paper, as a page.
 
     Reads files only: no model, no images. Several results become one table if they are about the same images.
     """

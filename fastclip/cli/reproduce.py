@@ -47,7 +47,7 @@ def reproduce(
     ] = None,
     predictions: Predictions = None,
 ) -> None:
-    """Evaluate as the published table did, and compare right answers with it.
+    """Evaluate as the published table did, and compare the counts.
 
     The table is jindongwang/transferlearning's: zero-shot, eight datasets.
 

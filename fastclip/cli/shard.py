@@ -66,7 +66,7 @@ def command(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the shards of this dataset.")] = False,
 ) -> None:
-    """Turn labelled images into tar shards that any WebDataset tool reads.
+    """Pack labelled images into tar shards that WebDataset tools read.
 
     Images keep their bytes, and archives are read in place. Files that cannot be used are listed with the reason.
 

@@ -16,6 +16,8 @@ _GO_ON = "Run the same command again; it goes on where it was."
 
 def start() -> NoReturn:
     """Run the program."""
+    if "_FASTCLIP_COMPLETE" in os.environ:
+        _complete()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup
             signal.signal(number, _end)
@@ -31,6 +33,15 @@ def start() -> NoReturn:
         )
         os._exit(2 if isinstance(error, ModuleNotFoundError) else 4)
     run()
+
+
+def _complete() -> NoReturn:
+    """Answer a shell that asks how its line may go on; where that fails, with nothing."""
+    with suppress(Exception):
+        from fastclip.cli.completing import answer
+
+        os.write(1, answer().encode("utf-8", "surrogateescape"))
+    os._exit(0)
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 @takes_eval_options
 def command(options: EvalOptions, store: Store = Path("embeddings")) -> None:
-    """Show what `fastclip eval` with the same options has done, what it would do, and why.
+    """Show what of an evaluation is embedded, what is missing, and why.
 
-    Exit code 4 if anything is missing.
+    Takes the options of `fastclip eval`. Exit code 4 if anything is missing.
     """
     from fastclip.cli.console import out
     from fastclip.cli.progress import silence

@@ -36,9 +36,10 @@ def command(
         Path | None, typer.Option(metavar="FILE", help="Write the certificate to this file.", **SHOW)
     ] = None,
 ) -> None:
-    """Prove on this machine and some of these images what the numbers rest on, and print a certificate.
+    """Prove what the numbers rest on, on this machine and your images.
 
     One, two and three processes and a killed one write the same bytes; decoders give CLIP's pixels; precisions agree.
+    The certificate says so.
 
     Exit code 5 if anything does not hold.
     """

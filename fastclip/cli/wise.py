@@ -95,7 +95,7 @@ def wise(
     json: Json = None,
     predictions: Predictions = None,
 ) -> None:
-    """Interpolate between zero-shot and fine-tuned weights (WiSE-FT), and test every step.
+    """Test the weights between zero-shot and fine-tuned ones (WiSE-FT).
 
     Fine-tuned weights often lose on other domains what they gain on their own. Weights in between often lose less.
     """

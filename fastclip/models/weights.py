@@ -148,14 +148,14 @@ def read_weights(backbone: Backbone, file: ProvenFile) -> Mapping[str, Tensor]:
 
 def _locate(backbone: Backbone, given: Path | None) -> Path:
     if given is None:
-        return _here(backbone) or _download(backbone)
+        return local_weights(backbone) or _download(backbone)
     if not given.is_file():
         raise UserError(f"{backbone.name}: there is no weights file {given}.", fix="--weights FILE.safetensors")
     return given
 
 
-def _here(backbone: Backbone) -> Path | None:
-    """The weights of `backbone` on this machine."""
+def local_weights(backbone: Backbone) -> Path | None:
+    """The weights of `backbone` on this machine, where they are looked for; None if they are not there."""
     return _in_package(backbone) or _in_caches(backbone)
 
 

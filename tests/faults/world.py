@@ -99,6 +99,7 @@ COMMANDS: Mapping[str, Command] = {
     "dry run": _with("eval shapes --store new --dry-run", *CLIP),
     "reproduce": _with("reproduce pacs --dry-run -b ViT-B/32 --weights weights.safetensors", codes=(0, 2, 3, 4, 5)),
     "bench": _with("bench shapes --images 8 --rounds 1 --json b.json -b tiny --precision fp32", slow=True),
+    "doctor": _with("doctor --json d.json", slow=True),
     "verify": _with("verify shapes --images 8 -b tiny --precision fp32 --json v.json", slow=True),
     "demo": _with("demo --shards demo_shards --store demo_store", outputs="demo_shards demo_store", slow=True),
 }
