@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastclip.api.comparison import Comparison
+    from fastclip.api.drawing import draw_shapes
     from fastclip.api.evaluating import evaluate
     from fastclip.api.probing import probe
     from fastclip.api.reading import compare, load
@@ -44,6 +45,7 @@ __all__ = [
     "Verdicts",
     "__version__",
     "compare",
+    "draw_shapes",
     "embeddings",
     "evaluate",
     "load",
@@ -57,6 +59,7 @@ _HOMES = {
     "Table": "api.table",
     "Verdicts": "api.verdicts",
     "compare": "api.reading",
+    "draw_shapes": "api.drawing",
     "embeddings": "api.vectors",
     "evaluate": "api.evaluating",
     "load": "api.reading",

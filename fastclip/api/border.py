@@ -25,9 +25,9 @@ OF_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "FASTCLIP_PROCESSES")
 
 @contextmanager
 def border() -> Iterator[None]:
-    """Calls of several threads one after the other, Pillow's warnings ignored, and errors that say their cure."""
+    """Calls of several threads one after the other, warnings of libraries ignored, and errors that say their cure."""
     _load_rich()
-    with _ONE_AT_A_TIME, _quiet_pillow():
+    with _ONE_AT_A_TIME, _without_warnings():
         try:
             yield
         except FastclipError as error:
@@ -47,20 +47,22 @@ def _load_rich() -> None:
 
 
 @contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    """In the block Pillow does not warn of odd EXIF. Its modules may be imported in it, and then do the same for good.
+def _without_warnings() -> Iterator[None]:
+    """In the block, libraries do not warn of odd EXIF, nor that a notebook lacks widgets.
 
     Filters that other modules add meanwhile stay, so `catch_warnings` would not do.
     """
-    before = list(warnings.filters)
-    warnings.filterwarnings("ignore", module="PIL")
-    ours = warnings.filters[0]
+    before, ours = list(warnings.filters), []
+    for options in ({"module": "PIL"}, {"message": "IProgress not found"}):
+        warnings.filterwarnings("ignore", **options)
+        ours.append(warnings.filters[0])
     try:
         yield
     finally:
-        if ours not in before:
-            with suppress(ValueError):
-                warnings.filters.remove(ours)  # type: ignore[attr-defined]
+        for each in ours:
+            if each not in before:
+                with suppress(ValueError):
+                    warnings.filters.remove(each)  # type: ignore[attr-defined]
 
 
 def alone(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
