@@ -171,6 +171,7 @@ def test_ctrl_c_leaves_no_thread_and_no_temporary_file_and_the_next_call_goes_on
 
     with pytest.raises(KeyboardInterrupt):
         fastclip.evaluate("shapes", "tiny", on_images=stop, **options)
+    assert not [each for each in threading.enumerate() if each not in before and each.name.startswith("embed")]
     wait_until(lambda: set(threading.enumerate()) <= before, "its threads end")
     assert not temporaries(tmp_path) and not [*(tmp_path / "attempts").iterdir()]
     rest: list[int] = []

@@ -18,6 +18,8 @@ MOST_ROWS = 50
 MOST_COLUMNS = 30
 MOST_BYTES = 50_000
 """Of HTML: it stays in every copy of the notebook."""
+FOR_NOTES = 8_000
+"""Of them, that tables leave to the notes below them."""
 MOST_LINES = 120
 """Of text."""
 LONGEST_CELL, LONGEST_NOTE = 120, 600
@@ -52,7 +54,7 @@ def as_html(parts: Iterable[Part]) -> str:
     page = _Page()
     for part in parts:
         page.add(part)
-    return f'<div class="tex2jax_ignore mathjax_ignore">{"".join(page.pieces)}</div>'
+    return page.html
 
 
 class _Page:
@@ -62,7 +64,12 @@ class _Page:
         self.pieces: list[str] = []
         self._bytes = 200  # for the frame, and for a line that says what is left out
         self._rows = 0
-        self._full = False
+        self._left_out = 0
+
+    @property
+    def html(self) -> str:
+        more = f"<p>… and {self._left_out:,} more tables</p>" if self._left_out else ""
+        return f'<div class="tex2jax_ignore mathjax_ignore">{"".join(self.pieces)}{more}</div>'
 
     def add(self, part: Part) -> None:
         if isinstance(part, Group):
@@ -72,28 +79,29 @@ class _Page:
         elif isinstance(part, Table):
             self._add_table(part)
         elif (text := Text(part) if isinstance(part, str) else part).plain.strip():
-            self._take(f"<p>{_inline(text, LONGEST_NOTE)}</p>")
+            self._take(f"<p>{_inline(text, LONGEST_NOTE)}</p>", MOST_BYTES)
 
     def _add_table(self, table: Table) -> None:
-        rows = list(_rows(table))
-        shown = 0
-        if not self._take(f"<table><thead>{_header(table)}</thead><tbody>"):
+        most = MOST_BYTES - FOR_NOTES
+        if self._rows >= MOST_ROWS or not self._take(f"<table><thead>{_header(table)}</thead><tbody>", most):
+            self._left_out += 1
             return
-        for row in rows:
-            if self._rows >= MOST_ROWS or not self._take(row):
+        shown = 0
+        for row in _rows(table):
+            if self._rows >= MOST_ROWS or not self._take(row, most):
                 break
             self._rows, shown = self._rows + 1, shown + 1
         self.pieces.append("</tbody></table>")
-        if shown < len(rows):
-            self.pieces.append(f"<p>… {shown:,} of {len(rows):,} rows</p>")
+        if shown < len(table.rows):
+            self.pieces.append(f"<p>… {shown:,} of these {len(table.rows):,} rows</p>")
 
-    def _take(self, piece: str) -> bool:
+    def _take(self, piece: str, most: int) -> bool:
         size = len(piece.encode()) + 50
-        self._full = self._full or self._bytes + size > MOST_BYTES
-        if not self._full:
-            self.pieces.append(piece)
-            self._bytes += size
-        return not self._full
+        if self._bytes + size > most:
+            return False
+        self.pieces.append(piece)
+        self._bytes += size
+        return True
 
 
 def _header(table: Table) -> str:

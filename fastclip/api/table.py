@@ -87,8 +87,8 @@ def plain(title: str, arrow: pa.Table, *, hidden: Sequence[str] = ()) -> Table:
         shown, common = _shown_columns(arrow, hidden)
         rows = zip(*(first.column(name).to_pylist() for name in shown), strict=True)
         texts = sum(arrow.schema.field(name).type == "string" for name in shown)
-        more = [f"… {first.num_rows:,} of {arrow.num_rows:,} rows"] if arrow.num_rows > first.num_rows else []
-        return [Text(printable(", ".join([title, *common])), style="bold"), drawn(shown, rows, texts), *more]
+        more = f"; {first.num_rows:,} of {arrow.num_rows:,} rows" if arrow.num_rows > first.num_rows else ""
+        return [Text(printable(", ".join([title, *common]) + more), style="bold"), drawn(shown, rows, texts)]
 
     return Table(arrow, parts)
 
