@@ -41,6 +41,7 @@ def small_job(data: Path, folder: Path, recipe: str = "ce", **changes: object) -
         judges=judges,
         prototypes=prototypes.astype(np.float32),
         tokens=None,
+        prompts_of=None,
         precision="fp32",
         decoder="torchvision",
         accumulate=1,

@@ -37,7 +37,8 @@ from fastclip.files import digest
 from fastclip.models.backbones import TINY
 from fastclip.models.weights import find_weights
 from fastclip.storage.folders import open_folder
-from fastclip.text.prompts import PromptSet, find_prompt_set
+from fastclip.text.prompt_sets import PromptSet
+from fastclip.text.prompts import find_prompt_set
 
 PNG = image_bytes()
 

@@ -19,7 +19,8 @@ from fastclip.models.backbones import TINY
 from fastclip.models.tower import load_text_tower
 from fastclip.models.weights import find_weights
 from fastclip.results.cells import Cell, mean
-from fastclip.text.prompts import PromptSet, find_prompt_set
+from fastclip.text.prompt_sets import PromptSet
+from fastclip.text.prompts import find_prompt_set
 from fastclip.text.prototypes import (
     Question,
     TextRecipe,

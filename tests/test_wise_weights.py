@@ -211,8 +211,7 @@ def test_prompts_that_were_not_trained_with_are_named(folder: Program, curve: di
     outcome = folder.here("wise", "one", "--alpha", "1", *asked(), *COMMON, "--prompts", "photo")
     text = " ".join(outcome.out.split())
     assert (
-        "ce was trained with the prompts transferlearning, and is tested with photo, whose templates are others."
-        in text
+        "ce was trained with the prompts transferlearning, and is tested with photo, whose prompts are others." in text
     )
 
 

@@ -33,6 +33,7 @@ def print_beside(evaluation: Evaluation, notes: Sequence[str] = ()) -> None:
     from fastclip.report.document import average_notes
     from fastclip.report.head_notes import head_notes
     from fastclip.report.heads import fit_table, head_tables
+    from fastclip.report.prompt_notes import prompt_notes
     from fastclip.report.tables import accuracy_tables
     from fastclip.report.terminal import footnotes
     from fastclip.report.training_notes import training_notes
@@ -42,6 +43,7 @@ def print_beside(evaluation: Evaluation, notes: Sequence[str] = ()) -> None:
         console.print(each)
     if table := fit_table(evaluation):
         console.print(table)
-    below = [*average_notes(accuracy_tables(evaluation)), *notes, *training_notes(evaluation), *head_notes(evaluation)]
+    selected = [*prompt_notes(evaluation), *training_notes(evaluation)]
+    below = [*average_notes(accuracy_tables(evaluation)), *notes, *selected, *head_notes(evaluation)]
     for text in [*below, *footnotes(evaluation)]:
         console.print(text, style="dim")

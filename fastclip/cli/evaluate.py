@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from fastclip.evaluate.setup import Setup
     from fastclip.results.answers import ShardAnswers
     from fastclip.results.cells import Evaluation
+    from fastclip.text.prompt_sets import PromptSet
 
 
 def evaluate(
@@ -165,12 +166,19 @@ def _twins(setup: Setup) -> list[str]:
         groups = {
             group
             for prompts in setup.prompts
-            # The first prompt is enough: templates differ around the name, which is the same or not in all of them.
-            for group in twins([prompts.prompts(*row)[0] for row in prompts.classes(manifest.classes, manifest.names)])
+            for classes in [prompts.classes(manifest.classes, manifest.names)]
+            for group in twins([_told_apart(prompts, *each) for each in classes])
         }
         if groups:
             lines.append(f"{manifest.dataset}: {twins_line(manifest.names, sorted(groups))}")
     return lines
+
+
+def _told_apart(prompts: PromptSet, folder: str, readable: str) -> str:
+    """A text that two classes share if CLIP cannot tell them apart."""
+    of_class = prompts.prompts(folder, readable)
+    # The first prompt is enough: templates differ around the name, which is the same or not in all of them.
+    return of_class[0] if prompts.templates else " ".join(of_class)
 
 
 def _other_prompts(setup: Setup) -> list[str]:
@@ -178,7 +186,7 @@ def _other_prompts(setup: Setup) -> list[str]:
     from fastclip.errors import printable
     from fastclip.report.training_notes import other_prompts
 
-    prompts = {each.name: each.templates for each in setup.prompts}
+    prompts = {each.name: each.identity for each in setup.prompts}
     tuned = dict.fromkeys((each.backbone, each.training) for each in setup.recipes.values() if each.training)
     return [printable(line) for backbone, training in tuned for line in other_prompts(backbone, training, prompts)]
 
@@ -208,6 +216,7 @@ def _print_results(setup: Setup, evaluation: Evaluation, failures: Sequence[Fast
     from fastclip.report.document import average_notes
     from fastclip.report.head_notes import given_head_notes
     from fastclip.report.heads import head_tables
+    from fastclip.report.prompt_notes import prompt_notes
     from fastclip.report.tables import accuracy_tables
     from fastclip.report.terminal import footnotes, tables
     from fastclip.report.training_notes import training_notes
@@ -215,7 +224,8 @@ def _print_results(setup: Setup, evaluation: Evaluation, failures: Sequence[Fast
     console = out()
     for table in head_tables(evaluation) if evaluation.heads else tables(evaluation):
         console.print(table)
-    notes = (*average_notes(accuracy_tables(evaluation)), *given_head_notes(evaluation), *training_notes(evaluation))
+    chosen = (*prompt_notes(evaluation), *training_notes(evaluation))
+    notes = (*average_notes(accuracy_tables(evaluation)), *given_head_notes(evaluation), *chosen)
     for line in notes:
         console.print(line, style="dim")
     can_go_on = not evaluation.complete and not failures and _is_anything_left(setup)

@@ -69,7 +69,8 @@ Prompts = Annotated[
     list[str] | None,
     typer.Option(
         metavar="SET",
-        help="transferlearning (the default), photo, openai80, or a file of templates. Repeatable.",
+        help="transferlearning (the default), photo, openai80, or a file: templates, or texts of each class. "
+        "Repeatable.",
         **MODEL,
     ),
 ]

@@ -149,7 +149,7 @@ def _check_targets(options: EvalOptions, table: PublishedTable, messages: Consol
     """Raise an error for targets that cannot be evaluated; say which images are not the published ones."""
     from fastclip.data.shards.targets import find_targets
     from fastclip.embed.processes import find_process
-    from fastclip.text.prompts import check_names
+    from fastclip.text.prompt_sets import check_names
 
     targets = find_targets(options.shards, options.targets)
     for name, manifest in ((each.name, each.manifest) for each in targets):

@@ -90,6 +90,7 @@ def _device(asked: str | None, seconds: float) -> str | None:
 def _print(outcome: Outcome, by_pair: bool) -> None:
     from fastclip.report.head_notes import head_notes
     from fastclip.report.heads import fit_table, head_tables, pair_tables
+    from fastclip.report.prompt_notes import prompt_notes
     from fastclip.report.terminal import footnotes
     from fastclip.report.training_notes import training_notes
 
@@ -99,7 +100,8 @@ def _print(outcome: Outcome, by_pair: bool) -> None:
     if table := fit_table(outcome.evaluation):
         console.print(table)
     evaluation = outcome.evaluation
-    for line in [*head_notes(evaluation), *training_notes(evaluation), *footnotes(evaluation)]:
+    notes = [*head_notes(evaluation), *prompt_notes(evaluation), *training_notes(evaluation), *footnotes(evaluation)]
+    for line in notes:
         console.print(line, style="dim")
 
 

@@ -12,7 +12,7 @@ from fastclip.data.shards.targets import Target
 from fastclip.errors import UserError, needs_torch
 from fastclip.evaluate.setup import Setup
 from fastclip.store.recipes import Recipe
-from fastclip.text.prompts import PromptSet
+from fastclip.text.prompt_sets import PromptSet
 from fastclip.text.prototypes import (
     Question,
     TextRecipe,
@@ -136,6 +136,11 @@ def _answer(
 
 def _question(recipe: Recipe, target: Target, prompts: PromptSet) -> Question:
     classes = prompts.classes(target.manifest.classes, target.manifest.names)
+    texts = tuple(tuple(prompts.prompts(*names)) for names in classes) if prompts.texts else ()
     return Question(
-        weights=recipe.weights, architecture=recipe.architecture, templates=prompts.templates, classes=classes
+        weights=recipe.weights,
+        architecture=recipe.architecture,
+        templates=prompts.templates,
+        classes=classes,
+        texts=texts,
     )

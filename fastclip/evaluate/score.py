@@ -33,6 +33,7 @@ from fastclip.results.cells import (
 )
 from fastclip.results.patterns import with_patterns
 from fastclip.storage.folders import Location
+from fastclip.text.prompt_sets import PromptSet
 
 FittedHeads: TypeAlias = Mapping[tuple[str, str, str], Mapping[str, Head]]
 """(backbone, dataset, domain) → the fitted heads that are scored there, by name."""
@@ -103,13 +104,23 @@ def score(
             for name in setup.backbones
             for recipe in [setup.recipes[target.name, name]]
         ),
-        prompts={prompts.name: UsedPrompts(templates=prompts.templates) for prompts in setup.prompts},
+        prompts={prompts.name: _used(prompts) for prompts in setup.prompts},
         cells=tuple(cells),
         unreadable=tuple(unreadable.values()),
     )
     places = by_domain(answers).items()
     whole = ((place, {column: joined(each) for column, each in columns.items()}) for place, columns in places)
     return with_patterns(evaluation, whole), answers
+
+
+def _used(prompts: PromptSet) -> UsedPrompts:
+    return UsedPrompts(
+        templates=prompts.templates,
+        kind=prompts.kind,
+        selection=prompts.selection,
+        texts=sum(map(len, prompts.texts.values())),
+        sha256=prompts.texts_sha256,
+    )
 
 
 def _duplicates(target: Target, domain: str, rows: Mapping[Shard, tuple[np.ndarray, np.ndarray]]) -> int:

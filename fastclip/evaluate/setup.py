@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,8 @@ from fastclip.storage.folders import Location
 from fastclip.store.parts import part_name
 from fastclip.store.recipes import Recipe
 from fastclip.store.store import Store
-from fastclip.text.prompts import PromptSet, check_names, find_prompt_set
+from fastclip.text.prompt_sets import PromptSet, check_names
+from fastclip.text.prompts import find_prompt_set
 from fastclip.threads import threads
 
 if TYPE_CHECKING:
@@ -78,7 +80,10 @@ def resolve(
     process = find_process(environment, options.share)
     targets = find_targets(options.shards, options.targets)
     prompts = _distinct(map(find_prompt_set, options.prompts))
-    for target in targets if not (only_look or options.random_weights) else ():
+    for target, each in product(targets, prompts):
+        each.classes(target.manifest.classes, target.manifest.names)  # raises an error for texts that do not fit
+    uses_names = any(each.templates for each in prompts)
+    for target in targets if uses_names and not (only_look or options.random_weights) else ():
         card = f"{options.shards}/{target.name}.toml"
         check_names(target.name, target.manifest.classes, target.manifest.names, card)
     store = Store(options.store)

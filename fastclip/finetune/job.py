@@ -44,7 +44,9 @@ class Job:
     """The images that choose the epoch; None if nothing does."""
     prototypes: Float32[np.ndarray, "classes dim"]
     tokens: Int64[Tensor, "templates classes length"] | None
-    """Of every prompt; None where the text tower does not learn."""
+    """Of every prompt; None where the text tower does not learn. A class with fewer prompts repeats them."""
+    prompts_of: Int64[np.ndarray, " classes"] | None
+    """How many prompts each class has; None where `tokens` is."""
     precision: Precision
     decoder: str
     accumulate: int

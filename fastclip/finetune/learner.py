@@ -47,7 +47,9 @@ class Learner:
         self.average = Average(self.parameters, steps) if job.recipe.averaged else None
         self._prototypes = torch.from_numpy(job.prototypes).to(team.device)
         self._tokens = torch.zeros((0, 0, 0), dtype=torch.int64)
-        if job.tokens is not None:
+        self._prompts_of = np.zeros(0, np.int64)
+        if job.tokens is not None and job.prompts_of is not None:
+            self._prompts_of = job.prompts_of
             length = trim_tokens(self.model, job.tokens.flatten(0, 1)).shape[1]
             self._tokens = job.tokens[..., :length]  # on the CPU, where they are chosen
         self._prepared: nn.Module = self.model
@@ -109,7 +111,8 @@ class Learner:
         templates = np.zeros(len(rows), np.int64)
         if recipe.random_template and len(self._tokens) > 1:
             draws = (next(uniform(recipe.seed, epoch, "template", bytes(each), 0)) for each in samples.digests[rows])
-            templates[:] = [int(len(self._tokens) * each) for each in draws]
+            counts = self._prompts_of[samples.labels[rows]]
+            templates[:] = [int(count * each) for count, each in zip(counts, draws, strict=True)]
         pairs, place = np.unique(np.stack([templates, samples.labels[rows]], axis=1), axis=0, return_inverse=True)
         tokens = self._tokens[pairs[:, 0], pairs[:, 1]]
         return on_device(tokens.numpy(), self.team.device), on_device(place.reshape(-1), self.team.device)
@@ -118,8 +121,13 @@ class Learner:
         """Unit vectors of the classes by the text tower as it is now."""
         if not self.job.recipe.both_towers:
             return self._prototypes
-        texts = (self.model.embed_texts(tokens.to(self.team.device)) for tokens in self._tokens)
-        means = torch.stack(list(texts)).mean(dim=0)
+        texts = torch.stack([self.model.embed_texts(tokens.to(self.team.device)) for tokens in self._tokens])
+        if len(set(self._prompts_of.tolist())) == 1:
+            means = texts.mean(dim=0)
+        else:
+            counts = torch.from_numpy(self._prompts_of).to(texts.device)
+            real = torch.arange(len(texts), device=texts.device)[:, None] < counts
+            means = (texts * real[..., None]).sum(dim=0) / counts[:, None]
         return nn.functional.normalize(means, dim=-1)
 
     @contextmanager

@@ -21,7 +21,7 @@ from fastclip.finetune.model import Precision
 from fastclip.finetune.options import FinetuneOptions, find_precision
 from fastclip.storage.folders import Location
 from fastclip.store.training import TrainingSet, classes_digest
-from fastclip.text.prompts import PromptSet
+from fastclip.text.prompt_sets import PromptSet
 from fastclip.transfer.folds import Fold, Place, check_classes, places, probe_folds
 
 VERSION = 1
@@ -172,7 +172,7 @@ def run_document(plan: Plan, fold: Fold, left_out: Sequence[str]) -> dict[str, A
         "decoder": plan.engine.decoder,
         "train": [asdict(each) for each in training_sets(plan, fold.train)],
         "judged_by": [asdict(each) for each in training_sets(plan, fold.test)] if recipe.select == "test" else [],
-        "templates": list(plan.prompts.templates),
+        "templates": list(plan.prompts.identity),
         "classes": classes_of(plan.target(fold.train[0])),
         "left_out": list(left_out),
     }

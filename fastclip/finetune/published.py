@@ -65,7 +65,7 @@ def _training(plan: Plan, material: Material, trained: Trained) -> Training:
         domains=tuple(dict.fromkeys((*(before.domains if before else ()), *training_sets(plan, fold.train)))),
         images=len(material.samples) + (before.images if before else 0),
         prompts=plan.prompts.name,
-        templates=plan.prompts.templates,
+        templates=plan.prompts.identity,
         classes=classes_of(plan.target(fold.train[0])),
         selected=selected,
         epoch=trained.chosen,

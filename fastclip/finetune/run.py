@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from fastclip.errors import IntegrityError
 from fastclip.evaluate.prototypes import find_all_prototypes
 from fastclip.finetune.checkpoint import DamagedCheckpointError, remove_checkpoints
@@ -60,12 +62,15 @@ def make_job(plan: Plan, material: Material) -> Job:
 
     candidate, target = plan.candidate, plan.target(material.fold.train[0])
     prototypes = find_all_prototypes(plan.setup, target)[candidate.name][plan.prompts.name]
-    tokens = None
+    tokens, counts = None, None
     if plan.options.recipe.both_towers:
         tokenizer = find_tokenizer(candidate.backbone.architecture)
         classes = plan.prompts.classes(target.manifest.classes, target.manifest.names)
         prompts = [plan.prompts.prompts(*names) for names in classes]
-        tokens = torch.stack([tokenize(tokenizer, list(texts)) for texts in zip(*prompts, strict=True)])
+        counts = np.array([len(texts) for texts in prompts])
+        # Texts of its own: a class with fewer repeats them; the repetitions are neither drawn nor averaged.
+        rows = [[texts[number % len(texts)] for texts in prompts] for number in range(counts.max())]
+        tokens = torch.stack([tokenize(tokenizer, row) for row in rows])
     return Job(
         run=material.run,
         folder=material.folder,
@@ -76,6 +81,7 @@ def make_job(plan: Plan, material: Material) -> Job:
         judges=material.judges,
         prototypes=prototypes,
         tokens=tokens,
+        prompts_of=counts,
         precision=plan.precision,
         decoder=plan.engine.decoder,
         accumulate=plan.options.accumulate,

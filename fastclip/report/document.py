@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fastclip.errors import printable
 from fastclip.files import digest
 from fastclip.report.against import verdict_notes
 from fastclip.report.finetuning import epoch_table
 from fastclip.report.head_notes import labels_notes
 from fastclip.report.numbers import BEST, MACRO, MICRO, NO_NUMBER, TIED, Table, TableStyle
+from fastclip.report.prompt_notes import prompt_notes
 from fastclip.report.tables import accuracy_tables
 from fastclip.report.terminal import footnotes, random_warning
 from fastclip.report.training_notes import training_notes
@@ -67,9 +67,7 @@ def make_document(evaluation: Evaluation, style: TableStyle, command: str, again
 
 
 def _labels(evaluation: Evaluation) -> Iterator[str]:
-    for name, prompts in evaluation.prompts.items():
-        if prompts.selection:
-            yield f"The prompt set {printable(name)} was chosen with labels: its rows are not zero-shot."
+    yield from prompt_notes(evaluation)
     if evaluation.heads:
         yield from labels_notes(evaluation)
     yield from training_notes(evaluation)

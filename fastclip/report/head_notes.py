@@ -114,9 +114,9 @@ def _training_lines(evaluation: Evaluation) -> list[str]:
     tested, used = next(iter(evaluation.prompts.items()), ("", None))
     for head in filter(lambda each: each.is_backbone, evaluation.heads):
         facts = head.facts
-        if used and facts.templates != used.templates:
+        if used and facts.templates != used.identity:
             of = f"{facts.method} was trained with the prompts {facts.prompts}"
-            lines[f"{of}, and is tested with {tested}, whose templates are others."] = True
+            lines[f"{of}, and is tested with {tested}, whose prompts are others."] = True
         # Of a fine-tuning with its epochs, `training_notes` says it.
         if not head.epochs and (training := facts.recipe.training) and training.selected.startswith("the test domain"):
             lines[f"{facts.method}: its epoch was chosen by {training.selected}: that is no test of new images."] = True

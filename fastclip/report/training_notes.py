@@ -70,7 +70,7 @@ def _tested_too(
 
 def _prompts_of(evaluation: Evaluation, backbone: str, training: Training) -> list[str]:
     names = {cell.prompts for cell in evaluation.cells if (cell.backbone, cell.head) == (backbone, ZERO_SHOT)}
-    used = {name: each.templates for name, each in evaluation.prompts.items() if name in names}
+    used = {name: each.identity for name, each in evaluation.prompts.items() if name in names}
     return other_prompts(backbone, training, used)
 
 

@@ -174,7 +174,21 @@ class UsedPrompts:
     templates: tuple[str, ...]
     kind: str = "templates"
     selection: Mapping[str, Any] | None = None
-    """How the set was chosen, if labels took part; None if it was given."""
+    """How the set was chosen, as its file says; None if it was given."""
+    texts: int = 0
+    """Of all classes together, where `kind` is `texts`."""
+    sha256: str = ""
+    """Of the texts, where `kind` is `texts`."""
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The templates, or a word with the digest of the texts; as `PromptSet.identity` is."""
+        return (f"texts, SHA-256 {self.sha256}",) if self.kind == "texts" else self.templates
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether labels of images took part in choosing the set, so that its numbers are not zero-shot."""
+        return self.selection is not None and self.selection.get("labels_used", True) is not False
 
 
 @dataclass(frozen=True, kw_only=True)

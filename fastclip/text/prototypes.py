@@ -27,7 +27,7 @@ from fastclip.faults import named
 from fastclip.files import canonical_json, digest, read_file, write_new, write_over
 from fastclip.sealed import read_facts, seal, unseal
 from fastclip.store.recipes import WITHDRAWN_NUMERICS
-from fastclip.text.prompts import PromptSet
+from fastclip.text.prompt_sets import PromptSet
 
 if TYPE_CHECKING:
     from fastclip.models.tower import TextTower
@@ -43,18 +43,27 @@ _NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 class Question:
     """Everything that defines the wanted prototypes. `classes` are (folder, readable name) pairs in label order.
 
-    The architecture is there for the tokenizer, which open_clip chooses by it.
+    The architecture is there for the tokenizer, which open_clip chooses by it. Either all classes share `templates`, or
+    each has its own of the `texts`, in the same order.
     """
 
     weights: str
     architecture: str
     templates: tuple[str, ...]
     classes: tuple[tuple[str, str], ...]
+    texts: tuple[tuple[str, ...], ...] = ()
+
+    def to_document(self) -> dict[str, Any]:
+        """The question as JSON has it."""
+        document = asdict(self)
+        if not self.texts:  # questions of templates keep the names that they had before there were texts
+            del document["texts"]
+        return document
 
     @cached_property
     def id(self) -> str:
         """SHA-256 of the question: the name of its folder."""
-        return digest(canonical_json(asdict(self)))
+        return digest(canonical_json(self.to_document()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +137,7 @@ def copy_prototypes(source: Path, target: Path, weights: str) -> int:
 
 def check_question(question: Question, name: str) -> None:
     """Raise `UserError` for a question whose answer no file can hold: it stands in the file's header, beside it."""
-    size = len(json.dumps(canonical_json(asdict(question)).decode(), ensure_ascii=False).encode())
+    size = len(json.dumps(canonical_json(question.to_document()).decode(), ensure_ascii=False).encode())
     if size > MOST_QUESTION_BYTES:
         raise UserError(
             f"The classes of {name} and their prompts take {size / 1e6:,.0f} MB; prototypes are kept with up to "
@@ -141,9 +150,15 @@ def compute_prototypes(
     tower: TextTower, prompts: PromptSet, classes: Sequence[tuple[str, str]], workers: int
 ) -> Float32[np.ndarray, "classes dim"]:
     """Mean of each class's unit prompt vectors, normalised again. The number of threads, `workers`, changes no bit."""
-    texts = [prompt for folder, readable in classes for prompt in prompts.prompts(folder, readable)]
-    vectors = tower(texts, workers)
-    means = vectors.view(len(classes), len(prompts.templates), -1).mean(dim=1)
+    import torch
+
+    of_classes = [prompts.prompts(folder, readable) for folder, readable in classes]
+    counts = [len(texts) for texts in of_classes]
+    vectors = tower([text for texts in of_classes for text in texts], workers)
+    if len(set(counts)) == 1:
+        means = vectors.view(len(classes), counts[0], -1).mean(dim=1)
+    else:
+        means = torch.stack([each.mean(dim=0) for each in vectors.split(counts)])
     prototypes: np.ndarray = (means / means.norm(dim=-1, keepdim=True)).numpy()
     if not np.isfinite(prototypes).all():
         bad = [classes[row][0] for row in np.flatnonzero(~np.isfinite(prototypes).all(axis=1)).tolist()]
@@ -161,13 +176,13 @@ def _answers(folder: Path) -> list[Path]:
 
 
 def _facts(question: Question, recipe: TextRecipe) -> Mapping[str, Any]:
-    return {"question": asdict(question), "recipe": asdict(recipe)}
+    return {"question": question.to_document(), "recipe": asdict(recipe)}
 
 
 def _read(path: Path, question: Question) -> Float32[np.ndarray, "classes dim"]:
     tensors, facts = unseal(read_file(path), str(path))
     prototypes = tensors.get("prototypes")
-    if canonical_json(facts.get("question")) != canonical_json(asdict(question)) or prototypes is None:
+    if canonical_json(facts.get("question")) != canonical_json(question.to_document()) or prototypes is None:
         raise IntegrityError(f"{path} holds prototypes of other classes, prompts or weights.", fix="Delete it.")
     return prototypes
 

@@ -107,7 +107,7 @@ def _fit(
         settings=dict(method.settings),
         recipe=material.recipe,
         prompts=material.prompts.name if job.inputs.text else None,
-        templates=material.prompts.templates if job.inputs.text else (),
+        templates=material.prompts.identity if job.inputs.text else (),
         classes=material.classes,
         training=material.training_sets(job.fold) if job.inputs.source else (),
         images=len(sample) if job.inputs.source else 0,

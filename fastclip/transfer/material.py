@@ -15,7 +15,7 @@ from fastclip.evaluate.prototypes import find_all_prototypes
 from fastclip.evaluate.setup import Setup
 from fastclip.store.recipes import Recipe
 from fastclip.store.training import TrainingSet
-from fastclip.text.prompts import PromptSet
+from fastclip.text.prompt_sets import PromptSet
 from fastclip.transfer.folds import Fold, Place
 from fastclip.transfer.jobs import Job
 from fastclip.transfer.samples import Images, Sample, joined, read_domain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fastclip.results.cells import Column, Evaluation
 
@@ -27,13 +27,18 @@ def left_out(evaluation: Evaluation, dataset: str) -> dict[Column, str]:
 def is_chosen_on(evaluation: Evaluation, column: Column, dataset: str, domain: str) -> bool:
     """Whether a column's prompts were chosen by the labels of these very images.
 
-    That is so if labels took part, unless the selection names its domains as a list, and this is none of them.
+    That is so if labels took part, unless the selection names its domains as a list, and this is none of them, nor one
+    with the same images under another name.
     """
     used = evaluation.prompts.get(column.prompts)
-    if used is None or not used.selection or not used.selection.get("labels_used", True):
+    if used is None or not used.selection or not used.uses_labels:
         return False
     places = used.selection.get("selected_on")
-    return not isinstance(places, list | tuple) or domain in places or f"{dataset}/{domain}" in places
+    if not isinstance(places, list | tuple) or domain in places or f"{dataset}/{domain}" in places:
+        return True
+    fingerprints = used.selection.get("fingerprints")
+    own = evaluation.dataset(dataset).fingerprints.get(domain)
+    return own is not None and isinstance(fingerprints, Mapping) and own in fingerprints.values()
 
 
 def left_out_lines(evaluation: Evaluation, dataset: str) -> list[str]:

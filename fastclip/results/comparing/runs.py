@@ -164,6 +164,6 @@ def _facts(recipe: Recipe) -> dict[str, Any]:
 
 def _prompt_lines(first: Evaluation, second: Evaluation, columns: Sequence[Column]) -> list[str]:
     names = dict.fromkeys(column.prompts for column in columns if column.prompts)
-    other = [name for name in names if first.prompts[name].templates != second.prompts[name].templates]
-    known = [name for name in other if first.prompts[name].templates and second.prompts[name].templates]
-    return [f"The templates of {', '.join(known)} differ."] if known else []
+    other = [name for name in names if first.prompts[name].identity != second.prompts[name].identity]
+    known = [name for name in other if first.prompts[name].identity and second.prompts[name].identity]
+    return [f"The prompts of {', '.join(known)} differ."] if known else []

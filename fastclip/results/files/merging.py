@@ -71,7 +71,7 @@ def merge(results: Mapping[str, Evaluation]) -> Evaluation:
         names,
         [dict(result.prompts) for result in evaluations],
         operator.eq,
-        "the prompt set {} has other templates",
+        "the prompt set {} has other prompts, or was chosen in another way",
     )
     fingerprints: dict[Hashable, dict[str, str]] = {name: {} for name in datasets}
     duplicates: dict[Hashable, dict[str, int]] = {name: {} for name in datasets}

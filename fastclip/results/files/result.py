@@ -54,6 +54,7 @@ def _entries(evaluation: Evaluation) -> dict[str, Any]:
         ],
         "prompts": {
             name: {"kind": each.kind, "templates": list(each.templates), "selection": each.selection}
+            | ({"texts": each.texts, "sha256": each.sha256} if each.kind == "texts" else {})
             for name, each in evaluation.prompts.items()
         },
         "heads": [_head(each) for each in evaluation.heads],

@@ -156,10 +156,15 @@ def _parse_dataset(row: Mapping[str, Any]) -> DatasetFacts:
 def _parse_prompts(value: Any) -> UsedPrompts:
     if isinstance(value, Sequence):
         return UsedPrompts(templates=tuple(map(str, value)))
+    if not isinstance(value.get("selection"), Mapping | None):
+        raise ValueError("the selection of a prompt set is no list of facts")
     return UsedPrompts(
-        kind=str(value["kind"]), templates=tuple(map(str, value.get("templates") or ())),
+        kind=str(value["kind"]),
+        templates=tuple(map(str, value.get("templates") or ())),
         selection=value.get("selection"),
-    )  # fmt: skip
+        texts=_count(value.get("texts", 0)),
+        sha256=str(value.get("sha256", "")),
+    )
 
 
 def _parse_head(row: Mapping[str, Any]) -> UsedHead:

@@ -8,7 +8,7 @@ from fastclip.models.backbones import OPENAI_BACKBONES, PUBLISHED_ARCHIVES
 from fastclip.results.cells import Cell, DatasetFacts, Evaluation
 from fastclip.results.published.table import PublishedCell, PublishedDataset, PublishedTable
 from fastclip.store.recipes import Recipe, fine_tuning
-from fastclip.text.prompts import PromptSet
+from fastclip.text.prompt_sets import PromptSet
 
 
 def why_not(evaluation: Evaluation, cell: Cell, published: PublishedCell, table: PublishedTable) -> tuple[str, ...]:
