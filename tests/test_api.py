@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from drawn_store import RECIPE, drawn, fill, vector
-from helpers import Program, Sharded, shard, temporaries, wait_until
+from helpers import Program, Sharded, part_paths, shard, temporaries, wait_until
 
 import fastclip
 from fastclip.api.border import alone
@@ -200,6 +200,18 @@ def test_shards_that_are_written_anew_are_embedded_anew_in_the_same_process(tmp_
         result = fastclip.evaluate("shapes", "tiny", embed=True, shards=tmp_path / "shards", store=tmp_path / "store")
         counts += [row["images"] for row in result.cells()]
     assert counts == [36, 24]
+
+
+def test_a_damaged_part_is_named_or_made_again(shapes: Sharded, tmp_path: Path):
+    options = {"shards": shapes.shards, "store": tmp_path}
+    before = fastclip.evaluate("shapes", "tiny", embed=True, **options).to_json()
+    part = part_paths(tmp_path)[3]
+    part.write_bytes(part.read_bytes()[:-8] + b"another.")
+    with pytest.raises(fastclip.IncompleteError, match=r"has 11 of 12 shards.*\nFix:   fastclip eval shapes -b tiny "):
+        fastclip.evaluate("shapes", "tiny", **options)
+    assert fastclip.evaluate("shapes", "tiny", embed=True, **options).to_json() == before
+    part.write_bytes(part.read_bytes()[:-8] + b"another.")
+    assert fastclip.evaluate("shapes", "tiny", embed=True, **options).to_json() == before
 
 
 def test_a_process_of_a_launcher_does_all_of_the_work_on_its_own_gpu():

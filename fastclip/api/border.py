@@ -53,8 +53,8 @@ def _without_warnings() -> Iterator[None]:
     Filters that other modules add meanwhile stay, so `catch_warnings` would not do.
     """
     before, ours = list(warnings.filters), []
-    for options in ({"module": "PIL"}, {"message": "IProgress not found"}):
-        warnings.filterwarnings("ignore", **options)
+    for message, module in (("", "PIL"), ("IProgress not found", "")):
+        warnings.filterwarnings("ignore", message, module=module)
         ours.append(warnings.filters[0])
     try:
         yield

@@ -14,7 +14,6 @@ from fastclip.errors import FastclipError, IncompleteError
 if TYPE_CHECKING:
     from fastclip.evaluate.given_heads import GivenHead
     from fastclip.evaluate.options import EvalOptions
-    from fastclip.evaluate.run import Scored
     from fastclip.evaluate.setup import Setup
 
 
@@ -35,7 +34,7 @@ def evaluate(
     shards: str | Path = "shards",
     store: str | Path = "embeddings",
     unreadable: str = "stop",
-    on_images: Callable[[int], None] = lambda images: None,
+    on_images: Callable[[int], None] | None = None,
 ) -> Result:
     """Score backbones on sharded datasets, zero-shot and by given heads: the numbers of `fastclip eval`, byte for byte.
 
@@ -49,7 +48,7 @@ def evaluate(
 
     datasets    DATASET or DATASET/DOMAIN, one or several
     backbones   ViT-B/32, tiny, or ARCHITECTURE/PRETRAINED of open_clip, one or several
-    prompts     transferlearning, photo, openai80, or files of templates, one or several
+    prompts     transferlearning, photo, openai80, or files of templates or of each class's texts, one or several
     heads       files that `fastclip probe --save` kept, scored beside zero-shot
     weights     a file, or a file for each backbone by name; by default they are looked for
     precision   fp32, bf16 or fp16; decoder: torchvision or dali; device: cpu or cuda; recipes: beginnings of the names
@@ -77,45 +76,43 @@ def evaluate(
 
             given = load_heads(map(Path, files))
             options = options_with(options, given)
-        return _result(options, given, embed=embed, on_images=on_images)
+        return _result(options, given, embed=embed, on_images=on_images or (lambda images: None))
 
 
 def _result(
     options: EvalOptions, heads: Sequence[GivenHead], *, embed: bool, on_images: Callable[[int], None]
 ) -> Result:
     from fastclip.api.scored import scored
-    from fastclip.evaluate.setup import resolve
-
-    try:
-        setup = resolve(options, alone(), only_stored=not embed)
-    except IncompleteError as error:
-        if embed:
-            raise
-        _check_backbones(options)
-        raise _missing(str(error), options) from None
-    found = _scored(options, setup, heads, on_images)
-    if not found.evaluation.complete:
-        if found.failures:
-            raise found.failures[0]
-        raise _missing("Embeddings were damaged or removed, so that not every shard was scored.", options)
-    return Result([scored("eval", found.evaluation, found.answers)])
-
-
-def _scored(options: EvalOptions, setup: Setup, heads: Sequence[GivenHead], on_images: Callable[[int], None]) -> Scored:
     from fastclip.evaluate.given_heads import heads_by_domain
-    from fastclip.evaluate.run import Scored, embed_and_score, score_all
-
-    if not setup.units:
-        evaluation, answers = score_all(setup, heads)
-        return Scored(setup=setup, evaluation=evaluation, answers=answers, failures=())
-    heads_by_domain(setup, heads)  # a head that does not fit is refused before the work
+    from fastclip.evaluate.run import embed_and_score, score_all
+    from fastclip.evaluate.setup import resolve
+    from fastclip.features.choose import NotStoredError
 
     def embed_missing(setup: Setup) -> list[FastclipError]:
         from fastclip.evaluate.embedding import embed
 
         return embed(setup, on_images).failures
 
-    return embed_and_score(options, setup, embed_missing, lambda setup: score_all(setup, heads))
+    def resolve_alone() -> Setup:
+        try:
+            return resolve(options, alone(), only_stored=not embed)
+        except NotStoredError as error:
+            _check_backbones(options)
+            cure = f"{command_line(options)}, or embed=True to embed in this process"
+            raise NotStoredError(str(error), fix=cure) from None
+
+    setup = resolve_alone()
+    heads_by_domain(setup, heads)  # a head that does not fit is refused before the work
+    found = embed_and_score(setup, embed_missing, lambda setup: score_all(setup, heads), resolve_alone)
+    if not found.evaluation.complete:
+        raise (
+            found.failures[0]
+            if found.failures
+            else IncompleteError(
+                "Embeddings were removed while they were read.", fix="Call it again; it goes on where it was."
+            )
+        )
+    return Result([scored("eval", found.evaluation, found.answers)])
 
 
 def _check_backbones(options: EvalOptions) -> None:
@@ -127,10 +124,6 @@ def _check_backbones(options: EvalOptions) -> None:
     for name in options.backbones:
         if plain(name) not in stored:
             find_backbone(name)
-
-
-def _missing(message: str, options: EvalOptions) -> IncompleteError:
-    return IncompleteError(message, fix=f"{command_line(options)}, or embed=True to embed in this process")
 
 
 def command_line(options: EvalOptions) -> str:

@@ -27,7 +27,7 @@ def probe(
     shards: str | Path = "shards",
     store: str | Path = "embeddings",
     unreadable: str = "stop",
-    on_step: Callable[[], None] = lambda: None,
+    on_step: Callable[[], None] | None = None,
 ) -> Result:
     """Train heads on stored embeddings and test them beside zero-shot: the numbers of `fastclip probe`.
 
@@ -66,5 +66,5 @@ def probe(
             seeds=seeds,
             strength=strength,
         )
-        outcome = run(plan, on_step)
+        outcome = run(plan, on_step or (lambda: None))
         return Result([scored("probe", outcome.evaluation, outcome.answers)])

@@ -142,7 +142,7 @@ def embed_and_score(
         return None
     from fastclip.evaluate import run
 
-    scored = run.embed_and_score(options, setup, embed_missing, score)
+    scored = run.embed_and_score(setup, embed_missing, score, lambda: resolve(options))
     evaluation = scored.evaluation
     _print_results(scored.setup, evaluation, scored.failures, messages)
     places.keep(evaluation, scored.answers, messages)

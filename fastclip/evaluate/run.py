@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 
 from fastclip.errors import FastclipError
 from fastclip.evaluate.given_heads import GivenHead, heads_by_domain
-from fastclip.evaluate.options import EvalOptions
 from fastclip.evaluate.score import score
-from fastclip.evaluate.setup import Setup, resolve
+from fastclip.evaluate.setup import Setup
 from fastclip.results.answers import ShardAnswers
 from fastclip.results.cells import Evaluation
 
@@ -33,15 +32,14 @@ def score_all(setup: Setup, heads: Sequence[GivenHead] = ()) -> tuple[Evaluation
 
 
 def embed_and_score(
-    options: EvalOptions,
     setup: Setup,
     embed: Callable[[Setup], Sequence[FastclipError]],
     score: Callable[[Setup], tuple[Evaluation, list[ShardAnswers]]],
+    resolve: Callable[[], Setup],
 ) -> Scored:
-    """Embed what `setup`, which `options` resolve to, owes, and score all of it.
+    """Embed what `setup` owes, and score all of it. `embed` returns why shards could not be embedded.
 
-    `embed` returns why shards could not be embedded. Where a part turns out to be damaged, it was moved aside, and is
-    made again.
+    Where a part turns out to be damaged, it was moved aside, and is made again as `resolve` says then.
     """
     for _ in range(2):
         failures = embed(setup) if setup.units else ()
@@ -49,5 +47,5 @@ def embed_and_score(
         if evaluation.complete or failures:
             break
         if not setup.units:  # a process that has begun to embed keeps its recipes
-            setup = resolve(options)
+            setup = resolve()
     return Scored(setup=setup, evaluation=evaluation, answers=answers, failures=failures)
