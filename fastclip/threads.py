@@ -18,7 +18,15 @@ def threads(
     try:
         yield pool
     except BaseException as error:
-        stopped = not isinstance(error, Exception)
+        stopped = is_stop(error)
         raise
     finally:
         pool.shutdown(wait=not stopped, cancel_futures=True)
+
+
+def is_stop(error: BaseException) -> bool:
+    """Whether an error ends the process, so that nobody has to wait for threads.
+
+    Ctrl-C in a notebook is none: the process lives on, and nothing of ours may still compute in it.
+    """
+    return not isinstance(error, Exception | KeyboardInterrupt)

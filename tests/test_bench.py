@@ -23,6 +23,7 @@ from fastclip.bench.stages import bench
 from fastclip.cli.forecast import duration
 from fastclip.embed.loop import EmbeddingLoop
 from fastclip.errors import UserError
+from fastclip.evaluate import engine
 from fastclip.evaluate.embedding import embed, missing_units, share_images
 from fastclip.evaluate.engine import Engine
 from fastclip.evaluate.options import EvalOptions
@@ -177,7 +178,7 @@ def test_bench_measures_each_stage_and_says_what_bounds(
 
 def test_bench_says_which_backbones_fit_together(shapes: Sharded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     options = EvalOptions(backbones=("ViT-L/14", "RN50x64"), random_weights=True, shards=shapes.shards, device="cpu")
-    monkeypatch.setattr("fastclip.evaluate.engine.free_memory_bytes", lambda *_: 2 << 30)
+    monkeypatch.setattr(engine, "free_memory_bytes", lambda *_: 2 << 30)
     with pytest.raises(UserError, match="do not fit into memory together; eval takes 2 passes") as error:
         bench(options, 20, 1, tmp_path)
     assert error.value.fix.endswith("-b ViT-L/14")

@@ -29,6 +29,7 @@ FLOORS = [
     {"transfer"},
     {"finetune"},
     {"bench", "doctor", "verify"},
+    {"api"},
     {"cli"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

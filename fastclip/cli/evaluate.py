@@ -122,28 +122,32 @@ def embed_and_score(
         for line in [*_twins(setup), *_other_prompts(setup)]:
             messages.print(line, soft_wrap=True)
     _print_weights(setup, messages)
-    for _ in range(2):  # once more if a part was damaged: it is moved aside, and made again
-        failures: list[FastclipError] = []
-        if setup.units:
-            load_lean()
-            from fastclip.evaluate.embedding import embed
 
-            with _reported(setup, messages) as report, stages() as say:
-                report.done = embed(setup, report.advance, say)
-            failures = report.done.failures
-        if not setup.process.reports:
-            _end_share(setup, failures, messages)
-            return None
+    def embed_missing(setup: Setup) -> list[FastclipError]:
+        load_lean()
+        from fastclip.evaluate.embedding import embed
+
+        with _reported(setup, messages) as report, stages() as say:
+            report.done = embed(setup, report.advance, say)
+        return report.done.failures
+
+    def score(setup: Setup) -> tuple[Evaluation, list[ShardAnswers]]:
+        from fastclip.evaluate.run import score_all
+
         with silence.at("scoring"):
-            evaluation, answers = _score(setup, heads)
-        if evaluation.complete or failures:
-            break
-        if not setup.units:  # a process that has begun to embed keeps its recipes
-            setup = resolve(options)
-    _print_results(setup, evaluation, failures, messages)
-    places.keep(evaluation, answers, messages)
-    if not evaluation.complete and failures:
-        _raise_first(failures, messages)
+            return score_all(setup, heads)
+
+    if not setup.process.reports:
+        _end_share(setup, embed_missing(setup) if setup.units else [], messages)
+        return None
+    from fastclip.evaluate import run
+
+    scored = run.embed_and_score(setup, embed_missing, score, lambda: resolve(options))
+    evaluation = scored.evaluation
+    _print_results(scored.setup, evaluation, scored.failures, messages)
+    places.keep(evaluation, scored.answers, messages)
+    if not evaluation.complete and scored.failures:
+        _raise_first(scored.failures, messages)
     return evaluation
 
 
@@ -151,15 +155,6 @@ def end(evaluation: Evaluation) -> None:
     """Leave with the exit code of an evaluation that is not complete, or whose unreadable images need a decision."""
     if not evaluation.complete or evaluation.undecided:
         raise typer.Exit(EXIT_UNREADABLE if evaluation.complete else EXIT_INCOMPLETE)
-
-
-def _score(setup: Setup, heads: Sequence[GivenHead]) -> tuple[Evaluation, list[ShardAnswers]]:
-    from fastclip.evaluate.given_heads import heads_by_domain
-    from fastclip.evaluate.score import score
-
-    fitted, used = heads_by_domain(setup, heads)
-    evaluation, answers = score(setup, fitted)
-    return replace(evaluation, heads=used), answers
 
 
 def _twins(setup: Setup) -> list[str]:
@@ -215,7 +210,7 @@ def _print_forecast(setup: Setup) -> None:
         print_forecast(setup)
 
 
-def _print_results(setup: Setup, evaluation: Evaluation, failures: list[FastclipError], messages: Console) -> None:
+def _print_results(setup: Setup, evaluation: Evaluation, failures: Sequence[FastclipError], messages: Console) -> None:
     """The table, its footnotes, and the shards that were given up."""
     from fastclip.cli.console import out
     from fastclip.report.document import average_notes
@@ -254,7 +249,7 @@ def _end_share(setup: Setup, failures: list[FastclipError], messages: Console) -
     )
 
 
-def _raise_first(failures: list[FastclipError], messages: Console) -> NoReturn:
+def _raise_first(failures: Sequence[FastclipError], messages: Console) -> NoReturn:
     """Raise the first of why shards could not be embedded, after the others are named."""
     from fastclip.errors import printable
 

@@ -26,7 +26,6 @@ from fastclip.errors import UserError
 
 if TYPE_CHECKING:
     from fastclip.evaluate.options import EvalOptions
-    from fastclip.transfer.run import Plan
 
 
 def probe(
@@ -78,10 +77,11 @@ def probe(
     training images.
     """
     from fastclip.cli.transfer import run_and_print
+    from fastclip.transfer.probe import plan_probe
 
     heads = tuple(head or ("logistic",))
     run_and_print(
-        _plan(
+        plan_probe(
             replace(options, targets=tuple(train or ()), prompts=prompt_sets(prompts), unreadable=unreadable),
             tuple(test or ()),
             heads,
@@ -101,39 +101,6 @@ def probe(
 
 
 command = takes_stored_options(probe)
-
-
-def _plan(
-    options: EvalOptions,
-    test: tuple[str, ...],
-    heads: tuple[str, ...],
-    *,
-    leave_one_out: bool,
-    split: float | None,
-    shots: tuple[int, ...],
-    seeds: int | None,
-    strength: float | None,
-) -> Plan:
-    from fastclip.transfer.folds import places, probe_folds
-    from fastclip.transfer.methods import find_heads, probe_jobs
-    from fastclip.transfer.run import Plan, stored
-
-    if not options.targets:
-        raise UserError(
-            "No training domain is named.", fix="fastclip probe DATASET/DOMAIN --test DATASET/DOMAIN -b NAME"
-        )
-    if seeds is not None and not shots:
-        raise UserError(
-            "--seeds are draws of shots, and there are none.", fix="--shots 1,2,4,8,16, or leave out --seeds"
-        )
-    seeds = 3 if seeds is None else seeds
-    if seeds < 1:
-        raise UserError(f"--seeds must be at least 1, not {seeds}.", fix="--seeds 3")
-    known = find_heads(heads)
-    setup = stored(replace(options, targets=(*options.targets, *test)))
-    train = places(setup.targets, options.targets)
-    folds = probe_folds(train, places(setup.targets, test), leave_one_out=leave_one_out, split=split)
-    return Plan(setup=setup, folds=folds, jobs=probe_jobs(known, folds, shots, seeds, strength), split=split)
 
 
 def _numbers(text: str | None) -> tuple[int, ...]:

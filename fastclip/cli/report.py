@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastclip.cli.report_inputs import Inputs, families, find_epsilon, read_inputs
+from fastclip.cli.report_inputs import Inputs, find_epsilon, read_inputs
 from fastclip.cli.report_inputs import against as find_verdicts
 from fastclip.errors import UserError
 
@@ -215,12 +215,13 @@ def _json(inputs: Inputs, found: Against | None) -> str:
 
 def _page(inputs: Inputs, found: Against | None, style: TableStyle, shards: str, thumbnails: int) -> bytes:
     from fastclip.report.html.page import render_page
+    from fastclip.results.comparing.columns import all_families
 
     return render_page(
         inputs.evaluation,
         answers=inputs.answers,
         against=found,
-        families=list(families(inputs.evaluation)),
+        families=list(all_families(inputs.evaluation)),
         style=style,
         shards=shards,
         thumbnails=thumbnails,

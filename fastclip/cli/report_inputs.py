@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,6 @@ from fastclip.errors import UserError, printable
 if TYPE_CHECKING:
     from fastclip.results.answers import PredictionRows
     from fastclip.results.cells import Evaluation
-    from fastclip.results.comparing.columns import Family
     from fastclip.results.files.kept import KeptResult
     from fastclip.results.published.verdicts import Against
 
@@ -89,12 +88,3 @@ def find_epsilon(text: str) -> float:
             fix="--epsilon 0.001, or fastclip verify … --json CERTIFICATE",
         ) from None
     return max(leads, default=NEAR_TIE)
-
-
-def families(evaluation: Evaluation) -> Iterator[Family]:
-    """All comparisons that the result allows."""
-    from fastclip.results.comparing.columns import compare
-
-    for of in ("backbones", "prompts", "heads"):
-        with suppress(UserError):  # there are no two of them
-            yield from compare(evaluation, of)

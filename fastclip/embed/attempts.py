@@ -66,6 +66,7 @@ class Attempts:
         self._lock = threading.Lock()
         self._mine: set[str] = set()
         self._closed = False
+        self._ended = threading.Event()
         self._heart: threading.Thread | None = None
         self.deadly: list[Unit] = []
         """Units that `in_good_order` kept back, because processes died of them."""
@@ -124,6 +125,8 @@ class Attempts:
         """Take back what this process has begun: it stops, and did not die. `closed`: it begins nothing any more."""
         with self._lock, suppress(OSError):
             self._closed = closed
+            if closed:
+                self._ended.set()  # in a notebook the heart would beat on for seconds
             while self._mine:
                 self._note(self._mine.pop()).unlink(missing_ok=True)
             if closed:
@@ -273,8 +276,7 @@ class Attempts:
         self._heart.start()
 
     def _beat(self) -> None:
-        while not self._closed:
-            time.sleep(HEARTBEAT_S)
+        while not self._ended.wait(HEARTBEAT_S):
             with suppress(OSError):
                 self._beat_once()
 

@@ -31,6 +31,7 @@ from fastclip.pixels.decoder import Decoder, EncodedImage
 from fastclip.storage.folders import LocalFolder
 from fastclip.store.parts import Part
 from fastclip.store.store import Store
+from fastclip.threads import is_stop
 
 MOST_LOST_IN_A_ROW = 3
 """Shards that a server may fail to give one after the other: it is patiently asked for each, which takes minutes."""
@@ -116,7 +117,7 @@ class EmbeddingLoop:
             while in_flight:
                 self._collect(*in_flight.popleft())
         except BaseException as error:
-            stopped = not isinstance(error, Exception)
+            stopped = is_stop(error)
             raise
         finally:
             # After a stop signal nobody waits for a batch; after an error nothing is left that still computes.

@@ -12,6 +12,10 @@ from fastclip.store.recipes import Recipe
 from fastclip.store.store import Store
 
 
+class NotStoredError(IncompleteError):
+    """A dataset is not embedded whole, where nothing is to be embedded."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
     """The recipes that are admitted for one backbone. `None` admits any."""
@@ -119,7 +123,7 @@ class Shelf:
             found.append(f"{dataset} by {backbone} has {there:,} of {len(self.parts[dataset]):,} shards{of}")
         names = " ".join(dict.fromkeys(dataset for dataset, _ in pairs))
         backbones = " ".join(f"-b {each}" for each in dict.fromkeys(backbone for _, backbone in pairs))
-        return IncompleteError(
+        return NotStoredError(
             f"Not everything is embedded: {'; '.join(found)}.",
             fix=f"fastclip eval {names} {backbones} (with the options of this command), or wait for those at work",
         )

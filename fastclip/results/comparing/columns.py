@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import combinations
 
 from fastclip.errors import UserError
@@ -64,6 +65,13 @@ def compare(
             fix="Name the folders of the runs. Run again what has no predictions: nothing is embedded twice.",
         )
     return families
+
+
+def all_families(evaluation: Evaluation) -> Iterator[Family]:
+    """All comparisons that the result allows: of its backbones, its prompt sets and its heads."""
+    for of in OF:
+        with suppress(UserError):  # there are no two of them
+            yield from compare(evaluation, of)
 
 
 def _family(evaluation: Evaluation, group: Group, of: str, correction: str) -> Family:

@@ -31,6 +31,11 @@ class KeptResult:
     """None for a file of predictions alone."""
     predictions: Path | None
 
+    @property
+    def has_answers(self) -> bool:
+        """Whether `rows` are there."""
+        return self.predictions is not None
+
     @cached_property
     def rows(self) -> PredictionRows:
         """The answers, image by image. Raises an error where there are none, or those of another run."""

@@ -42,7 +42,7 @@ def together(kept: Sequence[KeptResult], reading: Sequence[KeptResult]) -> Toget
             fix="Name the folders of all runs, or the predictions of all.",
         )
     merged = merge({each.name: each.evaluation for each in kept})
-    files = {each.name: each.rows for each in reading if each.predictions}
+    files = {each.name: each.rows for each in reading if each.has_answers}
     if not files:
         return Together(merged=merged, evaluation=merged, answers=None)
     from fastclip.results.comparing.ordering import in_one_order  # NumPy
