@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from fastclip.publish.runs import Scalar, TrackedRun
 from fastclip.publish.targets import Target
@@ -28,6 +28,7 @@ class Begun(NamedTuple):
     """The last step that is there."""
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """A place for runs, each of which is begun, and then finished or left."""
 
