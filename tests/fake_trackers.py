@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-KEEPS = '''
+KEEPS = """
 import json, os
 from pathlib import Path
 
@@ -44,7 +44,7 @@ class Run:
 def init(project, name, config, **options):
     _note("init", name, config)
     return Run(name)
-'''
+"""
 """trackio's own calls, and a file with a line for each."""
 
 FAILS = {

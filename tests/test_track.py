@@ -51,7 +51,9 @@ def test_a_run_a_backbone_and_prompt_set_with_the_accuracies_of_its_counts(resul
         assert run.metrics["micro/pacs"] == pytest.approx(sum(c.top1 for c in cells) / sum(c.images for c in cells))
         assert len(run.metrics) == len(shares) + 3
         assert run.config["manifest/pacs"] == "a" * 64
-        assert run.config["weights"] == next(u.recipe.weights for u in result.recipes if u.backbone == cells[0].backbone)
+        assert run.config["weights"] == next(
+            u.recipe.weights for u in result.recipes if u.backbone == cells[0].backbone
+        )
         assert run.config["zero_shot"] is True
         assert [row[:4] for row in run.rows] == [["pacs", c.domain, c.images, c.top1] for c in cells]
 

@@ -26,7 +26,9 @@ def train(log: Log, first: int, last: int) -> None:
     """Steps after `first` up to `last`, with an epoch after each three, as a training writes them."""
     log("start", step=first, processes=1, device="cpu")
     for step in range(first + 1, last + 1):
-        log("step", lr=1e-5, step=step, epoch=(step - 1) // PER_EPOCH, images=16, loss=1 / step, seconds=0.1, wait_s=0.0)
+        log(
+            "step", lr=1e-5, step=step, epoch=(step - 1) // PER_EPOCH, images=16, loss=1 / step, seconds=0.1, wait_s=0.0
+        )
         if step % PER_EPOCH == 0:
             epoch = step // PER_EPOCH
             log("epoch", step=step, epoch=epoch, loss=0.5, right=epoch, images=10)

@@ -20,7 +20,10 @@ from fastclip.publish.runs import TrackedRun, runs_of
 from fastclip.results.files.result import to_json
 
 PYTHON = REPOSITORY / ".venv-trackers" / "bin" / "python"
-PROMPTS = {"photo": ("a photo of a {}",), "long": tuple(f"a {'very ' * each}good photo of a {{}}" for each in range(99))}
+PROMPTS = {
+    "photo": ("a photo of a {}",),
+    "long": tuple(f"a {'very ' * each}good photo of a {{}}" for each in range(99)),
+}
 TARGETS = ("tensorboard:tb", "mlflow:exp@ml", "trackio:proj", "wandb:proj")
 
 
@@ -52,7 +55,12 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Tracked:
 
 
 def _python(folder: Path, *words: object) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "WANDB_MODE": "offline", "TRACKIO_DIR": str(folder / "t")}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "WANDB_MODE": "offline",
+        "TRACKIO_DIR": str(folder / "t"),
+    }
     ended = subprocess.run(
         [PYTHON, *map(str, words)], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
@@ -75,9 +83,7 @@ def test_tensorboard_reads_metrics_facts_and_table(tracked: Tracked):
     held = tracked.held["tensorboard"]
     for name, run in tracked.runs.items():
         found = next(each for key, each in held.items() if key.endswith(run.id[:8]))
-        assert {key: rows for key, rows in found["metrics"].items()} == {
-            key: [[0, pytest.approx(value, rel=1e-6)]] for key, value in run.metrics.items()
-        }
+        assert found["metrics"] == {key: [[0, pytest.approx(value, rel=1e-6)]] for key, value in run.metrics.items()}
         assert found["config"] == {key: value for key, value in run.config.items() if value is not None}
         assert found["files"] == ["result.json"] and "| pacs | sketch |" in found["table"][0], name
 

@@ -48,7 +48,7 @@ def command(
 
     Each backbone and head becomes a run. Tracking again adds nothing twice, and a tracker that fails costs nothing.
 
-    For example: fastclip track results/NAME --to tensorboard:runs --to mlflow:pacs
+    For example: fastclip track results/NAME --to tensorboard:runs
     """
     from fastclip.cli.console import err, out
     from fastclip.publish.sending import send_all, send_results

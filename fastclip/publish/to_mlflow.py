@@ -9,9 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
-
 from fastclip.publish.runs import Scalar, TrackedRun
 from fastclip.publish.targets import Target
 from fastclip.publish.trackers import Begun, Files, Row
@@ -30,6 +27,8 @@ class Mlflow:
     """An experiment."""
 
     def __init__(self, target: Target) -> None:
+        from mlflow import MlflowClient
+
         self._client = MlflowClient(tracking_uri=target.uri)
         found = self._client.get_experiment_by_name(target.place)
         self._experiment = found.experiment_id if found else self._create(target)
@@ -38,7 +37,7 @@ class Mlflow:
         beside = None
         if target.uri and target.uri.startswith("sqlite:///"):  # or it would be a folder where the program runs
             beside = (Path(target.uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
-        return self._client.create_experiment(target.place, artifact_location=beside)
+        return str(self._client.create_experiment(target.place, artifact_location=beside))
 
     def begin(self, run: TrackedRun, *, live: bool) -> Begun:
         """Find the run by its tag, or create it. A result that was sent by half is sent anew."""
@@ -56,6 +55,8 @@ class Mlflow:
 
     def log(self, rows: Sequence[Row]) -> None:
         """Add metrics. The loss goes last: by it `begin` tells which steps are there."""
+        from mlflow.entities import Metric
+
         now = int(time.time() * 1000)
         values = [Metric(name, value, now, row.step) for row in rows for name, value in row.metrics.items()]
         values.sort(key=lambda each: each.key == "train/loss")
@@ -64,6 +65,8 @@ class Mlflow:
 
     def finish(self, run: TrackedRun, files: Files) -> None:
         """Add parameters, metrics, the table as MLflow's page shows one, and files."""
+        from mlflow.entities import Metric, Param, RunTag
+
         client, now = self._client, int(time.time() * 1000)
         params = [Param(name, _short(value)) for name, value in run.config.items() if value is not None]
         for some in _parts(params, MOST_PARAMS):

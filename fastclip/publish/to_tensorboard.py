@@ -8,15 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.types_pb2 import DT_STRING
-from tensorboard.plugins.hparams.summary_v2 import hparams_pb
-from tensorboard.plugins.text.metadata import create_summary_metadata
-from tensorboard.summary.writer.record_writer import RecordWriter
-
 from fastclip.files import replace_file, write_whole
 from fastclip.publish.runs import TrackedRun
 from fastclip.publish.targets import Target
@@ -34,6 +25,8 @@ class TensorBoard:
 
     def begin(self, run: TrackedRun, *, live: bool) -> Begun:
         """What the event files of the run hold. A torn end of one counts as not there, and stays behind."""
+        from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
         self._run = self._folder / f"{_folder_name(run.name)}-{run.id[:8]}"
         files = sorted(self._run.glob(f"events.out.tfevents.*.fastclip.{run.id}"))
         events = [event for file in files for event in EventFileLoader(str(file)).Load()]
@@ -46,8 +39,7 @@ class TensorBoard:
         """Append steps to the event file of this session."""
         if self._writer is None:
             self._run.mkdir(parents=True, exist_ok=True)
-            self._writer = RecordWriter(self._next.open("xb"))
-            self._writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+            self._writer = _begun(self._next.open("xb"))
         for row in rows:
             self._writer.write(_scalars(row).SerializeToString())
         self._writer.flush()
@@ -62,8 +54,7 @@ class TensorBoard:
             return self._writer.close()
 
         def write(file: Any) -> None:
-            writer = RecordWriter(file)
-            writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+            writer = _begun(file)
             for event in _ends(run):
                 writer.write(event.SerializeToString())
 
@@ -79,17 +70,37 @@ class TensorBoard:
         return f"tensorboard --logdir {self._folder}"
 
 
+def _begun(file: Any) -> Any:
+    """A writer of events to a file, whose first event is written."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    writer = RecordWriter(file)
+    writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+    return writer
+
+
 def _folder_name(name: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", name).strip("-.")[:80]
 
 
-def _scalars(row: Row) -> Event:
+def _scalars(row: Row) -> Any:
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
     values = [Summary.Value(tag=name, simple_value=value) for name, value in row.metrics.items()]
     return Event(wall_time=time.time(), step=row.step, summary=Summary(value=values))
 
 
-def _ends(run: TrackedRun) -> Iterator[Event]:
-    """The facts of a run, its metrics and its table."""
+def _ends(run: TrackedRun) -> Iterator[Any]:
+    """The facts of a run, its metrics and its table, as events."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from tensorboard.compat.proto.types_pb2 import DT_STRING
+    from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+    from tensorboard.plugins.text.metadata import create_summary_metadata
+
     now = time.time()
     config = {name: value for name, value in run.config.items() if value is not None}
     if run.metrics:

@@ -6,8 +6,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import trackio
-
 from fastclip.publish.runs import TrackedRun
 from fastclip.publish.targets import Target
 from fastclip.publish.trackers import Begun, Files, Row, table_text
@@ -21,6 +19,8 @@ class Trackio:
 
     def begin(self, run: TrackedRun, *, live: bool) -> Begun:
         """Go on with the run of this name, or create it. All of a result comes in one step, or not at all."""
+        import trackio
+
         self._run = trackio.init(
             project=self._project,
             name=f"{run.name} {run.id[:8]}",
@@ -40,6 +40,8 @@ class Trackio:
 
     def finish(self, run: TrackedRun, files: Files) -> None:
         """Add files, then metrics and the table."""
+        import trackio
+
         with tempfile.TemporaryDirectory(prefix="fastclip-") as folder:
             if files:
                 artifact = trackio.Artifact(f"result-{run.id}", type="result")

@@ -8,8 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import wandb
-
 from fastclip.publish.runs import TrackedRun
 from fastclip.publish.targets import Target
 from fastclip.publish.trackers import Begun, Files, Row
@@ -24,6 +22,8 @@ class Wandb:
     """A project of a user or team."""
 
     def __init__(self, target: Target) -> None:
+        import wandb
+
         entity, _, self._project = target.place.rpartition("/")
         self._entity = entity or None
         # Nothing of this machine is sent: no code, no packages, no host, no measurements of the processor.
@@ -37,6 +37,8 @@ class Wandb:
 
     def begin(self, run: TrackedRun, *, live: bool) -> Begun:
         """Go on with the run of this id, or create it, unless all of it is there."""
+        import wandb
+
         offline = wandb.setup().settings.mode in ("offline", "dryrun")
         if self._is_whole(run.id, offline):
             return Begun(whole=True)
@@ -55,6 +57,8 @@ class Wandb:
         return Begun(step=self._run.step - 1)
 
     def _is_whole(self, name: str, offline: bool) -> bool:
+        import wandb
+
         if offline:
             folder = Path(wandb.setup().settings.wandb_dir)
             return any(folder.glob(f"offline-run-*-{name}/{MARK}"))
@@ -72,6 +76,8 @@ class Wandb:
 
     def finish(self, run: TrackedRun, files: Files) -> None:
         """Add the table and metrics, and files as an artifact."""
+        import wandb
+
         self._run.config.update(dict(run.config), allow_val_change=True)
         if run.rows:
             table = wandb.Table(columns=list(run.headers), data=[list(row) for row in run.rows])

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from fastclip.publish.runs import Scalar, TrackedRun
-from fastclip.publish.targets import Target
 
 Files: TypeAlias = Mapping[str, str]
 """Name → text."""
@@ -46,25 +45,6 @@ class Tracker(Protocol):
 
     def where(self) -> str:
         """The place where a user finds the run, or runs; empty if nobody knows."""
-
-
-def open_tracker(target: Target) -> Tracker:
-    """The tracker of a target. Its library is loaded here and nowhere else."""
-    if target.tracker == "wandb":
-        from fastclip.publish.to_wandb import Wandb
-
-        return Wandb(target)
-    if target.tracker == "mlflow":
-        from fastclip.publish.to_mlflow import Mlflow
-
-        return Mlflow(target)
-    if target.tracker == "trackio":
-        from fastclip.publish.to_trackio import Trackio
-
-        return Trackio(target)
-    from fastclip.publish.to_tensorboard import TensorBoard
-
-    return TensorBoard(target)
 
 
 def table_text(run: TrackedRun) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TextIO
 
 from fastclip.publish.runs import TrackedRun
 from fastclip.publish.targets import Target
-from fastclip.publish.trackers import Row, Tracker, open_tracker
+from fastclip.publish.trackers import Row, Tracker
 
 USUAL = {
     "GIT_PYTHON_REFRESH": "quiet",
@@ -35,12 +35,31 @@ def work(questions: TextIO) -> NoReturn:
     for line in questions:
         signal.alarm(first["limit_s"])  # should the process that asks be gone
         try:
-            tracker = tracker or open_tracker(Target(**first["target"]))
+            tracker = tracker or _open(Target(**first["target"]))
             answer = _answer(tracker, json.loads(line))
         except BaseException as error:  # a library may even ask to exit
             answer = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
         print(json.dumps(answer), file=answers, flush=True)
     os._exit(0)  # what a library does at the end of its process may take for ever
+
+
+def _open(target: Target) -> Tracker:
+    """The tracker of a target. Its library is loaded by it and nowhere else."""
+    if target.tracker == "wandb":
+        from fastclip.publish.to_wandb import Wandb
+
+        return Wandb(target)
+    if target.tracker == "mlflow":
+        from fastclip.publish.to_mlflow import Mlflow
+
+        return Mlflow(target)
+    if target.tracker == "trackio":
+        from fastclip.publish.to_trackio import Trackio
+
+        return Trackio(target)
+    from fastclip.publish.to_tensorboard import TensorBoard
+
+    return TensorBoard(target)
 
 
 def _answer(tracker: Tracker, question: dict[str, Any]) -> dict[str, Any]:

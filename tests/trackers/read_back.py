@@ -1,4 +1,4 @@
-"""Prints as JSON what real trackers say that they hold: folder of TensorBoard, MLflow's, wandb's, project of trackio."""
+"""Prints as JSON what the real trackers say that they hold, below a folder."""
 
 from __future__ import annotations
 
@@ -62,7 +62,13 @@ def wandb(folder: Path) -> dict[str, Any]:
 
     found = {}
     for path in sorted(folder.glob("offline-run-*/run-*.wandb")):
-        run: dict[str, Any] = {"config": {}, "metrics": [], "summary": {}, "artifacts": [], "bytes": path.stat().st_size}
+        run: dict[str, Any] = {
+            "config": {},
+            "metrics": [],
+            "summary": {},
+            "artifacts": [],
+            "bytes": path.stat().st_size,
+        }
         for data in _records(path.read_bytes()):
             record = Record.FromString(data)
             if record.HasField("run"):
