@@ -147,8 +147,8 @@ def test_a_loss_that_is_not_finite_ends_the_following(fastclip: Program, tmp_pat
         train(log, 0, 2)
         log("not finite", step=3, epoch=0, images=[])
     process = start(fastclip, tmp_path, "--follow")
-    process.communicate(timeout=60)
-    assert process.returncode == 0
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "1 run tracked, the training ended at a number that is not finite" in out
     assert logged(tmp_path) == list(expected(2).items())
 
 

@@ -51,7 +51,8 @@ def command(
     For example: fastclip track results/NAME --to tensorboard:runs
     """
     from fastclip.cli.console import err, out
-    from fastclip.publish.sending import send_all, send_results
+    from fastclip.cli.progress import silence
+    from fastclip.publish.sending import Sent, send_all, send_results
     from fastclip.publish.targets import find_targets
     from fastclip.publish.training_log import send_training
 
@@ -68,7 +69,9 @@ def command(
 
     if follow:
         err().print("Following the log; Ctrl-C ends this, and not the training.")
-    sent = send_all(targets, timeout, task)
+    sent = [Sent(each) for each in targets]
+    with silence.at(lambda: _progress(sent, follow=follow)):
+        send_all(sent, timeout, task)
     for each in sent:
         if not each.error:
             out().print(_line(each), soft_wrap=True)
@@ -79,6 +82,12 @@ def command(
         )
 
 
+def _progress(sent: Sequence[Sent], *, follow: bool) -> str:
+    """`following, mlflow:e has step 120`, or the trackers that are waited for."""
+    at = [f"{each.target}{f' has step {each.step:,}' * (each.step >= 0)}" for each in sent if not each.done]
+    return f"{'following' if follow else 'waiting for'} {', '.join(at)}"
+
+
 def _line(sent: Sent) -> str:
     from fastclip.cli.console import counted
     from fastclip.errors import printable
@@ -86,7 +95,7 @@ def _line(sent: Sent) -> str:
     there = f"{sent.there:,} there already" if sent.there else ""
     new = f"{counted(sent.new, 'run')} tracked" if sent.new or not there else ""
     where = f" → {sent.where}" if sent.where else ""
-    return printable(f"{sent.target}: {', '.join(filter(None, (new, there)))}{where}")
+    return printable(f"{sent.target}: {', '.join(filter(None, (new, there, sent.note)))}{where}")
 
 
 def _trainings(paths: Sequence[Path], follow: bool) -> dict[Path, TrainingFiles]:

@@ -46,6 +46,11 @@ class Sent:
     """Runs that were added, or added to."""
     there: int = 0
     """Runs that were there already, whole."""
+    step: int = -1
+    """The last step of a training that was added."""
+    done: bool = False
+    note: str = ""
+    """What a user has to know besides."""
     where: str = ""
     error: str = ""
     """Empty if all went well."""
@@ -133,19 +138,16 @@ class Sender:
         self.kill()
 
 
-def send_all(
-    targets: Sequence[Target], limit_s: float, task: Callable[[Sender, Sent, threading.Event], None]
-) -> list[Sent]:
+def send_all(sent: Sequence[Sent], limit_s: float, task: Callable[[Sender, Sent, threading.Event], None]) -> None:
     """Do `task` for every target at once. An error of one is noted in its `Sent` and costs the others nothing.
 
     When the block is left by a stop signal, the tasks see it by their event and have a few seconds to end.
     """
     stopping = threading.Event()
-    sent = [Sent(target) for target in targets]
     senders: list[Sender] = []
     try:
-        for target in targets:
-            senders.append(Sender(target, limit_s))
+        for each in sent:
+            senders.append(Sender(each.target, limit_s))
         threads = [
             threading.Thread(target=_guarded, args=(task, sender, each, stopping), daemon=True)
             for sender, each in zip(senders, sent, strict=True)
@@ -164,7 +166,6 @@ def send_all(
     finally:
         for sender in senders:
             sender.close()
-    return sent
 
 
 def _guarded(
@@ -174,6 +175,7 @@ def _guarded(
         task(sender, sent, stopping)
     except Exception as error:
         sent.error = str(error) if isinstance(error, TrackerError) else f"{type(error).__name__}: {error}"
+    sent.done = True
 
 
 def send_results(

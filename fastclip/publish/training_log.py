@@ -174,10 +174,13 @@ def send_training(files: TrainingFiles, sender: Sender, sent: Sent, stopping: th
                 last = row.step
         for start in range(0, len(rows), MOST_ROWS):
             sender.log(rows[start : start + MOST_ROWS])
+            sent.step = rows[start : start + MOST_ROWS][-1].step
         added |= bool(rows)
         if facts or reader.failed or not follow or stopping.wait(POLL_S):
             break
     sent.where = sender.finish(facts, {}) if facts else sender.leave()
+    if reader.failed:
+        sent.note = "the training ended at a number that is not finite"
     sent.new += added
     sent.there += not added
 
