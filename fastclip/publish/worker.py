@@ -39,7 +39,8 @@ def work(questions: TextIO) -> NoReturn:
             answer = _answer(tracker, json.loads(line))
         except BaseException as error:  # a library may even ask to exit
             answer = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
-        print(json.dumps(answer), file=answers, flush=True)
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
     os._exit(0)  # what a library does at the end of its process may take for ever
 
 
