@@ -134,9 +134,9 @@ def test_towers_that_do_not_fit_together_take_turns_and_embed_the_same_bytes(
 
 
 def test_what_several_backbones_take_is_said_before_they_embed(few: Sharded, fastclip: Program):
-    run = fastclip("eval", "-b", "tiny", "-b", "ViT-B/32", "--random-weights", "--shards", few.shards)
+    run = fastclip.here("eval", "-b", "tiny", "-b", "ViT-B/32", "--random-weights", "--shards", few.shards)
     assert "2 backbones at once take about 0." in run.err and "free." in run.err
-    again = fastclip("eval", "-b", "tiny", "-b", "ViT-B/32", "--random-weights", "--shards", few.shards)
+    again = fastclip.here("eval", "-b", "tiny", "-b", "ViT-B/32", "--random-weights", "--shards", few.shards)
     assert "at once" not in again.err
 
 
@@ -154,10 +154,12 @@ def test_only_devices_with_a_data_sheet_have_a_peak():
     assert peak_flops("NVIDIA GeForce RTX 9999", "fp16") is None
 
 
-def test_bench_measures_each_stage_and_says_what_bounds(shapes: Sharded, fastclip: Program):
+def test_bench_measures_each_stage_and_says_what_bounds(
+    shapes: Sharded, fastclip: Program, monkeypatch: pytest.MonkeyPatch
+):
     arguments = ["-b", "tiny", "--shards", shapes.shards, "--images", 30, "--rounds", 2, "--precision", "fp32"]
-    home = dataclasses.replace(fastclip, environment={"HOME": str(fastclip.folder)})
-    run = home("bench", *arguments, "--json", "b.jsonl")
+    monkeypatch.setenv("HOME", str(fastclip.folder))
+    run = fastclip.here("bench", *arguments, "--json", "b.jsonl")
     assert run.code == 0, run.err
     assert max(map(len, run.out.splitlines())) <= 80
     assert "Bounded by " in run.out and "40 images; fp32 on cpu, decoded by torchvision" in run.out
@@ -223,8 +225,11 @@ def test_bench_embeds_where_everything_is_embedded_already(shapes: Sharded, tmp_
     assert bench(options, 20, 1, tmp_path / "bench").images == 20
 
 
-def test_dry_run_says_what_is_left_and_times_it_by_what_bench_measured(shapes: Sharded, fastclip: Program):
-    home = dataclasses.replace(fastclip, environment={"HOME": str(fastclip.folder)})
+def test_dry_run_says_what_is_left_and_times_it_by_what_bench_measured(
+    shapes: Sharded, fastclip: Program, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", str(fastclip.folder))
+    home = fastclip.here
     arguments = ["-b", "tiny", "--shards", shapes.shards, "--precision", "fp32"]
     before = home("eval", "--dry-run", *arguments)
     assert before.code == 0 and "No time: nothing was measured here yet" in before.out

@@ -69,7 +69,7 @@ def test_classes_of_one_readable_name_need_texts_under_their_folders(tmp_path: P
         ({"a": [" "]}, "an empty text"),
         ({"a": "x"}, "no list of texts"),
         ({"pacs": {"a": ["x"]}}, "several datasets"),
-        ('{"a": ["\\ud800"]}', "no Unicode"),
+        ('{"a": ["\\ud800"]}', "no Unicode text"),
         ({"schema": "fastclip.prompts/2", "templates": ["{}"]}, "fastclip.prompts/2"),
         ({"schema": "fastclip.prompts/1", "templates": []}, "no template"),
         ({"schema": "fastclip.prompts/1", "templates": ["{}"], "selection": {"labels_used": 1}}, "say rightly how"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -221,6 +222,16 @@ def test_members_of_a_tar_gz_are_read_in_any_order_as_from_the_tar(tmp_path: Pat
     zipped.write_bytes(packed(whole + bytes(512)))
     with pytest.raises(IntegrityError, match="changed while it was read"):
         BlobReader().read(Blob("tar", zipped, 5, offset=512))
+
+
+def test_a_tar_gz_is_read_after_somebody_tidied_up_the_temporary_folder(tmp_path: Path):
+    whole = tar_bytes(MEMBERS[:12])
+    for number in range(2):
+        zipped = save(tmp_path, packed(whole), f"{number}.tar.gz")
+        member = list_tar(zipped)[3]
+        shutil.rmtree(seek_indexes()[zipped].file.parent)
+        blob = Blob("tar", zipped, member.size, offset=member.offset)
+        assert BlobReader().read(blob) == whole[member.offset : member.offset + member.size]
 
 
 def test_a_tar_gz_with_any_cut_flip_or_addition_is_refused_with_file_and_offset(tmp_path: Path):

@@ -154,4 +154,4 @@ def _templates(path: Path, found: Any) -> tuple[str, ...]:
 
 def _check_unicode(path: Path, text: str) -> None:
     if any(0xD800 <= ord(letter) < 0xE000 for letter in text):
-        raise UserError(f"{path}: the text {text!r} is no Unicode.", fix="Save the file anew as UTF-8.")
+        raise UserError(f"{path}: the text {text!r} is no Unicode text.", fix="Save the file anew as UTF-8.")

@@ -11,7 +11,6 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
@@ -35,6 +34,8 @@ class SeekIndex(NamedTuple):
 
 
 _seek_indexes: dict[Path, SeekIndex] = {}
+_folder: list[Path] = []
+"""The folders of this process's seek indexes, the last one in use."""
 
 
 def seek_indexes() -> dict[Path, SeekIndex]:
@@ -113,9 +114,11 @@ def damaged(path: Path, found: str) -> IntegrityError:
     )
 
 
-@cache
 def _temporary_folder() -> Path:
-    return make_temporary_folder("seek")
+    """The folder of this process's seek indexes: a new one where somebody has tidied up the temporary folder."""
+    if not _folder or not _folder[-1].is_dir():
+        _folder.append(make_temporary_folder("seek"))
+    return _folder[-1]
 
 
 def _place() -> str:
