@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.ready
 REFERENCE := .venv-reference/.ready
+TRACKERS := .venv-trackers/.ready
 
 # Some machines forbid compiled files; every process that a test starts would compile torch again, for seconds.
 export PYTHONDONTWRITEBYTECODE :=
@@ -15,7 +16,7 @@ demo: $(SETUP)
 	$(BIN)/fastclip demo
 
 # Two at a time: most tests wait for processes that start.
-test: lint $(REFERENCE)
+test: lint $(REFERENCE) $(TRACKERS)
 	$(BIN)/pytest -q -rs --numprocesses 2 --dist loadfile
 
 lint: $(SETUP)
@@ -39,5 +40,11 @@ $(REFERENCE): tests/reference/requirements.txt | $(SETUP)
 		--requirement tests/reference/requirements.txt
 	touch $@
 
+# Experiment trackers, in which the tests run `fastclip track`. They exclude each other's versions of much else.
+$(TRACKERS): tests/trackers/requirements.txt | $(SETUP)
+	$(PYTHON) -m venv .venv-trackers
+	$(BIN)/uv pip install --quiet --python .venv-trackers/bin/python --requirement $<
+	touch $@
+
 clean:
-	rm -rf .venv .venv-reference
+	rm -rf .venv .venv-reference .venv-trackers

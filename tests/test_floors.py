@@ -25,7 +25,7 @@ FLOORS = [
     {"text"},
     {"adapt", "results"},
     {"embed", "report"},
-    {"evaluate"},
+    {"evaluate", "publish"},
     {"transfer"},
     {"finetune"},
     {"bench", "doctor", "verify"},

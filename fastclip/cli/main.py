@@ -17,6 +17,7 @@ from fastclip import __version__
 from fastclip.cli import (
     adapt,
     bench,
+    card,
     compare,
     completion,
     datasets,
@@ -34,6 +35,7 @@ from fastclip.cli import (
     shards,
     status,
     store,
+    track,
     verify,
     wise,
 )
@@ -69,6 +71,8 @@ app.command("finetune", cls=Command)(finetune.command)
 app.command("wise", cls=Command)(wise.command)
 app.command("report", cls=Command)(report.command)
 app.command("compare", cls=Command)(compare.command)
+app.command("card", cls=Command)(card.command)
+app.command("track", cls=Command)(track.command)
 app.command("features", cls=Command)(features.command)
 app.add_typer(store.app, name="store")
 app.command("bench", cls=Command)(bench.command)

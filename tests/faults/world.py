@@ -77,6 +77,7 @@ COMMANDS: Mapping[str, Command] = {
         " --csv c.csv --json r.json --html page.html",
         outputs="m.md t.tex m.tex c.csv r.json page.html",
     ),
+    "card": _with("card kept/result.json --output card.md", outputs="card.md"),
     "compare": _with("compare kept/result.json --of prompts --json r.json", outputs="r.json"),
     "features": _with("features shapes --output new_features", *READ, outputs="new_features"),
     "store": _with("store"),

@@ -1,0 +1,1 @@
+"""Results and trainings for other programs to show: experiment trackers and model cards. No torch."""
