@@ -26,7 +26,7 @@ FLOORS = [
     {"adapt", "results"},
     {"embed", "report"},
     {"evaluate"},
-    {"transfer"},
+    {"handover", "transfer"},
     {"finetune"},
     {"bench", "verify"},
     {"cli"},

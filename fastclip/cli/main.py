@@ -22,12 +22,14 @@ from fastclip.cli import (
     demo,
     download,
     evaluate,
+    export,
     features,
     finetune,
     grim,
     probe,
     report,
     reproduce,
+    search,
     shard,
     shards,
     status,
@@ -68,6 +70,8 @@ app.command("wise", cls=Command)(wise.command)
 app.command("report", cls=Command)(report.command)
 app.command("compare", cls=Command)(compare.command)
 app.command("features", cls=Command)(features.command)
+app.command("export", cls=Command)(export.command)
+app.command("search", cls=Command)(search.command)
 app.add_typer(store.app, name="store")
 app.command("bench", cls=Command)(bench.command)
 app.command("reproduce", cls=Command)(reproduce.command)
