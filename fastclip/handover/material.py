@@ -69,7 +69,7 @@ def check_one_backbone(backbones: Sequence[str]) -> None:
 
 
 def of_result(path: Path, options: EvalOptions) -> Material:
-    """The answers of a run, and the embeddings that they were made of, or those of one of its backbones.
+    """The answers of a run, and the embeddings that they were made of, unless `options` name another recipe.
 
     Raises `UserError` if the shards at hand are not those of the result.
     """
@@ -84,7 +84,7 @@ def of_result(path: Path, options: EvalOptions) -> Material:
             options,
             targets=tuple(places),
             backbones=(backbone,),
-            recipes=tuple(dict.fromkeys(each.id for each in used)),
+            recipes=options.recipes or tuple(dict.fromkeys(each.id for each in used)),
             random_weights=recipe.random_weights,
         ),
         only_stored=True,
@@ -115,16 +115,9 @@ def _used_recipes(evaluation: Evaluation, options: EvalOptions, path: Path) -> l
             fix=f"Name it: -b {known[0]} (or {', '.join(known[1:])})",
         )
     check_one_backbone(wanted)
-    found = [
-        each
-        for each in evaluation.recipes
-        if each.backbone in wanted and (not options.recipes or each.id.startswith(options.recipes))
-    ]
+    found = [each for each in evaluation.recipes if each.backbone in wanted]
     if not found:
-        raise UserError(f"{path} has no backbone {wanted[0]}, or no such recipe.", fix=f"-b {' or '.join(known)}")
-    if len({each.dataset for each in found}) < len(found):
-        names = " or ".join(f"--recipe {each.id[:12]}" for each in found)
-        raise UserError(f"{path} was made with several recipes of {wanted[0]}.", fix=names)
+        raise UserError(f"{path} has no backbone {wanted[0]}.", fix=f"-b {' or '.join(known)}")
     return found
 
 
