@@ -18,7 +18,7 @@ from fastclip.evaluate.score import dataset_facts
 from fastclip.faults import MachineError
 from fastclip.files import digest
 from fastclip.handover.search import Hit, Image
-from fastclip.report.html.pictures import OTHER_BYTES, SIDE, Picture, crop_jpeg, reader_of
+from fastclip.report.html.pictures import SIDE, Picture, crop_jpeg, reader_of
 from fastclip.storage.folders import Location
 
 MOST = 400
@@ -66,7 +66,7 @@ def _pictures(images: Iterable[Image], crop: int) -> Iterator[Picture]:
             (record,) = read_records(folder, image.shard, [image.row])
             data = reader_of(folder, image.shard)(record.offset, record.size)
             if digest(data) != record.sha256:
-                yield OTHER_BYTES
+                yield Picture(why="its bytes are not those of its manifest")
                 continue
             yield Picture(jpeg=base64.b64encode(crop_jpeg(data, crop)).decode())
         except ValueError as error:
