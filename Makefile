@@ -4,11 +4,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.ready
 REFERENCE := .venv-reference/.ready
+VIEWERS := .venv-viewers/.ready
 
 # Some machines forbid compiled files; every process that a test starts would compile torch again, for seconds.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint viewers clean
 .DELETE_ON_ERROR:
 
 demo: $(SETUP)
@@ -39,5 +40,13 @@ $(REFERENCE): tests/reference/requirements.txt | $(SETUP)
 		--requirement tests/reference/requirements.txt
 	touch $@
 
+# Embedding Atlas, which `pytest -m slow tests/test_viewers.py` opens exports with. It needs Python 3.11.
+viewers: $(VIEWERS)
+
+$(VIEWERS): tests/viewers/requirements.txt | $(BIN)/uv
+	$(PYTHON) -m venv .venv-viewers
+	$(BIN)/uv pip install --quiet --python .venv-viewers/bin/python --no-deps --requirement tests/viewers/requirements.txt
+	touch $@
+
 clean:
-	rm -rf .venv .venv-reference
+	rm -rf .venv .venv-reference .venv-viewers
