@@ -174,7 +174,7 @@ def _sheet(path: Path, title: str, notes: Sequence[str], found: Found, like: Lik
     from fastclip.handover.sheet import make_sheet, render_html, render_jpeg
 
     crop = next(material.features).recipe.preprocessing.side
-    made = make_sheet(title, notes, found.hits, like.image if like else None, crop, material.setup.shards)
+    made = make_sheet(title, notes, found.hits, like.image if like else None, crop, material.licences)
     return (render_jpeg if path.suffix.lower() in (".jpg", ".jpeg") else render_html)(made)
 
 

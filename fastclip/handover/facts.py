@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from fastclip.errors import IntegrityError
-from fastclip.evaluate.score import dataset_facts
 from fastclip.files import digest_file
 from fastclip.handover.folder import FACTS_FORMAT, ITEMS
 from fastclip.handover.form import Form
@@ -61,7 +60,7 @@ def make_facts(
                 "domains": each.target.domains,
                 "manifest_sha256": each.target.manifest_sha256,
                 "classes": dict(zip(each.target.manifest.classes, each.target.manifest.names, strict=True)),
-                "licence": dataset_facts(each.target, material.setup.shards).licence,
+                "licence": material.licences[each.target.name],
             }
             for each in features
         ],

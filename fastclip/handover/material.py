@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastclip.data.shards.targets import Target
 from fastclip.errors import UserError, printable
 from fastclip.evaluate.options import EvalOptions
+from fastclip.evaluate.score import dataset_facts
 from fastclip.evaluate.setup import Setup, resolve
 from fastclip.features.read import Features
 from fastclip.results.answers import PredictionRows
@@ -24,6 +25,8 @@ class Material:
     name: str
     """The run's folder, or the datasets."""
     setup: Setup
+    licences: Mapping[str, str]
+    """Dataset → the licence of its images, as its card says it; empty where it says none."""
     answers: PredictionRows | None = None
 
     @property
@@ -55,7 +58,7 @@ def of_datasets(options: EvalOptions) -> Material:
         raise UserError("No backbone is chosen.", fix="-b NAME; fastclip store lists those that are embedded")
     check_one_backbone(options.backbones)
     setup = resolve(options, only_stored=True, one_recipe=True)
-    return Material("+".join(target.name for target in setup.targets)[:100], setup)
+    return Material("+".join(target.name for target in setup.targets)[:100], setup, _licences(setup))
 
 
 def check_one_backbone(backbones: Sequence[str]) -> None:
@@ -92,7 +95,11 @@ def of_result(path: Path, options: EvalOptions) -> Material:
     for target in setup.targets:
         _check_manifest(target, evaluation, path)
     place = Path(kept.name).resolve()
-    return Material(place.name if place.is_dir() else place.parent.name, setup, kept.rows)
+    return Material(place.name if place.is_dir() else place.parent.name, setup, _licences(setup), kept.rows)
+
+
+def _licences(setup: Setup) -> dict[str, str]:
+    return {target.name: dataset_facts(target, setup.shards).licence for target in setup.targets}
 
 
 def _one_result(path: Path) -> KeptResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,10 @@ from markupsafe import Markup
 from fastclip import __version__
 from fastclip.data.shards.reader import read_records
 from fastclip.errors import FastclipError, printable
-from fastclip.evaluate.score import dataset_facts
 from fastclip.faults import MachineError
 from fastclip.files import digest
 from fastclip.handover.search import Hit, Image
 from fastclip.report.html.pictures import SIDE, Picture, crop_jpeg, reader_of
-from fastclip.storage.folders import Location
 
 MOST = 400
 """Pictures of a sheet: a page of 400 photos has some two megabytes."""
@@ -42,19 +40,18 @@ class Sheet:
 
 
 def make_sheet(
-    title: str, notes: Sequence[str], hits: Sequence[Hit], like: Image | None, crop: int, shards: Location
+    title: str, notes: Sequence[str], hits: Sequence[Hit], like: Image | None, crop: int, licences: Mapping[str, str]
 ) -> Sheet:
     """The sheet of `hits`, whose pictures are the crops that a model with the side `crop` sees."""
     wanted = [*([like] if like else []), *(hit.image for hit in hits)]
     pictures = list(_pictures(wanted, crop))
-    targets = {each.target.name: each.target for each in wanted}
-    licences = {name: dataset_facts(target, shards).licence for name, target in targets.items()}
+    shown = dict.fromkeys(each.target.name for each in wanted)
     return Sheet(
         title=title,
         notes=notes,
         like=(like, pictures[0]) if like else None,
         hits=list(zip(hits, pictures[1:] if like else pictures, strict=True)),
-        licences=[f"Licence of the images of {name}: {text}" for name, text in licences.items() if text],
+        licences=[f"Licence of the images of {name}: {text}" for name in shown if (text := licences[name])],
     )
 
 
