@@ -45,6 +45,8 @@ def export(
     """Export images for a viewer: embeddings as a map, thumbnails, and, of a run, every answer.
 
     Embeds nothing and needs no weights. Prints the command that opens the files.
+
+    For example: fastclip export results/NAME --for spotlight
     """
     from fastclip.cli.console import err, out
     from fastclip.cli.progress import progress_bar, silence
