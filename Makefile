@@ -5,11 +5,12 @@ BIN := .venv/bin
 SETUP := .venv/.ready
 REFERENCE := .venv-reference/.ready
 TRACKERS := .venv-trackers/.ready
+VIEWERS := .venv-viewers/.ready
 
 # Some machines forbid compiled files; every process that a test starts would compile torch again, for seconds.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint viewers clean
 .DELETE_ON_ERROR:
 
 demo: $(SETUP)
@@ -46,5 +47,13 @@ $(TRACKERS): tests/trackers/requirements.txt | $(SETUP)
 	$(BIN)/uv pip install --quiet --python .venv-trackers/bin/python --requirement $<
 	touch $@
 
+# Embedding Atlas, which `pytest -m slow tests/test_viewers.py` opens exports with. It needs Python 3.11.
+viewers: $(VIEWERS)
+
+$(VIEWERS): tests/viewers/requirements.txt | $(BIN)/uv
+	$(PYTHON) -m venv .venv-viewers
+	$(BIN)/uv pip install --quiet --python .venv-viewers/bin/python --no-deps --requirement tests/viewers/requirements.txt
+	touch $@
+
 clean:
-	rm -rf .venv .venv-reference .venv-trackers
+	rm -rf .venv .venv-reference .venv-trackers .venv-viewers

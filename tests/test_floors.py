@@ -26,7 +26,7 @@ FLOORS = [
     {"adapt", "results"},
     {"embed", "report"},
     {"evaluate", "publish"},
-    {"transfer"},
+    {"handover", "transfer"},
     {"finetune"},
     {"bench", "doctor", "verify"},
     {"api"},

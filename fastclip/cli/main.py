@@ -25,12 +25,14 @@ from fastclip.cli import (
     doctor,
     download,
     evaluate,
+    export,
     features,
     finetune,
     grim,
     probe,
     report,
     reproduce,
+    search,
     shard,
     shards,
     status,
@@ -74,6 +76,8 @@ app.command("compare", cls=Command)(compare.command)
 app.command("card", cls=Command)(card.command)
 app.command("track", cls=Command)(track.command)
 app.command("features", cls=Command)(features.command)
+app.command("export", cls=Command)(export.command)
+app.command("search", cls=Command)(search.command)
 app.add_typer(store.app, name="store")
 app.command("bench", cls=Command)(bench.command)
 app.command("reproduce", cls=Command)(reproduce.command)

@@ -37,8 +37,14 @@ RandomWeights = Annotated[
 Precision = Annotated[
     str | None, typer.Option(metavar="NAME", help="fp32, bf16 or fp16. Default: this machine's fast one.", **MODEL)
 ]
+StoredPrecision = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Read only embeddings in fp32, bf16 or fp16.", **MODEL)
+]
 Decoder = Annotated[
     str | None, typer.Option(metavar="NAME", help="torchvision (default on a CPU) or dali (on a GPU).", **MODEL)
+]
+StoredDecoder = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Read only those decoded by torchvision or dali.", **MODEL)
 ]
 BatchSize = Annotated[
     int | None, typer.Option(metavar="N", help="Images a forward pass. Default: 32, on a GPU 256.", **MODEL)
@@ -116,6 +122,11 @@ def takes_stored_options(command: Callable[..., None]) -> Callable[..., None]:
     return takes(stored_options, command)
 
 
+def takes_one_backbone(command: Callable[..., None]) -> Callable[..., None]:
+    """Let `command(options, …)` be given `one_backbone` on the command line, as if it took each of them itself."""
+    return takes(one_backbone, command)
+
+
 def takes(make_options: Callable[..., EvalOptions], command: Callable[..., None]) -> Callable[..., None]:
     """Let `command(options, …)` be given those of `make_options` on the command line, as if it took them itself."""
     shared, own = inspect.signature(make_options).parameters, inspect.signature(command).parameters
@@ -141,12 +152,8 @@ def stored_options(
     all_backbones: AllBackbones = False,
     weights: WeightsFiles = None,
     random_weights: RandomWeights = False,
-    precision: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Read only embeddings in fp32, bf16 or fp16.", **MODEL)
-    ] = None,
-    decoder: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Read only those decoded by torchvision or dali.", **MODEL)
-    ] = None,
+    precision: StoredPrecision = None,
+    decoder: StoredDecoder = None,
     recipes: Recipes = None,
     shards: Shards = "shards",
     store: Store = Path("embeddings"),
@@ -159,6 +166,25 @@ def stored_options(
         None, backbones, all_backbones, weights, random_weights, precision, decoder, recipes=recipes, shards=shards
     )
     return replace(options, store=store)
+
+
+def one_backbone(
+    backbones: Annotated[
+        list[str] | None,
+        typer.Option("-b", "--backbone", metavar="NAME", help="One that is embedded: ViT-B/32, tiny …", **MODEL),
+    ] = None,
+    weights: WeightsFiles = None,
+    random_weights: RandomWeights = False,
+    precision: StoredPrecision = None,
+    decoder: StoredDecoder = None,
+    recipes: Recipes = None,
+    shards: Shards = "shards",
+    store: Store = Path("embeddings"),
+) -> EvalOptions:
+    """The options that say which embeddings are read, of one backbone. Raises `UserError`."""
+    return stored_options(
+        backbones, False, weights, random_weights, precision, decoder, recipes=recipes, shards=shards, store=store
+    )
 
 
 def eval_options(

@@ -185,7 +185,7 @@ def _render(page: Page, data: str) -> bytes:
     )
     style, script = ((FOLDER / name).read_text("utf-8").strip() for name in ("style.css", "script.js"))
     policy = (
-        f"default-src 'none'; img-src data:; style-src '{_source(style)}'; script-src '{_source(script)}'; "
+        f"default-src 'none'; img-src data:; style-src '{source_of(style)}'; script-src '{source_of(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
     # Not escaped: two files of this folder, and JSON without a `<`.
@@ -194,7 +194,7 @@ def _render(page: Page, data: str) -> bytes:
     return text.encode()
 
 
-def _source(text: str) -> str:
+def source_of(text: str) -> str:
     """The digest by which a page's policy knows its own style or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 

@@ -79,7 +79,7 @@ def _read(folder: Folder, manifest: Manifest, shown: Shown, places: Sequence[Pla
         for shard, there in _shards_of(folder, manifest, answers, rows):
             try:
                 records = read_records(folder, shard, list(there.values()))
-                read = _reader_of(folder, shard)
+                read = reader_of(folder, shard)
                 for row, record in zip(there, records, strict=True):
                     data = read(record.offset, record.size)
                     same = digest(data) == answers.digests[row]
@@ -92,7 +92,7 @@ def _read(folder: Folder, manifest: Manifest, shown: Shown, places: Sequence[Pla
     return found
 
 
-def _reader_of(folder: Folder, shard: Shard) -> Callable[[int, int], bytes]:
+def reader_of(folder: Folder, shard: Shard) -> Callable[[int, int], bytes]:
     """Reads bytes of a tar by offset and size. Each image proves itself by its digest: here no tar is hashed."""
     if not isinstance(folder, LocalFolder):
         fetched = folder.open(shard.name, size=shard.bytes, sha256=shard.sha256)
@@ -128,17 +128,24 @@ def _shards_of(
 
 
 def _picture(data: bytes, side: int) -> Picture:
-    """The crop, decoded and encoded again without anything that came with it: a place, a comment, a colour profile."""
     try:
-        image = open_image(data)
+        return Picture(jpeg=base64.b64encode(crop_jpeg(data, side)).decode())
     except ValueError as error:
         return Picture(why=str(error))
+
+
+def crop_jpeg(data: bytes | memoryview, side: int, shown: int = SIDE) -> bytes:
+    """The crop that a model with this `side` sees, `shown` pixels wide, as a JPEG. Raises `ValueError` with the reason.
+
+    It is decoded and encoded again without anything that came with it: a place, a comment, a colour profile.
+    """
+    image = open_image(data)
     from PIL import Image
 
     top, left, bottom, right = crop_region(image.height, image.width, side)
     box = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))
-    small = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box)
+    small = image.resize((shown, shown), Image.Resampling.BICUBIC, box=box)
     small.info = {}  # Pillow would write the comment of the old file
     file = io.BytesIO()
     small.save(file, "JPEG", quality=QUALITY)
-    return Picture(jpeg=base64.b64encode(file.getvalue()).decode())
+    return file.getvalue()
