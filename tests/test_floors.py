@@ -26,7 +26,7 @@ FLOORS = [
     {"adapt", "results"},
     {"embed", "report"},
     {"evaluate", "publish"},
-    {"handover", "transfer"},
+    {"handover", "prompts", "transfer"},
     {"finetune"},
     {"bench", "doctor", "verify"},
     {"api"},

@@ -30,6 +30,7 @@ from fastclip.cli import (
     finetune,
     grim,
     probe,
+    prompts,
     report,
     reproduce,
     search,
@@ -67,6 +68,7 @@ app.add_typer(datasets.app, name="datasets")
 app.command("shard", cls=Command)(shard.command)
 app.add_typer(shards.app, name="shards")
 app.command("eval", cls=Command)(evaluate.command)
+app.add_typer(prompts.app, name="prompts")
 app.command("probe", cls=Command)(probe.command)
 app.command("adapt", cls=Command)(adapt.command)
 app.command("finetune", cls=Command)(finetune.command)

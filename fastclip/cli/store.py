@@ -83,7 +83,9 @@ def copy(
     ] = None,
     store: Folder = DEFAULT,
 ) -> None:
-    """Copy recipes with their embeddings and prototypes to another store. Every file is proved on the way.
+    """Copy recipes with their embeddings, prototypes and text vectors to another store.
+
+    Every file is proved on the way.
 
     Files that are there already are compared, not copied. Exit code 5 if a file is damaged; the others are copied.
     """
@@ -92,6 +94,7 @@ def copy(
     from fastclip.store.copying import copy_recipe
     from fastclip.store.store import Store
     from fastclip.text.prototypes import copy_prototypes
+    from fastclip.text.vectors import copy_vectors
 
     source, target = Store(store), Store(to)
     source.check_layout()
@@ -106,10 +109,11 @@ def copy(
             copied, broken, lost = copy_recipe(source, target, each, lambda: advance(1))
             damaged, unread = damaged + broken, unread + lost
             prototypes = copy_prototypes(store / "prototypes", to / "prototypes", each.weights)
+            texts = copy_vectors(store / "texts", to / "texts", each.weights)
             there = len(source.parts(each.id)) - copied - len(broken + lost)
             say(
                 f"{each.id[:12]} ({each.backbone}): {copied:,} parts copied, {there:,} there already, "
-                f"{prototypes:,} prototype files."
+                f"{prototypes:,} prototype files{f', {texts:,} files of text vectors' if texts else ''}."
             )
     for line in (*damaged, *unread):
         say(f"Not copied: {printable(line)}", error=True)

@@ -12,15 +12,17 @@ from fastclip.data.shards.targets import Target
 from fastclip.errors import UserError, needs_torch
 from fastclip.evaluate.setup import Setup
 from fastclip.store.recipes import Recipe
+from fastclip.text.directions import class_sums, unit_rows
 from fastclip.text.prompt_sets import PromptSet
 from fastclip.text.prototypes import (
     Question,
-    TextRecipe,
     check_question,
     compute_prototypes,
     find_prototypes,
     keep_prototypes,
+    text_recipe,
 )
+from fastclip.text.vectors import TowerName, find_vectors
 from fastclip.threads import threads
 
 if TYPE_CHECKING:
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
 
 
 def find_all_prototypes(setup: Setup, target: Target) -> dict[str, dict[str, np.ndarray]]:
-    """Backbone → prompt set → prototypes. Text towers are loaded only for what no machine has computed yet.
+    """Backbone → prompt set → prototypes: kept ones, else of kept text vectors.
+
+    Text towers are loaded only for what no machine has computed yet.
 
     Raises `UserError` if one is needed and its weights are not here.
     """
@@ -43,6 +47,8 @@ def find_all_prototypes(setup: Setup, target: Target) -> dict[str, dict[str, np.
             question = _question(setup.recipes[target.name, backbone], target, prompts)
             kept = find_prototypes(setup.store.folder / "prototypes", question)
             if kept is None:
+                kept = _of_vectors(setup, question, prompts)
+            if kept is None:
                 owed.setdefault(backbone, []).append(prompts)
             else:
                 found[backbone][prompts.name] = kept
@@ -52,6 +58,17 @@ def find_all_prototypes(setup: Setup, target: Target) -> dict[str, dict[str, np.
         backbone: {prompts.name: of_backbone[prompts.name] for prompts in setup.prompts}
         for backbone, of_backbone in found.items()
     }
+
+
+def _of_vectors(setup: Setup, question: Question, prompts: PromptSet) -> np.ndarray | None:
+    """The prototypes of kept text vectors; None if one of the texts has none."""
+    of_classes = [prompts.prompts(*names) for names in question.classes]
+    texts = [text for of_class in of_classes for text in of_class]
+    tower = TowerName(weights=question.weights, architecture=question.architecture)
+    vectors = find_vectors(setup.store.folder / "texts", tower, texts)
+    if not vectors.rows.keys() >= set(texts):
+        return None
+    return unit_rows(class_sums(vectors.of(texts), list(map(len, of_classes))))
 
 
 def check_prompts(setup: Setup) -> None:
@@ -112,16 +129,10 @@ def _compute(
 def _answer(
     setup: Setup, target: Target, device: torch.device, prompts: list[PromptSet], tower: tuple[Backbone, Weights]
 ) -> dict[str, np.ndarray]:
-    from fastclip.models.numerics import NUMERICS_VERSION, describe_libraries, describe_machine, find_switches
     from fastclip.models.tower import load_text_tower
 
     text = load_text_tower(*tower, device)
-    made_by = TextRecipe(
-        libraries=describe_libraries(),
-        machine=describe_machine(device),
-        switches=find_switches(),
-        numerics=NUMERICS_VERSION,
-    )
+    made_by = text_recipe(device)
     folder = setup.store.folder / "prototypes"
     result = {}
     for each in prompts:

@@ -103,16 +103,26 @@ class TextTower:
         """`tokens` without padding that no prompt uses: nothing looks past the end token, and 16 cost a fifth of 77."""
         if not self._trims:
             return tokens
-        used = int(tokens.argmax(dim=1).max()) + 1  # the end token has the highest number
-        length = min(-(-used // 8) * 8, tokens.shape[1])
+        length = int(_needed(tokens).max())
         self._model.positional_embedding = nn.Parameter(self._positions[:length], requires_grad=False)
         self._model.attn_mask = self._mask[:length, :length]
         return tokens[:, :length]
+
+    def lengths(self, prompts: Sequence[str]) -> list[int]:
+        """The positions that each of `prompts` takes by itself. Raises `UserError` for one that does not fit."""
+        tokens = self.tokenize(prompts)
+        needed: list[int] = _needed(tokens).tolist() if self._trims else [tokens.shape[1]] * len(tokens)
+        return needed
 
     @torch.inference_mode()
     def _encode(self, tokens: Int64[Tensor, "batch length"]) -> Float32[Tensor, "batch dim"]:
         features = self._model.encode_text(tokens.to(self._device)).float().cpu()
         return features / features.norm(dim=-1, keepdim=True)
+
+
+def _needed(tokens: Int64[Tensor, "prompts length"]) -> Int64[Tensor, " prompts"]:
+    """Positions up to each prompt's end token, which has the highest number, in steps of eight."""
+    return ((tokens.argmax(dim=1) + 8) // 8 * 8).clamp(max=tokens.shape[1])
 
 
 @cache  # reading its words takes a tenth of a second

@@ -3,6 +3,7 @@
     STORE/RECIPE/recipe.json          everything that can move a bit, named by its digest
     STORE/RECIPE/PART.safetensors     the embeddings of one shard, named by its images
     STORE/prototypes/…                see `fastclip.text.prototypes`
+    STORE/texts/…                     see `fastclip.text.vectors`
 
 A part that is there is done: no database, no log, no lock. It is published whole or not at all, and proves itself when
 it is read. Files beside ours, such as the copies of synchronisers, are nobody's parts.
