@@ -42,11 +42,9 @@ def command(
         bool, typer.Option("--percent", help="If the benchmark lists percentages. Default: fractions.", **LEADERBOARD)
     ] = False,
 ) -> None:
-    """Write a model card for the Hugging Face hub: metadata that it understands, and tables.
+    """Write a model card for the hub: its metadata, and tables.
 
     Nothing is uploaded; the command that does it is printed.
-
-    For example: fastclip card results/NAME -b ViT-B/32 --output README.md
     """
     from fastclip.cli.console import err, write_bytes
     from fastclip.cli.report_inputs import read_inputs

@@ -42,11 +42,10 @@ def export(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was exported there.", **PLACE)] = False,
 ) -> None:
-    """Export images for a viewer: embeddings as a map, thumbnails, and, of a run, every answer.
+    """Export images, embeddings and answers for a viewer.
 
+    Embeddings become a map, and each image a thumbnail; of a run, every answer goes along.
     Embeds nothing and needs no weights. Prints the command that opens the files.
-
-    For example: fastclip export results/NAME --for spotlight
     """
     from fastclip.cli.console import err, out
     from fastclip.cli.progress import progress_bar, silence

@@ -42,11 +42,9 @@ def search(
     ] = None,
     json: Json = None,
 ) -> None:
-    """Find the images that are nearest to a text or to another image, among stored embeddings.
+    """Find the images that are nearest to a text or to another image.
 
     Embeds no image. A text needs the backbone's weights, as new prompts do.
-
-    For example: fastclip search mine -b ViT-B/32 --text "a dog on snow" --sheet dogs.html
     """
     from fastclip.cli.console import err, out
     from fastclip.cli.progress import silence

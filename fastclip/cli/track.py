@@ -47,8 +47,6 @@ def command(
     """Show kept results and fine-tunings in an experiment tracker.
 
     Each backbone and head becomes a run. Tracking again adds nothing twice, and a tracker that fails costs nothing.
-
-    For example: fastclip track results/NAME --to tensorboard:runs
     """
     from fastclip.cli.console import err, out
     from fastclip.cli.progress import silence
@@ -134,16 +132,17 @@ def _runs(paths: Sequence[Path], page: bool) -> list[tuple[TrackedRun, Files]]:
 
 def _page(path: Path) -> str:
     """The page of a result. Pictures stay here: the licences of images seldom allow to send them."""
-    from fastclip.cli.report_inputs import families, read_inputs
+    from fastclip.cli.report_inputs import read_inputs
     from fastclip.report.html.page import render_page
     from fastclip.report.numbers import TableStyle
+    from fastclip.results.comparing.columns import all_families
 
     inputs = read_inputs([path], None, answers=True, patterns=False)
     return render_page(
         inputs.evaluation,
         answers=inputs.answers,
         against=None,
-        families=list(families(inputs.evaluation)),
+        families=list(all_families(inputs.evaluation)),
         style=TableStyle(),
         shards="shards",
         thumbnails=0,
