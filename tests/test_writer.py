@@ -99,7 +99,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[st
     return source, all_files(folder / "out")
 
 
-def receipts(folder: Path) -> list[str]:
+def receipt_names(folder: Path) -> list[str]:
     """Receipts below a folder that comes and goes: a writer tries its file system first."""
     return [name for _, _, names in os.walk(folder) for name in names if name.endswith(".receipt.json")]
 
@@ -111,7 +111,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     source, whole = undisturbed
     arguments = ("shard", "set", "--source", source, "--shard-images", 30, "--processes", 2)
     process = fastclip.start(*arguments)
-    wait_for(lambda: len(receipts(tmp_path / "shards")) >= 3, process)
+    wait_for(lambda: len(receipt_names(tmp_path / "shards")) >= 3, process)
     workers = children(process)
     if victim == "all":
         process.kill()
@@ -138,7 +138,7 @@ def test_ctrl_c_ends_every_process_and_the_run_goes_on(
 ):
     arguments = ("shard", "set", "--source", undisturbed[0], "--shard-images", 30, "--processes", 2)
     process = fastclip.start(*arguments)
-    wait_for(lambda: receipts(tmp_path / "shards"), process)
+    wait_for(lambda: receipt_names(tmp_path / "shards"), process)
     workers = children(process)
     for pid in (process.pid, *workers):  # as a terminal does, to the whole group
         os.kill(pid, signal.SIGINT)
