@@ -164,6 +164,9 @@ def eval_arguments(sharded: Sharded, store: str, *more: object) -> tuple[object,
     return ("eval", "shapes", *options, *more)
 
 
+QUICK = {("0.tar", "read", "EIO"), ("0.index.jsonl", "open", "EACCES")}
+
+
 @pytest.fixture(scope="module")
 def undisturbed(shapes: Sharded, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     program = Program(tmp_path_factory.mktemp("undisturbed"))
@@ -171,8 +174,14 @@ def undisturbed(shapes: Sharded, tmp_path_factory: pytest.TempPathFactory) -> di
     return stored_files(program.folder / "s")
 
 
-@pytest.mark.parametrize(("call", "errno"), [("open", "EACCES"), ("read", "EIO"), ("stat", "ETIMEDOUT")])
-@pytest.mark.parametrize("file", ["0.tar", "0.index.jsonl"])
+UNREADABLE = [
+    pytest.param(file, *fault, marks=[] if (file, *fault) in QUICK else pytest.mark.slow)
+    for file in ("0.tar", "0.index.jsonl")
+    for fault in (("open", "EACCES"), ("read", "EIO"), ("stat", "ETIMEDOUT"))
+]
+
+
+@pytest.mark.parametrize(("file", "call", "errno"), UNREADABLE)
 def test_a_shard_that_cannot_be_read_is_named_and_costs_the_others_nothing(
     file: str,
     call: str,

@@ -66,11 +66,11 @@ def test_every_cut_is_noticed_unless_it_takes_zeros_behind_the_end_mark(tmp_path
                 list_tar(path)
 
 
-def test_a_flip_in_any_byte_of_forty_headers_is_noticed_or_spells_the_same_checksum(tmp_path: Path):
+def test_a_flip_in_any_byte_of_ten_headers_is_noticed_or_spells_the_same_checksum(tmp_path: Path):
     whole = tar_bytes(MEMBERS, tarfile.USTAR_FORMAT)
     members = list_tar(path := save(tmp_path, whole))
     flips = 0
-    for number, member in enumerate(members):
+    for number, member in list(enumerate(members))[1::4]:
         start = member.offset - 512
         before = members[number - 1].offset - 512 if number % 8 == 1 else start  # some behind another member
         end = member.offset + -(-member.size // 512) * 512
@@ -88,7 +88,7 @@ def test_a_flip_in_any_byte_of_forty_headers_is_noticed_or_spells_the_same_check
                 file.seek(position - before)
                 file.write(whole[position : position + 1])
                 flips += 1
-    assert flips == 40 * 512
+    assert flips == 10 * 512
 
 
 def test_padding_and_the_end_must_be_zeros(tmp_path: Path):
