@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,14 @@ def test_a_text_finds_what_its_vector_is_near_to(fastclip: Program, shapes: Shar
     assert np.allclose([hit["cosine"] for hit in found["hits"]], np.sort(cosines)[::-1][:10], atol=1e-6)
     assert sum(hit["class"] == "heart" for hit in found["hits"]) > 8
     assert "images of hearts" not in json.dumps(found) and found["text"] == "a picture of a heart"
+    without_torch = (
+        "import sys; sys.modules['torch'] = None; from fastclip.cli.main import run; sys.argv[:2] = ['fastclip']; run()"
+    )
+    again = ("search", "shapes", *words, "--text", "a picture of a heart", "--top", 10, "--json", "-")
+    outcome = fastclip(*again, prefix=(sys.executable, "-c", without_torch, "-m"))
+    assert (outcome.code, json.loads(outcome.out)) == (0, found), outcome.err
+    others = [*again[:-3], "--text", "another text"]
+    assert fastclip(*others, prefix=(sys.executable, "-c", without_torch, "-m")).code == 2
 
 
 def test_an_image_may_be_named_in_every_way_that_is_clear(fastclip: Program, letters: Features):

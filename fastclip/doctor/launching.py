@@ -55,10 +55,13 @@ def of_launcher(environment: Mapping[str, str]) -> Finding:
     try:
         process = find_process(environment)
     except FastclipError as error:
-        return fail("launcher", f"{error} ({', '.join(names)} are set.)", error.fix)
+        return fail("launcher", f"{error} (Set: {', '.join(names)}.)", error.fix)
     launched = "TORCHELASTIC_RUN_ID" in environment or any(name.startswith("ACCELERATE_") for name in environment)
     if process.world_size > 1 and not launched:
-        what = f"{', '.join(names)} are set without a launcher: eval does only 1 of {process.world_size} shares first."
+        what = (
+            f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} set without a launcher: eval does only 1 of "
+            f"{process.world_size} shares first."
+        )
         return warn("launcher", what, f"unset {' '.join(names)}")
     if process.world_size > 1:
         return ok("launcher", f"Process {process.rank + 1} of {process.world_size}.")

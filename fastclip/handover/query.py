@@ -16,6 +16,8 @@ from fastclip.evaluate.setup import Setup
 from fastclip.features.read import Features
 from fastclip.handover.search import Image
 from fastclip.store.recipes import Recipe
+from fastclip.text.prototypes import text_recipe
+from fastclip.text.vectors import TowerName, compute_vectors, find_vectors, keep_vectors
 
 MOST_LISTED = 8
 """Images that are named where a key means several."""
@@ -33,10 +35,13 @@ class Like:
 
 
 def text_vector(setup: Setup, recipe: Recipe, text: str) -> Float32[np.ndarray, " dim"]:
-    """The unit vector of a text, by the text tower of the embeddings' own weights.
+    """The unit vector of a text: a kept one, or by the text tower of the embeddings' own weights, and then kept.
 
     Raises `UserError` if those are not on this machine, or if the text does not fit.
     """
+    folder, name = setup.store.folder / "texts", TowerName(weights=recipe.weights, architecture=recipe.architecture)
+    if (kept := find_vectors(folder, name, [text])).rows:
+        return kept.of([text])[0]
     with needs_torch():
         from fastclip.evaluate.engine import find_text_weights
     from fastclip.models.numerics import find_device, fixed_numerics
@@ -47,10 +52,13 @@ def text_vector(setup: Setup, recipe: Recipe, text: str) -> Float32[np.ndarray, 
     with fixed_numerics(device):
         tower = load_text_tower(backbone, weights, device)
         try:
-            vector: np.ndarray = tower([text], 1)[0].numpy()
+            ((chunk, vectors),) = compute_vectors(tower, [text], 1)
         except UserError as error:
             raise UserError(str(error), fix="--text with fewer words") from None
-    return vector
+        keep_vectors(folder, name, text_recipe(device), chunk, vectors)
+    # Another machine may have computed it meanwhile: every reader takes the same one.
+    kept = find_vectors(folder, name, [text])
+    return kept.of([text])[0] if kept.rows else vectors[0]
 
 
 def find_like(features: Sequence[Features], name: str) -> Like:
