@@ -32,13 +32,15 @@ TAGS = {"bold": "strong", "underline": "u"}
 
 
 def as_text(parts: Iterable[Part]) -> str:
-    """The parts as a terminal of 80 columns shows them. A table that needs more takes more."""
+    """The parts as a terminal of 80 columns without bold type shows them. A table that needs more takes more."""
     file = StringIO()
     console = Console(
         file=file, width=WIDTH, color_system=None, force_terminal=False, force_jupyter=False, highlight=False,
         markup=False, emoji=False, _environ={},
     )  # fmt: skip
     for part in parts:
+        if isinstance(part, str) and part.startswith("Bold: "):
+            continue  # the meaning of marks that text does not have
         console.print(printable(part) if isinstance(part, str) else part, crop=False)
     lines = [line.rstrip() for line in file.getvalue().splitlines()]
     more = [f"… and {len(lines) - MOST_LINES:,} more lines"] if len(lines) > MOST_LINES else []
