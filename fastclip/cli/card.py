@@ -29,7 +29,7 @@ def command(
     prompts: Annotated[str | None, typer.Option(metavar="SET", help="Only this prompt set.")] = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the model. Default: the backbone's.")] = None,
     output: Annotated[
-        Path, typer.Option(metavar="FILE", help="Such as README.md. Default: -, standard output.")
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Such as README.md. Default: -, standard output.")
     ] = Path("-"),
     leaderboard: Annotated[
         bool, typer.Option("--eval-results", help=f"Write {FOLDER}/TASK.yaml beside the card too.", **LEADERBOARD)

@@ -37,7 +37,12 @@ def export(
     output: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="The folder. Default: export/NAME/BACKBONE/VIEWER.", show_default=False, **PLACE
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="The folder. Default: export/NAME/BACKBONE/VIEWER.",
+            show_default=False,
+            **PLACE,
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was exported there.", **PLACE)] = False,

@@ -20,7 +20,7 @@ def features(
     options: EvalOptions,
     targets: Targets = None,
     output: Annotated[
-        Path, typer.Option(metavar="DIR", help="Written are DIR/DATASET/BACKBONE/FORMAT.", **PLACE)
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Written are DIR/DATASET/BACKBONE/FORMAT.", **PLACE)
     ] = Path("features"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was exported there.", **PLACE)] = False,
     format: Annotated[
