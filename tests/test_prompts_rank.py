@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from math import comb
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from fastclip.errors import UserError
 from fastclip.heads.linear import LinearHead
 from fastclip.heads.scores import classify
 from fastclip.prompts.candidates import control_templates, find_candidates
-from fastclip.prompts.rank import rank
+from fastclip.prompts.rank import _p, rank
 from fastclip.prompts.scoring import Source, right_sets
 from fastclip.results.statistics import holm, mcnemar
 from fastclip.text.vectors import find_vectors
@@ -89,6 +90,16 @@ def test_holms_exact_tests_say_which_candidates_cannot_be_told_from_the_best(tmp
     assert 1 < found.tied < len(TEMPLATES), "both kinds are there"
 
 
+def test_a_small_domain_that_outweighs_a_large_one_is_tested_exactly():
+    """One image of 100 weighs more than the 200 of 10,000 that scatter: the normal distribution says 0.14."""
+    heads = range(201)
+    ways = {once: [once / 100 + (2 * head - 200) / 10_000 for head in heads] for once in (-1, 1)}
+    seen = 1 / 100 + 50 / 10_000
+    far = sum(comb(200, head) for each in ways.values() for head in heads if abs(each[head]) > seen - 1e-9)
+    assert _p([(1, 0, 100), (125, 75, 10_000)]) == pytest.approx(far / 2**201, rel=0.02)
+    assert far / 2**201 < 0.001
+
+
 def test_duplicates_are_counted_once_and_named(tmp_path: Path):
     (tmp_path / "a.txt").write_text("one {}\ntwo {}\none {}\n")
     (tmp_path / "b.json").write_text(json.dumps(["two {}"]))
@@ -101,6 +112,9 @@ def test_controls_are_the_same_for_a_seed_and_distinct():
     ten = control_templates(10, seed=3)
     assert ten[:4] == control_templates(4, seed=3) and len(set(ten)) == 10
     assert ten != control_templates(10, seed=4)
+    for wrong in (-1, 10_001):
+        with pytest.raises(UserError, match="must be 0 to 10,000"):
+            find_candidates(["photo"], [], control=wrong)
     assert all(each.startswith("a photo of a {}, which has ") and each.count("{}") == 1 for each in ten)
 
 
@@ -211,7 +225,7 @@ def test_kept_vectors_are_used_as_they_are(source: Source):
 def test_a_store_that_is_copied_takes_the_texts_along(ranked: Program, shapes: Sharded, tmp_path: Path):
     words = (*COMMAND, "--shards", shapes.shards)
     first = ranked.here(*words)
-    copied = ranked("store", "copy", "--to", tmp_path / "away")
+    copied = ranked.here("store", "copy", "--to", tmp_path / "away")
     assert copied.code == 0 and "files of text vectors" in " ".join(copied.out.split())
     again = ranked.here(*words, "--store", tmp_path / "away")
     assert (again.code, again.out) == (0, first.out) and "all text vectors are there" in again.err

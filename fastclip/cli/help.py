@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from fastclip.cli.tour import TITLE, TOUR, example
@@ -57,6 +58,8 @@ class Command(_Helpful, TyperCommand):
 
 class Group(_Helpful, TyperGroup):
     """A command that has commands."""
+
+    context_class = typer.Context  # a callback that asks for one is given the class that it names
 
 
 class Tour(Group):

@@ -16,6 +16,7 @@ from fastclip.text.prompts import find_prompt_set
 
 CONTROL_WORDS = 2
 """Random words of a control template."""
+MOST_CONTROLS = 10_000
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ def find_candidates(templates: Sequence[str], sets: Sequence[str], control: int 
     found += map(Candidate, wholes)
     if not found:
         raise UserError("There is no candidate.", fix="--templates FILE, one a line; or --templates openai80")
-    if control < 0:
-        raise UserError(f"--control must be at least 0, not {control}.", fix="--control 100")
+    if not 0 <= control <= MOST_CONTROLS:
+        raise UserError(f"--control must be 0 to {MOST_CONTROLS:,}, not {control:,}.", fix="--control 100")
     found += [Candidate(PromptSet(each, (each,)), control=True) for each in control_templates(control, seed)]
     return _distinct(found)
 

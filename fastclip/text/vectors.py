@@ -25,8 +25,7 @@ from jaxtyping import Float32
 from fastclip.errors import GO_ON, IncompleteError, IntegrityError
 from fastclip.files import canonical_json, digest, read_file, write_new, write_over
 from fastclip.sealed import read_facts, seal, unseal
-from fastclip.store.recipes import WITHDRAWN_NUMERICS
-from fastclip.text.prototypes import TextRecipe
+from fastclip.text.prototypes import WITHDRAWN, TextRecipe
 
 if TYPE_CHECKING:
     from fastclip.models.tower import TextTower
@@ -160,7 +159,7 @@ def _chunks(folder: Path) -> list[Path]:
         if re.fullmatch(r"[0-9a-f]{64}-[0-9a-f]{64}\.safetensors", path.name):
             with suppress(IntegrityError, *_NO_FILE, KeyError, TypeError):
                 numerics = read_facts(path)["recipe"]["numerics"]
-                if numerics not in WITHDRAWN_NUMERICS:
+                if numerics not in WITHDRAWN:
                     found.append((-numerics, path.name, path))
     return [path for _, _, path in sorted(found)]
 
