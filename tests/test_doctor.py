@@ -43,6 +43,16 @@ def stub(folder: Path, module: str, code: str) -> Path:
     return folder / "stubs"
 
 
+def test_an_interpreter_that_may_not_be_run_is_told_apart_from_too_many_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write(tmp_path, {"python": b"#!/bin/sh"})
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    (found,) = look("python")
+    assert found.level == "fail" and found.text.endswith(f"{tmp_path}/python: Permission denied.")
+    assert found.cure == "Let this user run that file."
+
+
 def test_a_sound_machine_is_well_and_the_page_can_be_sent_to_others(fastclip: Program, tmp_path: Path):
     fastclip.environment.update({
         "HF_TOKEN": SECRETS[0], "AWS_SECRET_ACCESS_KEY": SECRETS[1], "MY_DB_PASSWORD": SECRETS[2],

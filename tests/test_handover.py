@@ -152,11 +152,12 @@ def test_columns_have_names_that_any_program_takes_and_that_differ():
         Column("); DROP TABLE x", prompts="../a"),
         Column("长", prompts="长"),
         Column("8", prompts="b"),
+        Column("8_", prompts="b"),
     ]
     names = identifiers(columns)
     assert list(names.values()) == columns
     assert list(names) == [
-        "vit_b_32_photo", "vit_b_32_photo_2", "rn50_logistic_4_shots", "drop_table_x_a", "answers", "c_8_b"
+        "vit_b_32_photo", "vit_b_32_photo_2", "rn50_logistic_4_shots", "drop_table_x_a", "answers", "c_8_b", "c_8_b_2"
     ]  # fmt: skip
     assert all(name.isidentifier() and name.isascii() for name in names)
 
@@ -272,6 +273,8 @@ def test_nothing_but_an_export_is_replaced_and_that_only_on_request(fastclip: Pr
         outcome = fastclip.here(*words, *more)
         assert outcome.code == 2 and "thesis.tex" in outcome.err
     assert (fastclip.folder / "out" / "thesis.tex").read_text() == "mine"
+    (fastclip.folder / "out" / "items.json").write_text("[" * 100_000)
+    assert fastclip.here(*words, "--overwrite").code == 2
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_written(

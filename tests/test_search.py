@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +16,17 @@ import pytest
 from drawn_store import RECIPE, draw_dataset, fill
 from helpers import Program, Sharded, shard
 from html_pages import parse
-from PIL import Image
+from PIL import Image as Picture
 from test_features import features_of
 from test_page import HOSTILE
 
 from fastclip.data.shards.reader import read_index
 from fastclip.data.shards.targets import find_targets
 from fastclip.features.read import Features
-from fastclip.handover.search import search
+from fastclip.handover.search import Hit, Image, search
+from fastclip.handover.sheet import Sheet, render_jpeg
 from fastclip.heads.scores import exact
+from fastclip.report.html.pictures import Picture as Shown
 from fastclip.store.store import Store
 from fastclip.text.prompts import find_prompt_set
 
@@ -204,8 +208,38 @@ def test_the_sheet_as_a_picture_has_a_cell_for_each_image(fastclip: Program, let
     assert (
         fastclip.here("search", "letters", *READ, "--like", "photo/00000001", "--top", 9, "--sheet", "s.jpg").code == 0
     )
-    picture = Image.open(io.BytesIO((fastclip.folder / "s.jpg").read_bytes()))
+    picture = Picture.open(io.BytesIO((fastclip.folder / "s.jpg").read_bytes()))
     assert picture.format == "JPEG" and picture.width > 8 * 96 and picture.height > 2 * 96
+
+
+def test_a_sheet_as_a_picture_shows_the_image_that_was_searched_for_and_why_one_is_missing(letters: Features):
+    """Names of any length are cut to the place that they have: each letter costs, once, not each with all others."""
+    shard_of_it = next(iter(letters.target.shards))
+    image = Image(letters.target, shard_of_it, 0, read_index(letters.target.folder, shard_of_it)[0])
+    names = replace(letters.target.manifest, names=tuple(letter * 100_000 for letter in "xyz"))
+    long = replace(image, target=replace(letters.target, manifest=names))
+    file = io.BytesIO()
+    Picture.new("RGB", (96, 96), (250, 0, 0)).save(file, "JPEG")
+    there, gone = Shown(jpeg=base64.b64encode(file.getvalue()).decode()), Shown(why="it was cut " * 9)
+    sheet = Sheet(
+        title="T" * 100_000, notes=["n " * 400], like=(image, there), licences=["l" * 50_000],
+        hits=[(Hit(cosine=0.5, image=long), gone), (Hit(cosine=0.25, image=image), there)],
+    )  # fmt: skip
+    data = np.asarray(Picture.open(io.BytesIO(render_jpeg(sheet)))).astype(int)
+    cells = [data[40 : 40 + 96, 12 + 108 * place : 12 + 108 * place + 96] for place in range(4)]
+    red = [bool((cell[..., 0] - cell[..., 1] > 200).mean() > 0.9) for cell in cells]
+    dark = [bool((cell.max(axis=2) < 100).any()) for cell in cells]
+    assert red == [True, False, True, False] and dark == [False, True, False, False]
+
+
+def test_images_that_were_rejected_when_they_were_sharded_are_counted_too(fastclip: Program):
+    source = draw_dataset(fastclip.folder / "source", "photo", classes=2)
+    (source / "photo" / "apple" / "001.png").write_bytes(b"no image")
+    sharded = shard(source, fastclip.folder / "shards", "letters", layout="domain/class")
+    fill(sharded, fastclip.folder / "embeddings")
+    images = sum(each.images for each in find_targets(str(sharded.shards), ["letters"])[0].shards)
+    found = answer(fastclip, *READ, "--like", "photo/00000003")
+    assert (found["images"], found["unreadable"]) == (images, 1)
 
 
 def test_a_licence_stands_by_the_pictures(fastclip: Program, letters: Features):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -43,8 +44,10 @@ def _run(check: Check, asked: Asked, limit_s: float, running: set[subprocess.Pop
     try:
         process = _start(check.name)
     except OSError as error:
-        what = f"This check could not be started: {error.strerror}."
-        return [fail(check.name, what, "Allow more processes (ulimit -u) or free memory.")]
+        what = f"This check could not be started: {sys.executable}: {error.strerror}."
+        lacking = error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+        cure = "Allow more processes (ulimit -u) or free memory." if lacking else "Let this user run that file."
+        return [fail(check.name, what, cure)]
     running.add(process)
     try:
         out, err = process.communicate(json.dumps(asdict(asked)), timeout=limit_s)

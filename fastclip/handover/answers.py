@@ -17,8 +17,9 @@ def identifiers(columns: Iterable[Column]) -> dict[str, Column]:
     """Each column under a name of small letters, digits and underscores that no other has: `vit_b_32_photo`."""
     found: dict[str, Column] = {}
     for column in columns:
-        plain = re.sub("[^a-z0-9]+", "_", f"{column.backbone} {column.way}".lower()).strip("_")[:60] or "answers"
-        name, number = plain if plain[0].isalpha() else f"c_{plain}", 1
+        words = re.sub("[^a-z0-9]+", "_", f"{column.backbone} {column.way}".lower()).strip("_")[:60] or "answers"
+        plain = words if words[0].isalpha() else f"c_{words}"
+        name, number = plain, 1
         while name in found:
             number += 1
             name = f"{plain}_{number}"

@@ -30,7 +30,7 @@ def check_is_free(folder: Path, *, overwrite: bool) -> None:
     try:
         if json.loads(read_file(folder / FACTS))["format"] != FACTS_FORMAT:
             others = found
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         others = found
     if others or folder.is_file():
         raise UserError(

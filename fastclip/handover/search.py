@@ -87,7 +87,7 @@ def search(
         return _nearest(features.of(shard), direction, top, passed.get((features.target.name, shard.name), []))
 
     nearest: list[tuple[float, int, int]] = []
-    images = unreadable = 0
+    images, unreadable = 0, sum(map(_rejected, features))
     with threads(cores, "search") as pool:
         found = pool.map(nearest_of, *zip(*shards, strict=True)) if shards else iter(())
         for number, near in enumerate(found):
@@ -95,6 +95,12 @@ def search(
             nearest = sorted([*nearest, *here])[:top]
             images, unreadable = images + near.images, unreadable + near.unreadable
     return Found(hits=tuple(_hits(shards, nearest)), images=images, unreadable=unreadable)
+
+
+def _rejected(features: Features) -> int:
+    """Images that are in no shard, because they could not be read when it was written."""
+    domains, target = features.target.manifest.domains, features.target
+    return sum(each.unreadable for each in domains if each.name in target.domains)
 
 
 def _nearest(shard: ShardFeatures, direction: Float64[np.ndarray, " dim"], top: int, passed: Sequence[int]) -> _Near:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import textwrap
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,10 @@ COLUMNS = 8
 _CAPTION = 34
 """Pixels below a picture in a JPEG."""
 _GAP = 12
+_LINE, _CELL_LINE = 130, 16
+"""Letters of a line below the pictures, and in the place of one."""
+_LONGEST = 300
+"""Letters that the widest line may have."""
 _HERE = Path(__file__).parent
 
 
@@ -99,25 +105,35 @@ def render_jpeg(sheet: Sheet) -> bytes:
     from PIL import ImageDraw, ImageFont
 
     cell = SIDE + _GAP, SIDE + _CAPTION
-    rows = -(-len(sheet.hits) // COLUMNS)
-    below = [*sheet.notes, *sheet.licences]
+    cells = [(sheet.like[1], "searched for", sheet.like[0].class_name)] if sheet.like else []
+    cells += [
+        (picture, f"{number}. {hit.cosine:.4f}", hit.image.class_name)
+        for number, (hit, picture) in enumerate(sheet.hits, 1)
+    ]
+    rows = -(-len(cells) // COLUMNS)
+    below = [line for text in (*sheet.notes, *sheet.licences) for line in textwrap.wrap(printable(text), _LINE)]
     foot = 16 * len(below) + _GAP
     canvas = Pillow.new("RGB", (COLUMNS * cell[0] + _GAP, 40 + rows * cell[1] + foot), "white")
     draw, small, large = ImageDraw.Draw(canvas), ImageFont.load_default(11), ImageFont.load_default(16)
 
     def write(x: int, y: int, text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> None:
         text = printable(text)
-        while text and draw.textlength(text, font) > width:
-            text = text.removesuffix("…")[:-1] + "…" if len(text) > 1 else ""
+        if draw.textlength(text[:_LONGEST], font) > width:
+            shorter = range(1, _LONGEST)
+            place = bisect_right(shorter, width, key=lambda letters: draw.textlength(f"{text[:letters]}…", font))
+            text = f"{text[:place]}…"
         draw.text((x, y), text, "black", font)
 
     write(_GAP, 10, sheet.title, canvas.width - 2 * _GAP, large)
-    for number, (hit, picture) in enumerate(sheet.hits):
+    for number, (picture, rank, name) in enumerate(cells):
         x, y = _GAP + number % COLUMNS * cell[0], 40 + number // COLUMNS * cell[1]
         if picture.jpeg:
             canvas.paste(Pillow.open(io.BytesIO(base64.b64decode(picture.jpeg))), (x, y))
-        write(x, y + SIDE + 2, f"{number + 1}. {hit.cosine:.4f}", SIDE, small)
-        write(x, y + SIDE + 15, hit.image.class_name, SIDE, small)
+        else:
+            for line, words in enumerate(textwrap.wrap(f"No picture: {printable(picture.why)}", _CELL_LINE)[:7]):
+                write(x, y + 13 * line, words, SIDE, small)
+        write(x, y + SIDE + 2, rank, SIDE, small)
+        write(x, y + SIDE + 15, name, SIDE, small)
     for number, text in enumerate(below):
         write(_GAP, canvas.height - foot + 16 * number, text, canvas.width - 2 * _GAP, small)
     file = io.BytesIO()

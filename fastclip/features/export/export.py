@@ -106,7 +106,7 @@ def check_export_is_free(folder: Path, *, overwrite: bool) -> None:
     try:
         facts = json.loads(read_file(folder / FACTS))
         others = found - {FACTS, *(each["name"] for each in facts["files"])}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         others = found
     if others or folder.is_file():
         raise UserError(
