@@ -8,6 +8,7 @@ import textwrap
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -120,7 +121,7 @@ def render_jpeg(sheet: Sheet) -> bytes:
         text = printable(text)
         if draw.textlength(text[:_LONGEST], font) > width:
             shorter = range(1, _LONGEST)
-            place = bisect_right(shorter, width, key=lambda letters: draw.textlength(f"{text[:letters]}…", font))
+            place = bisect_right(shorter, width, key=lambda letters: ceil(draw.textlength(f"{text[:letters]}…", font)))
             text = f"{text[:place]}…"
         draw.text((x, y), text, "black", font)
 
