@@ -48,8 +48,8 @@ def test_a_class_finds_its_texts_by_its_folder_then_its_readable_name_and_never_
 def test_missing_and_surplus_classes_are_listed(tmp_path: Path):
     with pytest.raises(UserError) as refused:
         read(tmp_path, {"TV": ["a"], "crane": ["b"], "Dog\x1b": ["c"]}).classes(FOLDERS, NAMES)
-    assert "no texts for 1 classes (alarm_clock)" in str(refused.value)
-    assert "1 names that are no class (Dog\\x1b)" in str(refused.value)
+    assert "no texts for 1 class (alarm_clock)" in str(refused.value)
+    assert "1 name that is no class (Dog\\x1b)" in str(refused.value)
 
 
 def test_classes_of_one_readable_name_need_texts_under_their_folders(tmp_path: Path):

@@ -26,8 +26,8 @@ OF_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "FASTCLIP_PROCESSES")
 @contextmanager
 def border() -> Iterator[None]:
     """Calls of several threads one after the other, warnings of libraries ignored, and errors that say their cure."""
-    _load_rich()
     with _ONE_AT_A_TIME, _without_warnings():
+        _load_rich()
         try:
             yield
         except FastclipError as error:
@@ -41,9 +41,10 @@ def _load_rich() -> None:
     """Load the library that draws tables. Its import draws a random number, which the user's own seed would miss."""
     if "rich.style" not in sys.modules:
         state = random.getstate()
-        import rich.style  # noqa: F401
-
-        random.setstate(state)
+        try:
+            import rich.style  # noqa: F401
+        finally:
+            random.setstate(state)
 
 
 @contextmanager
@@ -53,10 +54,10 @@ def _without_warnings() -> Iterator[None]:
     Filters that other modules add meanwhile stay, so `catch_warnings` would not do.
     """
     before, ours = list(warnings.filters), []
-    for message, module in (("", "PIL"), ("IProgress not found", "")):
-        warnings.filterwarnings("ignore", message, module=module)
-        ours.append(warnings.filters[0])
     try:
+        for message, module in (("", "PIL"), ("IProgress not found", "")):
+            warnings.filterwarnings("ignore", message, module=module)
+            ours.append(warnings.filters[0])
         yield
     finally:
         for each in ours:

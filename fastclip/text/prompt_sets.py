@@ -101,8 +101,10 @@ class PromptSet:
             )
         surplus = [key for key in self.texts if key not in of]
         if missing or surplus:
-            parts = [f"no texts for {len(missing):,} classes ({_listed(missing)})"] if missing else []
-            parts += [f"texts for {len(surplus):,} names that are no class ({_listed(surplus)})"] if surplus else []
+            parts = [f"no texts for {_counted(len(missing), 'class')} ({_listed(missing)})"] if missing else []
+            if surplus:
+                verb = "is" if len(surplus) == 1 else "are"
+                parts.append(f"texts for {_counted(len(surplus), 'name')} that {verb} no class ({_listed(surplus)})")
             raise UserError(
                 f"The prompt set {self.name} has {' and '.join(parts)}.",
                 fix="Name each class in it by its folder or its readable name, and no others; case, _ and - do not "
@@ -113,6 +115,10 @@ class PromptSet:
 def plain_name(name: str) -> str:
     """A class's name in the spelling by which texts find it: without case, underscores, hyphens and double blanks."""
     return " ".join(unicodedata.normalize("NFC", name).casefold().replace("_", " ").replace("-", " ").split())
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def _listed(names: Sequence[str]) -> str:
