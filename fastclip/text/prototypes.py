@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -24,9 +23,10 @@ from jaxtyping import Float32
 
 from fastclip.errors import GO_ON, IncompleteError, IntegrityError, UserError
 from fastclip.faults import named
-from fastclip.files import canonical_json, digest, read_file, write_new, write_over
+from fastclip.files import canonical_json, digest, read_file
 from fastclip.sealed import read_facts, seal, unseal
 from fastclip.text.directions import class_sums, unit_rows
+from fastclip.text.kept import NO_FILE, copy_sealed, keep
 from fastclip.text.prompt_sets import PromptSet
 
 if TYPE_CHECKING:
@@ -42,9 +42,6 @@ WITHDRAWN: frozenset[int] = frozenset()
 
 MOST_QUESTION_BYTES = 90_000_000
 """Of a question, in the header of a file of prototypes: safetensors reads headers of up to 100 MB."""
-
-_NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-"""Errors of reading where there is no file: a folder, a pipe or a link to nowhere under its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +103,12 @@ def find_prototypes(folder: Path, question: Question) -> Float32[np.ndarray, "cl
     found = []
     try:
         for path in _answers(folder / question.id):
-            with suppress(IntegrityError, *_NO_FILE, KeyError, TypeError):
+            with suppress(IntegrityError, *NO_FILE, KeyError, TypeError):
                 numerics = read_facts(path)["recipe"]["numerics"]
                 if numerics not in WITHDRAWN:
                     found.append((-numerics, path.name, path))
         for _, _, path in sorted(found):
-            with suppress(IntegrityError, *_NO_FILE):
+            with suppress(IntegrityError, *NO_FILE):
                 return _read(path, question)
     except OSError as error:
         if error.errno not in (errno.EISDIR, errno.ELOOP, errno.ENOTDIR):
@@ -122,34 +119,18 @@ def find_prototypes(folder: Path, question: Question) -> Float32[np.ndarray, "cl
 def keep_prototypes(
     folder: Path, question: Question, recipe: TextRecipe, prototypes: Float32[np.ndarray, "classes dim"]
 ) -> None:
-    """Keep an answer for later. It replaces a damaged one.
-
-    A store that cannot be written to, such as a full disk, is no error: the answer can be computed again.
-    """
-    path = folder / question.id / f"{recipe.id}.safetensors"
+    """Keep an answer for later. It replaces a damaged one."""
     data = seal({"prototypes": prototypes}, _facts(question, recipe))
-    with suppress(IncompleteError):
-        if os.path.lexists(path) and not _is_whole(path, question):
-            write_over(path, data)
-        else:
-            write_new(path, data)
+    keep(folder / question.id / f"{recipe.id}.safetensors", data, lambda path: _is_whole(path, question))
 
 
 def copy_prototypes(source: Path, target: Path, weights: str) -> int:
     """Copy every answer by `weights` from one store's folder of prototypes to another's, and prove each on the way.
 
-    Returns how many of them the target has now. A damaged one is left out: it can be computed again.
+    Returns how many of them the target has now. A damaged one is left out.
     """
-    copied = 0
-    for path in sorted(path for each in source.glob("*") for path in _answers(each)):
-        with suppress(IntegrityError, *_NO_FILE):
-            data = read_file(path)
-            _, facts = unseal(data, str(path))
-            if facts.get("question", {}).get("weights") == weights:
-                there = target / path.parent.name / path.name
-                write_over(there, data) if os.path.lexists(there) else write_new(there, data)
-                copied += 1
-    return copied
+    files = (path for each in source.glob("*") for path in _answers(each))
+    return copy_sealed(files, target, lambda facts: facts.get("question", {}).get("weights") == weights)
 
 
 def check_question(question: Question, name: str) -> None:

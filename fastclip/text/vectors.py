@@ -10,7 +10,6 @@ machines' vectors differ in last bits at most, and every reader takes the same o
 from __future__ import annotations
 
 import errno
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,8 +22,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from fastclip.errors import GO_ON, IncompleteError, IntegrityError
-from fastclip.files import canonical_json, digest, read_file, write_new, write_over
+from fastclip.files import canonical_json, digest, read_file
 from fastclip.sealed import read_facts, seal, unseal
+from fastclip.text.kept import NO_FILE, copy_sealed, keep
 from fastclip.text.prototypes import WITHDRAWN, TextRecipe
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 CHUNK = 1024
 """Texts a file: on two cores seven seconds of ViT-B/32's text tower, which a killed run loses at most."""
-
-_NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +75,7 @@ def find_vectors(folder: Path, tower: TowerName, texts: Sequence[str]) -> TextVe
     wanted, found = set(texts), [TextVectors({}, np.zeros((0, 0), np.float32))]
     try:
         for path in _chunks(folder / tower.id):
-            with suppress(IntegrityError, *_NO_FILE):
+            with suppress(IntegrityError, *NO_FILE):
                 known = read_facts(path).get("texts")
                 if not isinstance(known, list) or wanted.isdisjoint(filter(_is_text, known)):
                     continue
@@ -96,35 +94,19 @@ def find_vectors(folder: Path, tower: TowerName, texts: Sequence[str]) -> TextVe
 def keep_vectors(
     folder: Path, tower: TowerName, recipe: TextRecipe, texts: Sequence[str], vectors: Float32[np.ndarray, "texts dim"]
 ) -> None:
-    """Keep the vectors of `texts` in a file of their own. It replaces a damaged one.
-
-    A store that cannot be written to is no error: they can be computed again.
-    """
+    """Keep the vectors of `texts` in a file of their own. It replaces a damaged one."""
     path = folder / tower.id / f"{recipe.id}-{digest(canonical_json(list(texts)))}.safetensors"
     facts = {"tower": asdict(tower), "recipe": asdict(recipe), "texts": list(texts)}
-    data = seal({"vectors": vectors}, facts)
-    with suppress(IncompleteError):
-        if os.path.lexists(path) and not _is_whole(path, tower):
-            write_over(path, data)
-        else:
-            write_new(path, data)
+    keep(path, seal({"vectors": vectors}, facts), lambda path: _is_whole(path, tower))
 
 
 def copy_vectors(source: Path, target: Path, weights: str) -> int:
     """Copy every file of vectors by `weights` from one store's folder of texts to another's, proved on the way.
 
-    Returns how many of them the target has now. A damaged one is left out: it can be computed again.
+    Returns how many of them the target has now. A damaged one is left out.
     """
-    copied = 0
-    for path in sorted(path for each in source.glob("*") for path in _chunks(each)):
-        with suppress(IntegrityError, *_NO_FILE):
-            data = read_file(path)
-            _, facts = unseal(data, str(path))
-            if facts.get("tower", {}).get("weights") == weights:
-                there = target / path.parent.name / path.name
-                write_over(there, data) if os.path.lexists(there) else write_new(there, data)
-                copied += 1
-    return copied
+    files = (path for each in source.glob("*") for path in _chunks(each))
+    return copy_sealed(files, target, lambda facts: facts.get("tower", {}).get("weights") == weights)
 
 
 def compute_vectors(
@@ -157,7 +139,7 @@ def _chunks(folder: Path) -> list[Path]:
     found = []
     for path in folder.glob("*"):
         if re.fullmatch(r"[0-9a-f]{64}-[0-9a-f]{64}\.safetensors", path.name):
-            with suppress(IntegrityError, *_NO_FILE, KeyError, TypeError):
+            with suppress(IntegrityError, *NO_FILE, KeyError, TypeError):
                 numerics = read_facts(path)["recipe"]["numerics"]
                 if numerics not in WITHDRAWN:
                     found.append((-numerics, path.name, path))
