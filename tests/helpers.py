@@ -172,7 +172,7 @@ def run(folder: Path, *words: object) -> int:
                 main.run()
         finally:
             atexit.unregister(main._leave)  # else pytest would end with the program's exit code
-            signal.set_wakeup_fd(-1)
+            os.close(signal.set_wakeup_fd(-1))  # the thread at the other end ends too
             for number, handler in signals.items():  # else the next process would be born deaf
                 signal.signal(number, handler)
     return int(ended.value.code or 0)

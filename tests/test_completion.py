@@ -203,13 +203,15 @@ def typed(command: list[str], folder: Path, setup: str, keys: str, until: str) -
         os.chdir(folder)
         os.execve(command[0], command, {**environment(folder), "TERM": "dumb", "PS1": "> ", "COLUMNS": "200"})
     screen, deadline = "", time.monotonic() + 60
+    waiting = select.poll()  # `select.select` takes no descriptor above 1,023, which a long run of tests may reach
+    waiting.register(terminal, select.POLLIN)
     try:
         for text, then in ((f"{setup}; echo re''ady\n", "ready"), (keys, until)):
             os.write(terminal, text.encode())
             begun = len(screen)
             while then not in screen[begun:]:
                 assert time.monotonic() < deadline, f"{then!r} is not on the screen: {screen!r}"
-                if select.select([terminal], [], [], 1)[0]:
+                if waiting.poll(1000):
                     screen += os.read(terminal, 65536).decode(errors="replace")
     finally:
         os.close(terminal)

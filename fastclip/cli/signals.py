@@ -122,7 +122,11 @@ def _end_now(number: int) -> NoReturn:
 
 
 def _end_in_time(told: int) -> None:
-    number = os.read(told, 1)[0]
+    first = os.read(told, 1)
+    if not first:  # the other end was closed: the process lives on without us
+        os.close(told)
+        return
+    number = first[0]
     deadline = time.monotonic() + (_deferred_s or GRACE_S)
     # Ctrl-C reaches a launcher and its processes; the launcher then stops them once more, which is no second wish.
     impatient = _deferred_s is None or "TORCHELASTIC_RUN_ID" not in os.environ
