@@ -56,7 +56,8 @@ def _read_prompt_file(name: str) -> PromptSet:
         found = _parse(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines()]
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} cannot be read as templates: {error}.", fix="Save it as UTF-8 text with one template a line."
+            f"{path} cannot be read as {'JSON' if path.suffix == '.json' else 'templates'}: {error}.",
+            fix='Save it as UTF-8 text with one template a line, or as JSON: ["a photo of a {}."]',
         ) from None
     if isinstance(found, dict) and isinstance(found.get("schema"), str):
         return _chosen(path, found)
