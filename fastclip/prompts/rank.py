@@ -21,7 +21,7 @@ from fastclip.text.vectors import TextVectors
 
 NEAR, FAR = 1.0, 6.0
 """Standard deviations from the best up to which, and from which on, a test's answer is known without it. However images
-weigh, p is at least 3/16 up to the one (Dvořák and Tiwary 2022) and at most 4e-8 from the other (Hoeffding 1963). Tests
+weigh, p is at least 3/16 up to the one (arXiv 2104.10005) and at most 4e-8 from the other (Hoeffding 1963). Tests
 of 300 candidates in four domains would take three seconds."""
 MOST = 0.95
 """The share of controls that a candidate beats if it beats most of them."""
