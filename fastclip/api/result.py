@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastclip.api.border import border
+from fastclip.api.drawn import Drawn
 from fastclip.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from fastclip.results.published.verdicts import Against
 
 
-class Result:
+class Result(Drawn):
     """Counts of every backbone, prompt set or head in every domain, and all that follows from them.
 
     `evaluate`, `probe` and `load` return one. A notebook shows its tables; `print(result)` prints what
@@ -184,18 +185,6 @@ class Result:
 
         with border():
             return save(self._kept, self._counts.merged, Path(folder))
-
-    def __repr__(self) -> str:
-        from fastclip.api.shown import as_text
-
-        with border():
-            return as_text(self._parts())
-
-    def _repr_html_(self) -> str:
-        from fastclip.api.shown import as_html
-
-        with border():
-            return as_html(self._parts())
 
     def _parts(self) -> list[Part]:
         """The tables, and the notes below them."""

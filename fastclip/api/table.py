@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastclip.api.border import border
+from fastclip.api.drawn import Drawn
 from fastclip.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastclip.api.shown import Part
 
 
-class Table:
+class Table(Drawn):
     """Rows of plain values. Accuracies are fractions of 1, even where they are shown in percent.
 
     `for row in table` gives each row as a dictionary, `table["accuracy"]` a column as a list, `len(table)` the number
@@ -57,18 +57,6 @@ class Table:
             raise KeyError(f"There is no column {column!r}: choose from {', '.join(self.columns)}.")
         found: list[Any] = self._arrow.column(column).to_pylist()
         return found
-
-    def __repr__(self) -> str:
-        from fastclip.api.shown import as_text
-
-        with border():
-            return as_text(self._parts())
-
-    def _repr_html_(self) -> str:
-        from fastclip.api.shown import as_html
-
-        with border():
-            return as_html(self._parts())
 
 
 def plain(title: str, arrow: pa.Table, *, hidden: Sequence[str] = ()) -> Table:

@@ -83,7 +83,8 @@ def _kill(process: subprocess.Popen[str]) -> None:
 
 def _hung(check: Check, limit_s: float) -> Finding:
     cure = f"If a disk or a driver is only slow: --limit {10 * limit_s:.0f}. Else look at dmesg, mount and nvidia-smi."
-    return fail(check.name, f"This check did not end within {limit_s:g} s. What it looks at hangs.", cure)
+    what = f"This check did not end within {limit_s:g} s: the disk, driver or library that it looks at hangs."
+    return fail(check.name, what, cure)
 
 
 def _last_words(err: str) -> str:

@@ -40,7 +40,7 @@ class TrackedRun:
     headers: Sequence[str] = ()
     rows: Sequence[Sequence[Scalar]] = ()
     notes: Sequence[str] = ()
-    """What a reader has to know, a sentence or two each."""
+    """Facts that a reader has to know, a sentence or two each."""
 
     def to_document(self) -> dict[str, Any]:
         """The run as JSON has it."""

@@ -50,7 +50,7 @@ class Sent:
     """The last step of a training that was added."""
     done: bool = False
     note: str = ""
-    """What a user has to know besides."""
+    """Facts that a user has to know besides."""
     where: str = ""
     error: str = ""
     """Empty if all went well."""
@@ -74,7 +74,7 @@ class Sender:
         self._first = [sys.path, {"target": asdict(target), "limit_s": int(limit_s) + 5}]
 
     def begin(self, run: TrackedRun, *, live: bool = False) -> tuple[Begun, str]:
-        """What the target has of a run already, and where, if that is all of it."""
+        """The part of a run that the target has already, and where, if that is all of it."""
         answer = self._ask({"do": "begin", "run": run.to_document(), "live": live})
         return Begun(answer["whole"], answer["step"]), without_secrets(answer["where"])
 

@@ -24,7 +24,7 @@ class TensorBoard:
         self._folder = Path(target.place)
 
     def begin(self, run: TrackedRun, *, live: bool) -> Begun:
-        """What the event files of the run hold. A torn end of one counts as not there, and stays behind."""
+        """The part of a run that its event files hold. A torn end of one counts as not there, and stays behind."""
         from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
         self._run = self._folder / f"{_folder_name(run.name)}-{run.id[:8]}"

@@ -19,7 +19,7 @@ class Row(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """What a tracker has of a run already."""
+    """The part of a run that a tracker has already."""
 
     whole: bool = False
     """Whether all of it is there, so that nothing is to be added."""
